@@ -1,1 +1,32 @@
-//! Tidegate.
+//! What the gateway and the agent have in common. Knows HTTP/2, TLS and the reversal; knows nothing of pools, routes or
+//! what stands on either side. Modules stand in the order in which a byte meets them.
+
+#![cfg_attr(not(test), deny(clippy::unwrap_used))]
+
+pub mod socket; // TCP: how both ends dial and listen
+
+pub mod reversal; // who is client and who is server, and when that turns round
+
+pub mod seam; // the socket as `h2` sees it after the reversal
+
+pub mod liveness; // when to ping a tunnel, when to doubt it, when to give it up
+
+pub mod window; // how much a peer may send ahead
+
+pub mod inbound; // one HTTP/2 stream's bytes as a body, acknowledged late
+
+pub mod pump; // a body into one HTTP/2 stream, no faster than it is taken
+
+pub mod duplex; // an upgraded connection and one HTTP/2 stream, joined
+
+pub mod message; // fields that concern one hop only
+
+pub mod workers; // one thread, one runtime, one core
+
+pub mod drain; // the only spawner; graceful, then a deadline
+
+pub mod clock; // milliseconds since the program started
+
+pub mod log; // stderr, written by a thread of its own
+
+pub mod args; // durations and sizes as a user writes them

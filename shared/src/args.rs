@@ -1,0 +1,118 @@
+//! Durations, sizes and addresses as a user writes them on a command line. Pure; clap calls these as value parsers.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+/// `250ms`, `5s`, `2m`, `1h`, `7d`; a bare number is seconds, and so is `0`.
+///
+/// # Errors
+/// A sentence that says what a duration looks like.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let wrong = || format!("`{text}` is not a duration; write it like 250ms, 5s, 2m, 1h or 7d");
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let scale_ms: u64 = match unit {
+        "ms" => 1,
+        "" | "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(wrong()),
+    };
+    number
+        .checked_mul(scale_ms)
+        .map(Duration::from_millis)
+        .ok_or_else(wrong)
+}
+
+/// `65536`, `64k`, `64KiB`, `16M`, `16MiB`, `1G`: binary multiples, in octets.
+///
+/// # Errors
+/// A sentence that says what a size looks like.
+pub fn size(text: &str) -> Result<u64, String> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let wrong = || format!("`{text}` is not a size; write it like 65536, 64k or 16MiB");
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let scale: u64 = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(scale).ok_or_else(wrong)
+}
+
+/// `0.0.0.0:80`, `[::1]:80`, `localhost:80`, `:80` or `80`; the last two mean every address of this machine.
+///
+/// # Errors
+/// A sentence that says what an address looks like.
+pub fn listen(text: &str) -> Result<SocketAddr, String> {
+    address(text, IpAddr::V6(Ipv6Addr::UNSPECIFIED))
+}
+
+/// The same for what is nobody else's business: `:9900` and `9900` mean loopback.
+///
+/// # Errors
+/// A sentence that says what an address looks like.
+pub fn listen_loopback(text: &str) -> Result<SocketAddr, String> {
+    address(text, IpAddr::V4(Ipv4Addr::LOCALHOST))
+}
+
+fn address(text: &str, unnamed: IpAddr) -> Result<SocketAddr, String> {
+    let port = text
+        .strip_prefix(':')
+        .or_else(|| text.strip_prefix("*:"))
+        .unwrap_or(text);
+    if let Ok(port) = port.parse::<u16>() {
+        return Ok(SocketAddr::new(unnamed, port));
+    }
+    if let Some(port) = text
+        .strip_prefix("localhost:")
+        .and_then(|port| port.parse().ok())
+    {
+        return Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
+    }
+    text.parse().map_err(|_| {
+        format!("`{text}` is not an address to listen on; write it like 127.0.0.1:8080, [::]:443, localhost:80 or 8080")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_sizes_and_addresses() {
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("5"), Ok(Duration::from_secs(5)));
+        assert_eq!(duration("2h"), Ok(Duration::from_secs(7200)));
+        for wrong in [
+            "",
+            "s",
+            "-1s",
+            "1.5s",
+            "1w",
+            "99999999999999999999s",
+            "18446744073709551615d",
+        ] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(size("64k"), Ok(65_536));
+        assert_eq!(size("16MiB"), Ok(16 << 20));
+        assert!(size("1T").is_err());
+        assert_eq!(
+            listen_loopback("9900").unwrap().to_string(),
+            "127.0.0.1:9900"
+        );
+        assert_eq!(listen(":80").unwrap().to_string(), "[::]:80");
+        assert_eq!(listen("localhost:0").unwrap().to_string(), "127.0.0.1:0");
+        assert!(
+            listen("example.com:80").is_err()
+                && listen("127.0.0.1").is_err()
+                && listen("1:2:3").is_err()
+        );
+    }
+}

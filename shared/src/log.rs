@@ -1,0 +1,274 @@
+//! Where log lines go: into one buffer, and from there to standard error by a thread of their own, so that writing a log
+//! never blocks a request. Lines that find the buffer full are dropped and counted, and the count is written.
+
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// How lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    #[default]
+    Human,
+    Json,
+}
+
+impl std::str::FromStr for Format {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "human" => Ok(Self::Human),
+            "json" => Ok(Self::Json),
+            other => Err(format!(
+                "`{other}` is not a log format; write `human` or `json`"
+            )),
+        }
+    }
+}
+
+/// Octets that may wait for a slow reader of the log.
+const ROOM: usize = 4 * 1024 * 1024;
+
+/// How long the writer gathers lines before it writes them: at most two hundred system calls a second, whatever the load.
+const GATHER: Duration = Duration::from_millis(5);
+
+/// The one way to standard error (or another file); cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Sink {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// Something to write, for the writer; everything written, for [`Sink::flush`].
+    changed: Condvar,
+    dropped: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: Vec<u8>,
+    writing: bool,
+    writer_sleeps: bool,
+}
+
+impl Sink {
+    /// Starts the writing thread. The thread lives as long as the process.
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub fn start(mut out: impl Write + Send + 'static) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            dropped: AtomicU64::new(0),
+        });
+        let sink = Self {
+            shared: Arc::clone(&shared),
+        };
+        thread::Builder::new()
+            .name("log".into())
+            .spawn(move || shared.write_for_ever(&mut out))?;
+        Ok(sink)
+    }
+
+    /// Takes a whole line, its newline included. Never waits; a line that finds no room is dropped and counted.
+    pub fn line(&self, line: &[u8]) {
+        let mut state = self.shared.lock();
+        if state.waiting.len() + line.len() > ROOM {
+            self.shared.dropped.fetch_add(1, Relaxed);
+            return;
+        }
+        state.waiting.extend_from_slice(line);
+        if state.writer_sleeps {
+            state.writer_sleeps = false;
+            drop(state);
+            self.shared.changed.notify_all();
+        }
+    }
+
+    /// Lines dropped so far because nobody read the log fast enough.
+    pub fn dropped(&self) -> u64 {
+        self.shared.dropped.load(Relaxed)
+    }
+
+    /// Waits until everything is written, or until `within` has passed.
+    pub fn flush(&self, within: Duration) {
+        let state = self.shared.lock();
+        let unfinished = |state: &mut State| state.writing || !state.waiting.is_empty();
+        // Whether it ended in time changes nothing: this is the last thing that a program does.
+        let _either = self
+            .shared
+            .changed
+            .wait_timeout_while(state, within, unfinished);
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_for_ever(&self, out: &mut dyn Write) {
+        let mut batch = Vec::new();
+        let mut told = 0;
+        loop {
+            let mut state = self.lock();
+            state.writing = false;
+            while state.waiting.is_empty() {
+                state.writer_sleeps = true;
+                self.changed.notify_all();
+                state = self
+                    .changed
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
+            }
+            drop(state);
+            thread::sleep(GATHER);
+            let mut state = self.lock();
+            std::mem::swap(&mut state.waiting, &mut batch);
+            state.writing = true;
+            drop(state);
+            let dropped = self.dropped.load(Relaxed);
+            if dropped > told {
+                batch.extend_from_slice(
+                    format!(
+                        "log: {} lines dropped, the log is read too slowly\n",
+                        dropped - told
+                    )
+                    .as_bytes(),
+                );
+                told = dropped;
+            }
+            // A log that cannot be written has nowhere to say so; traffic goes on.
+            let _unwritable = out.write_all(&batch).and_then(|()| out.flush());
+            batch.clear();
+            batch.shrink_to(ROOM / 16);
+        }
+    }
+}
+
+/// One event on its way into the sink, handed over whole when it is dropped.
+#[derive(Debug)]
+pub struct Line<'a> {
+    sink: &'a Sink,
+    text: Vec<u8>,
+}
+
+impl Write for Line<'_> {
+    fn write(&mut self, part: &[u8]) -> io::Result<usize> {
+        self.text.extend_from_slice(part);
+        Ok(part.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Line<'_> {
+    fn drop(&mut self) {
+        self.sink.line(&self.text);
+    }
+}
+
+impl<'a> MakeWriter<'a> for Sink {
+    type Writer = Line<'a>;
+
+    fn make_writer(&'a self) -> Line<'a> {
+        Line {
+            sink: self,
+            text: Vec::new(),
+        }
+    }
+}
+
+/// Sends `tracing` events to a sink on standard error. `filter` is a level or a list of `target=level`.
+///
+/// # Errors
+/// A filter that cannot be read, or a system that refuses a thread; a sentence either way.
+pub fn init(format: Format, filter: &str) -> Result<Sink, String> {
+    let filter = EnvFilter::try_new(filter).map_err(|error| {
+        format!("`{filter}` is not a log level: {error}; write `info`, `debug` or `warn`")
+    })?;
+    let sink = Sink::start(io::stderr())
+        .map_err(|error| format!("the log's thread could not be started: {error}"))?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(sink.clone())
+        .with_target(false);
+    let installed = match format {
+        Format::Human => builder.with_ansi(false).compact().try_init(),
+        Format::Json => builder.json().flatten_event(true).try_init(),
+    };
+    installed.map_err(|error| format!("a second logger was installed: {error}"))?;
+    Ok(sink)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    struct Slow {
+        go: mpsc::Receiver<()>,
+        seen: mpsc::Sender<Vec<u8>>,
+    }
+
+    impl Write for Slow {
+        fn write(&mut self, part: &[u8]) -> io::Result<usize> {
+            self.go.recv().map_err(io::Error::other)?;
+            self.seen.send(part.to_vec()).map_err(io::Error::other)?;
+            Ok(part.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_reader_that_stops_loses_lines_and_is_told_how_many() {
+        let (go, gone) = mpsc::channel();
+        let (seen, written) = mpsc::channel();
+        let sink = Sink::start(Slow { go: gone, seen }).unwrap();
+        let line = [b"x".repeat(999), b"\n".to_vec()].concat();
+        let lines = 2 * ROOM / line.len() + 10;
+        for _ in 0..lines {
+            sink.line(&line);
+        }
+        let dropped = sink.dropped();
+        assert!(dropped > 0, "nothing was dropped of {lines} lines");
+        let mut all = Vec::new();
+        go.send(()).unwrap();
+        go.send(()).unwrap();
+        sink.line(b"after\n");
+        while !String::from_utf8_lossy(&all).contains("after\n") {
+            all.extend(written.recv_timeout(Duration::from_secs(10)).unwrap());
+            // The reader may have gone on to wait; one more token can never hurt.
+            go.send(()).unwrap();
+        }
+        let kept = all.iter().filter(|octet| **octet == b'\n').count();
+        let text = String::from_utf8_lossy(&all).into_owned();
+        let told: u64 = text
+            .lines()
+            .filter_map(|line| {
+                line.strip_prefix("log: ")?
+                    .split(' ')
+                    .next()?
+                    .parse::<u64>()
+                    .ok()
+            })
+            .sum();
+        assert_eq!(told, sink.dropped());
+        assert!(kept as u64 + told > lines as u64);
+        sink.flush(Duration::from_secs(5));
+    }
+}

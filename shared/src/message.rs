@@ -1,0 +1,151 @@
+//! Fields that concern one hop only (RFC 9110 §7.6.1). Pure. Called by the gateway and the agent for what they pass on.
+
+use http::header::{
+    CONNECTION, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+};
+
+static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+static HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// Names that `Connection` cannot have removed: they frame or route the message, or say who sent it, and a visitor who
+/// could strip them would be believed to be somebody else.
+const PROTECTED: [&str; 14] = [
+    "host",
+    "content-length",
+    "content-type",
+    "transfer-encoding",
+    "te",
+    "trailer",
+    "via",
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-real-ip",
+    "authorization",
+    "cookie",
+];
+
+/// Removes what concerns one hop, and what `Connection` names. `TE: trailers` stays, alone (RFC 9113 §8.2.2).
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        strip_named(headers);
+        headers.remove(CONNECTION);
+    }
+    headers.remove(&KEEP_ALIVE);
+    headers.remove(&PROXY_CONNECTION);
+    headers.remove(&HTTP2_SETTINGS);
+    headers.remove(TRANSFER_ENCODING);
+    headers.remove(UPGRADE);
+    if let Some(first) = headers.get(TE)
+        && first != "trailers"
+    {
+        if wants_trailers(headers) {
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+        } else {
+            headers.remove(TE);
+        }
+    }
+}
+
+/// Whether the sender takes trailers (RFC 9110 §10.1.4).
+pub fn wants_trailers(headers: &HeaderMap) -> bool {
+    tokens(headers, &TE).any(|token| {
+        token
+            .split(';')
+            .next()
+            .is_some_and(|t| t.trim().eq_ignore_ascii_case("trailers"))
+    })
+}
+
+/// Whether `Connection` names `token`, in any case (RFC 9110 §7.6.1).
+pub fn connection_names(headers: &HeaderMap, token: &str) -> bool {
+    tokens(headers, &CONNECTION).any(|named| named.eq_ignore_ascii_case(token))
+}
+
+fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|token| !token.is_empty())
+}
+
+fn strip_named(headers: &mut HeaderMap) {
+    let usual = |token: &str| {
+        ["close", "keep-alive", "upgrade"]
+            .iter()
+            .any(|known| token.eq_ignore_ascii_case(known))
+    };
+    if tokens(headers, &CONNECTION).all(usual) {
+        return;
+    }
+    let named: Vec<String> = tokens(headers, &CONNECTION)
+        .filter(|token| !usual(token))
+        .map(str::to_ascii_lowercase)
+        .collect();
+    for name in named {
+        if !PROTECTED.contains(&name.as_str()) {
+            headers.remove(name.as_str());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&str, &str)]) -> HeaderMap {
+        lines
+            .iter()
+            .map(|(name, value)| {
+                (
+                    HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                    HeaderValue::from_str(value).unwrap(),
+                )
+            })
+            .collect()
+    }
+
+    #[test]
+    fn one_hop_is_all_they_go() {
+        let mut map = headers(&[
+            ("connection", "close, X-Secret"),
+            ("connection", "Other"),
+            ("x-secret", "1"),
+            ("other", "2"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "keep-alive"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "AAMAAABk"),
+            ("transfer-encoding", "chunked"),
+            ("te", "gzip, trailers;q=0.5"),
+            ("x-kept", "a"),
+            ("x-kept", "b"),
+        ]);
+        strip_hop_by_hop(&mut map);
+        assert_eq!(
+            map,
+            headers(&[("te", "trailers"), ("x-kept", "a"), ("x-kept", "b")])
+        );
+    }
+
+    #[test]
+    fn connection_cannot_strip_what_frames_or_identifies() {
+        let mut map = headers(&[
+            (
+                "connection",
+                "Host, Content-Length, X-Forwarded-For, cookie",
+            ),
+            ("host", "a"),
+            ("content-length", "3"),
+            ("x-forwarded-for", "192.0.2.1"),
+            ("cookie", "c"),
+        ]);
+        strip_hop_by_hop(&mut map);
+        assert_eq!(map.len(), 4);
+    }
+}

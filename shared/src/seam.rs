@@ -1,0 +1,400 @@
+//! The socket as `h2` sees it: what was read before the reversal is replayed, a preface is put before the first write or
+//! taken away from it, frames are watched as they pass, and a frame of our own can be put between two of `h2`'s.
+//!
+//! Everything else goes straight through, vectored writes included: `h2` picks its copy threshold from
+//! `is_write_vectored`.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::clock;
+use crate::reversal::frames::{Boundaries, FrameWatch, Goaway};
+use crate::reversal::{End, Fault, PREFACE, PeerSettings, Seen, Step, opening};
+
+/// What can be known of a connection from outside the task that owns it.
+#[derive(Debug, Default)]
+pub struct Wire {
+    heard: AtomicU64,
+    received: AtomicU64,
+    sent: AtomicU64,
+    data: AtomicU64,
+    taken: AtomicU64,
+    control: AtomicU64,
+    padded_empty: AtomicU64,
+    goaway: OnceLock<Goaway>,
+    settled: OnceLock<PeerSettings>,
+    refused: OnceLock<Fault>,
+    opening: Mutex<Seen>,
+    inject: Mutex<Injection>,
+}
+
+#[derive(Debug, Default)]
+struct Injection {
+    frame: Option<Bytes>,
+    writer: Option<Waker>,
+}
+
+impl Wire {
+    /// When the peer's last octet arrived, by [`clock::now_ms`].
+    pub fn heard_ms(&self) -> u64 {
+        self.heard.load(Relaxed)
+    }
+
+    /// Octets received and sent on the socket (inside TLS, outside HTTP/2).
+    pub fn octets(&self) -> (u64, u64) {
+        (self.received.load(Relaxed), self.sent.load(Relaxed))
+    }
+
+    /// Octets of DATA received.
+    pub fn data(&self) -> u64 {
+        self.data.load(Relaxed)
+    }
+
+    /// Takes note that somebody took `octets` of DATA, or no longer wants them.
+    pub fn taken(&self, octets: usize) {
+        self.taken.fetch_add(octets as u64, Relaxed);
+    }
+
+    /// Octets of DATA that arrived and were not taken.
+    pub fn unread(&self) -> u64 {
+        self.data().saturating_sub(self.taken.load(Relaxed))
+    }
+
+    /// Frames received that cost work and say nothing ([`crate::reversal::frames::Counts::control`]).
+    pub fn control(&self) -> u64 {
+        self.control.load(Relaxed)
+    }
+
+    /// Empty DATA behind padding, of which `h2` bears a hundred in a connection's life.
+    pub fn padded_empty(&self) -> u64 {
+        self.padded_empty.load(Relaxed)
+    }
+
+    /// The first GOAWAY that the peer sent.
+    pub fn goaway(&self) -> Option<&Goaway> {
+        self.goaway.get()
+    }
+
+    /// The peer's first SETTINGS, at the agent; `None` until they have arrived.
+    pub fn settled(&self) -> Option<&PeerSettings> {
+        self.settled.get()
+    }
+
+    /// Why the gateway's first octets were refused, at the agent.
+    pub fn refused(&self) -> Option<&Fault> {
+        self.refused.get()
+    }
+
+    /// What arrived of an opening that did not come to its end, at the agent.
+    pub fn opening_so_far(&self) -> Seen {
+        self.opening
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Has a frame written at the next boundary between two of `h2`'s. A second call before the first frame left
+    /// replaces it.
+    pub fn inject(&self, frame: Vec<u8>) {
+        let waker = {
+            let mut inject = self.inject.lock().unwrap_or_else(PoisonError::into_inner);
+            inject.frame = Some(frame.into());
+            inject.writer.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+/// How the HTTP/2 preface is dealt with on the way out and in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// At the gateway: `h2::client` writes a preface that must not go out.
+    SwallowPreface,
+    /// At the agent: `h2::server` wants to read a preface, and writes none though the agent must.
+    BothPrefaces,
+}
+
+/// See the module's head.
+#[derive(Debug)]
+pub struct Seam<T> {
+    io: T,
+    wire: Arc<Wire>,
+    watch: FrameWatch,
+    written: Boundaries,
+    /// To be read before anything from `io`.
+    replay: Bytes,
+    /// At the agent, what has arrived of the gateway's SETTINGS, until they are whole.
+    opening: Option<BytesMut>,
+    /// Octets that `h2` will write and that stay here.
+    swallow: usize,
+    /// Goes out before what `h2` writes.
+    first: Bytes,
+    /// A frame of our own on its way out, between two of `h2`'s.
+    ours: Bytes,
+}
+
+impl<T> Seam<T> {
+    /// `seen` is what was read already, from a frame boundary on.
+    pub fn new(io: T, opening: Opening, seen: Bytes) -> (Self, Arc<Wire>) {
+        let wire = Arc::new(Wire::default());
+        wire.heard.store(clock::now_ms(), Relaxed);
+        let gateway = opening == Opening::SwallowPreface;
+        let mut watch = FrameWatch::new(!gateway);
+        let mut seen = Vec::from(seen);
+        let kept = watch.pass(&mut seen);
+        seen.truncate(kept);
+        let replay = if gateway {
+            seen
+        } else {
+            [PREFACE.as_slice(), &seen].concat()
+        };
+        let seam = Self {
+            io,
+            wire: Arc::clone(&wire),
+            watch,
+            written: Boundaries::default(),
+            replay: replay.into(),
+            opening: (!gateway).then(BytesMut::new),
+            swallow: if gateway { PREFACE.len() } else { 0 },
+            first: if gateway {
+                Bytes::new()
+            } else {
+                Bytes::from_static(PREFACE)
+            },
+            ours: Bytes::new(),
+        };
+        (seam, wire)
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Seam<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if !this.replay.is_empty() {
+            let run = this.replay.len().min(buf.remaining());
+            buf.put_slice(&this.replay[..run]);
+            this.replay.advance(run);
+            return Poll::Ready(Ok(()));
+        }
+        if this.opening.is_some() {
+            return this.poll_opening(cx, buf);
+        }
+        let start = buf.filled().len();
+        loop {
+            let held = this.watch.held().len();
+            if held > 0 {
+                if buf.remaining() <= held {
+                    return Poll::Ready(Err(io::Error::other(
+                        "a read buffer smaller than a frame's head",
+                    )));
+                }
+                buf.put_slice(this.watch.held());
+            }
+            match Pin::new(&mut this.io).poll_read(cx, buf) {
+                Poll::Ready(Ok(())) => {}
+                unfinished => {
+                    buf.set_filled(start);
+                    return unfinished;
+                }
+            }
+            let arrived = buf.filled().len() - start - held;
+            if arrived == 0 {
+                // The peer's end. A head that was cut goes to `h2` as it is, which then knows the end for a tear.
+                buf.set_filled(start);
+                return Poll::Ready(Ok(()));
+            }
+            this.wire.heard.store(clock::now_ms(), Relaxed);
+            this.wire.received.fetch_add(arrived as u64, Relaxed);
+            let kept = this.watch.pass(&mut buf.filled_mut()[start..]);
+            buf.set_filled(start + kept);
+            this.note();
+            if kept > 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl<T: AsyncRead + Unpin> Seam<T> {
+    /// Reads until the gateway's SETTINGS are whole; nothing else than SETTINGS reaches `h2` first.
+    fn poll_opening(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Some(mut seen) = self.opening.take() else {
+            return Poll::Ready(Ok(()));
+        };
+        loop {
+            match opening(End::Agent, &seen) {
+                Step::Settled { settings, .. } => {
+                    let _first = self.wire.settled.set(settings);
+                    self.wire.heard.store(clock::now_ms(), Relaxed);
+                    let kept = self.watch.pass(&mut seen);
+                    seen.truncate(kept);
+                    self.note();
+                    self.replay = seen.freeze();
+                    return Pin::new(self).poll_read(cx, buf);
+                }
+                Step::Refuse(fault) => {
+                    let text = fault.to_string();
+                    let _first = self.wire.refused.set(fault);
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, text)));
+                }
+                Step::More(_) => {}
+            }
+            let mut piece = [0; 1024];
+            let mut piece = ReadBuf::new(&mut piece);
+            match Pin::new(&mut self.io).poll_read(cx, &mut piece) {
+                Poll::Ready(Ok(())) if piece.filled().is_empty() => {
+                    return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                }
+                Poll::Ready(Ok(())) => {
+                    seen.extend_from_slice(piece.filled());
+                    *self
+                        .wire
+                        .opening
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner) = Seen::at_the_end(&seen);
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    self.opening = Some(seen);
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+}
+
+impl<T> Seam<T> {
+    fn note(&mut self) {
+        let counts = self.watch.counts();
+        self.wire.data.store(counts.data, Relaxed);
+        self.wire.control.store(counts.control, Relaxed);
+        self.wire.padded_empty.store(counts.padded_empty, Relaxed);
+        if let Some(goaway) = self.watch.take_goaway() {
+            // Only the first one counts; a later one can only say less.
+            let _first = self.wire.goaway.set(goaway);
+        }
+    }
+}
+
+impl<T: AsyncWrite + Unpin> Seam<T> {
+    /// Sends what goes out before `h2`'s next octet: the preface, or a frame of ours if one is due here.
+    fn poll_ours(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.first.is_empty() {
+            let n = ready!(Pin::new(&mut self.io).poll_write(cx, &self.first))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.first.advance(n);
+        }
+        if self.ours.is_empty() && self.swallow == 0 && self.written.between_frames() {
+            let mut inject = self
+                .wire
+                .inject
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            if let Some(frame) = inject.frame.take() {
+                self.ours = frame;
+            } else if !inject
+                .writer
+                .as_ref()
+                .is_some_and(|waker| waker.will_wake(cx.waker()))
+            {
+                inject.writer = Some(cx.waker().clone());
+            }
+        }
+        while !self.ours.is_empty() {
+            let n = ready!(Pin::new(&mut self.io).poll_write(cx, &self.ours))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.ours.advance(n);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn swallowed(&mut self, octets: &[u8]) -> io::Result<usize> {
+        let run = self.swallow.min(octets.len());
+        let from = PREFACE.len() - self.swallow;
+        if octets[..run] != PREFACE[from..from + run] {
+            return Err(io::Error::other("h2 did not write a preface first"));
+        }
+        self.swallow -= run;
+        Ok(run)
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Seam<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        octets: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        if this.swallow > 0 {
+            return Poll::Ready(this.swallowed(octets));
+        }
+        ready!(this.poll_ours(cx))?;
+        let n = ready!(Pin::new(&mut this.io).poll_write(cx, octets))?;
+        this.written.passed(&octets[..n]);
+        this.wire.sent.fetch_add(n as u64, Relaxed);
+        Poll::Ready(Ok(n))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        if this.swallow > 0 {
+            let first = slices
+                .iter()
+                .find(|slice| !slice.is_empty())
+                .map_or(&[][..], |slice| slice);
+            return Poll::Ready(this.swallowed(first));
+        }
+        ready!(this.poll_ours(cx))?;
+        let n = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, slices))?;
+        let mut left = n;
+        for slice in slices {
+            let run = left.min(slice.len());
+            this.written.passed(&slice[..run]);
+            left -= run;
+        }
+        this.wire.sent.fetch_add(n as u64, Relaxed);
+        Poll::Ready(Ok(n))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        // A preface alone would go out as a segment of its own; `h2` always has SETTINGS to send with it.
+        if this.first.is_empty() {
+            ready!(this.poll_ours(cx))?;
+        }
+        Pin::new(&mut this.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,93 @@
+//! TCP as both ends want it: no delay for small writes, dead peers noticed by the kernel too, ports that can be taken
+//! again at once.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+/// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// Unacknowledged data for so long ends a tunnel's connection, whatever PING says (RFC 5482).
+const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
+
+/// Opens a listener. `[::]` takes IPv4 as well.
+///
+/// # Errors
+/// The system's own, such as an address in use.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let open = |address: SocketAddr| {
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(!address.ip().is_unspecified())?;
+        }
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        TcpListener::from_std(socket.into())
+    };
+    match open(address) {
+        // A machine without IPv6 still has every address of its own.
+        Err(error) if address.is_ipv6() && address.ip().is_unspecified() && no_ipv6(&error) => {
+            open(SocketAddr::new(
+                std::net::Ipv4Addr::UNSPECIFIED.into(),
+                address.port(),
+            ))
+        }
+        opened => opened,
+    }
+}
+
+fn no_ipv6(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::Unsupported | io::ErrorKind::AddrNotAvailable
+    ) || error.raw_os_error() == Some(97 /* EAFNOSUPPORT */)
+}
+
+/// Connects, `within` at most.
+///
+/// # Errors
+/// The system's own, or `TimedOut`.
+pub async fn connect(address: SocketAddr, within: Duration) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    match tokio::time::timeout(within, socket.connect(address)).await {
+        Ok(connected) => connected,
+        Err(_elapsed) => Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("no answer to a TCP connection attempt within {within:?}"),
+        )),
+    }
+}
+
+/// For both ends of a tunnel.
+pub fn tune_tunnel(stream: &TcpStream) {
+    let socket = SockRef::from(stream);
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(15))
+        .with_interval(Duration::from_secs(5));
+    // A system that refuses one of these still carries a tunnel; PING finds the dead.
+    let _unsupported = (
+        stream.set_nodelay(true),
+        socket.set_tcp_keepalive(&keepalive),
+        socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED)),
+    );
+}
+
+/// For a visitor's or an app's connection.
+pub fn tune_plain(stream: &TcpStream) {
+    // Refused only by a connection that is gone already, which its next read reports.
+    let _gone = stream.set_nodelay(true);
+}

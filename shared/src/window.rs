@@ -1,0 +1,131 @@
+//! How far ahead a peer may send on one stream. Pure: bytes and round trips in, a window out.
+//!
+//! A window smaller than the path's bandwidth-delay product starves one download (HAProxy at 100 ms: 0.6 MiB/s of 54); a
+//! window that is always large lets every visitor who does not read cost that much. So a tunnel starts with [`BASE`],
+//! gets what its round trip calls for as soon as that is known, grows while a whole window arrives within a round trip,
+//! and falls back to [`BASE`] while unread data piles up or nothing flows.
+
+use std::time::Duration;
+
+/// What a stream may send ahead on a near or unknown path.
+pub const BASE: u32 = 512 * 1024;
+
+/// The most that a stream may send ahead, unless configured.
+pub const MOST: u32 = 16 * 1024 * 1024;
+
+/// What all streams of a tunnel may send ahead together.
+pub const CONNECTION: u32 = 128 * 1024 * 1024;
+
+/// Unread data at which streams fall back to [`BASE`], so that those who do not read cannot use up the connection.
+const CROWDED: u64 = CONNECTION as u64 / 4;
+
+/// The rate that a path is given credit for before it has shown what it can do: 1 Gbit/s.
+const CREDIT_PER_MS: u64 = 125_000;
+
+/// The window of one tunnel.
+#[derive(Debug)]
+pub struct Window {
+    most: u32,
+    present: u32,
+    /// Grown beyond what the round trip alone calls for.
+    shown: u32,
+    mark: u64,
+}
+
+impl Window {
+    pub fn new(most: u32) -> Self {
+        Self {
+            most: most.max(BASE),
+            present: BASE,
+            shown: BASE,
+            mark: 0,
+        }
+    }
+
+    pub fn present(&self) -> u32 {
+        self.present
+    }
+
+    /// A round trip was measured, during which the count of DATA octets received went from its value at the last call to
+    /// `received`; `unread` of them wait for somebody who does not take them. Returns a window to announce, if it
+    /// changes.
+    pub fn measured(&mut self, rtt: Duration, received: u64, unread: u64) -> Option<u32> {
+        let arrived = received.saturating_sub(self.mark);
+        self.mark = received;
+        let credit = u64::try_from(rtt.as_micros())
+            .unwrap_or(u64::MAX / CREDIT_PER_MS)
+            .saturating_mul(CREDIT_PER_MS)
+            / 1000;
+        if arrived == 0 {
+            self.shown = BASE;
+        } else if arrived >= u64::from(self.present) / 3 * 2 {
+            self.shown = self.present.saturating_mul(2);
+        }
+        let wanted = if unread > CROWDED {
+            u64::from(BASE)
+        } else {
+            credit.max(u64::from(self.shown))
+        };
+        // Steps of a power of two: small changes of the round trip are no reason to send SETTINGS.
+        let wanted = wanted
+            .clamp(u64::from(BASE), u64::from(self.most))
+            .next_power_of_two()
+            .min(u64::from(self.most));
+        let wanted = u32::try_from(wanted).unwrap_or(self.most);
+        let shrink_little =
+            wanted < self.present && wanted >= self.present / 2 && unread <= CROWDED;
+        if wanted == self.present || shrink_little {
+            return None;
+        }
+        self.present = wanted;
+        Some(wanted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_far_peer_gets_its_bandwidth_delay_product_before_it_sends() {
+        let mut window = Window::new(MOST);
+        let announced = window.measured(Duration::from_millis(100), 0, 0).unwrap();
+        assert!(
+            u64::from(announced) >= 62_500 * 100,
+            "500 Mbit/s at 100 ms is {} octets",
+            62_500 * 100
+        );
+        assert_eq!(
+            window.measured(Duration::from_millis(104), 0, 0),
+            None,
+            "a little jitter changes nothing"
+        );
+    }
+
+    #[test]
+    fn a_near_peer_keeps_the_base_until_it_fills_it() {
+        let mut window = Window::new(MOST);
+        assert_eq!(window.measured(Duration::from_micros(200), 0, 0), None);
+        let mut received = 0;
+        for _ in 0..10 {
+            received += u64::from(window.present());
+            window.measured(Duration::from_micros(200), received, 0);
+        }
+        assert_eq!(window.present(), MOST);
+        assert_eq!(
+            window.measured(Duration::from_micros(200), received, 0),
+            Some(BASE),
+            "given back when idle"
+        );
+    }
+
+    #[test]
+    fn those_who_do_not_read_cannot_use_up_the_connection() {
+        let mut window = Window::new(MOST);
+        window.measured(Duration::from_millis(100), 0, 0);
+        assert_eq!(
+            window.measured(Duration::from_millis(100), 1 << 26, CROWDED + 1),
+            Some(BASE)
+        );
+    }
+}
