@@ -30,3 +30,5 @@ pub mod clock; // milliseconds since the program started
 pub mod log; // stderr, written by a thread of its own
 
 pub mod args; // durations and sizes as a user writes them
+
+pub mod name; // names of agents and hosts of visitors, parsed once
