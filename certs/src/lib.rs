@@ -1,1 +1,10 @@
-//! Tidegate.
+//! Certificates: reading whom one names, and the private authority that issues them.
+//!
+//! The only crate that sees rcgen and x509-parser. Handshakes and configurations are `tidegate_shared::tls`'s;
+//! by the time a certificate comes here, its chain, its dates and its purpose have been verified.
+
+/// DER to names, or to the reason why nothing is filed under this certificate.
+pub mod peer;
+
+/// The private authority: create it, load it, issue identities.
+pub mod ca;

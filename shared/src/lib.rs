@@ -32,3 +32,5 @@ pub mod log; // stderr, written by a thread of its own
 pub mod args; // durations and sizes as a user writes them
 
 pub mod name; // names of agents and hosts of visitors, parsed once
+
+pub mod tls; // PEM files to rustls configurations, handshake errors to sentences

@@ -405,7 +405,8 @@ mod tests {
         ]
         .join(".");
         assert_eq!(long_name.len(), 254);
-        let cases: [(&str, fn(&BadName) -> bool); 22] = [
+        type Expected = fn(&BadName) -> bool;
+        let cases: [(&str, Expected); 22] = [
             ("", |e| *e == BadName::Empty),
             (".", |e| *e == BadName::Empty),
             (&long_name, |e| *e == BadName::TooLong(254)),

@@ -1,0 +1,140 @@
+//! Reading certificates and keys out of PEM files, in whatever order the blocks stand.
+//!
+//! The form is HAProxy's `crt`: chain and key in one file. Blocks of other kinds (EC and DH parameters, CRLs) are
+//! skipped, as HAProxy does. Called by the rest of `tls`, and by `certs` to show a file.
+
+use std::fmt;
+use std::fs::{self, Metadata};
+use std::path::Path;
+use std::time::SystemTime;
+
+use rustls_pki_types::pem::{PemObject, SectionKind};
+use rustls_pki_types::{
+    CertificateDer, PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer,
+};
+
+use super::TlsFault;
+
+/// What one PEM file holds. Neither printed nor logged: `Debug` counts only.
+#[non_exhaustive]
+pub struct PemFile {
+    /// The certificates, in the order of the file.
+    pub certificates: Vec<CertificateDer<'static>>,
+    /// The private keys: PKCS#8, PKCS#1 and SEC1.
+    pub keys: Vec<PrivateKeyDer<'static>>,
+    /// Whether there is an encrypted private key, which nobody here can read.
+    pub encrypted_key: bool,
+}
+
+impl PemFile {
+    /// Reads `path` whole.
+    ///
+    /// # Errors
+    /// The file cannot be read, or a block in it is damaged. A file without any block is not an error here.
+    pub fn read(path: &Path) -> Result<Self, TlsFault> {
+        let bytes = fs::read(path).map_err(|source| TlsFault::Read {
+            path: path.into(),
+            source,
+        })?;
+        Self::parse(&bytes).map_err(|what| TlsFault::Pem {
+            path: path.into(),
+            what,
+        })
+    }
+
+    /// Reads PEM text.
+    ///
+    /// # Errors
+    /// A sentence about the block that is damaged.
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let mut file = Self {
+            certificates: Vec::new(),
+            keys: Vec::new(),
+            encrypted_key: contains(bytes, b"-----BEGIN ENCRYPTED PRIVATE KEY-----")
+                || contains(bytes, b"Proc-Type: 4,ENCRYPTED"),
+        };
+        for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(bytes) {
+            match section {
+                Ok((kind, der)) => file.take(kind, der),
+                // The legacy encrypted form has header lines in its block, which do not decode.
+                Err(_) if file.encrypted_key => break,
+                Err(e) => return Err(e.to_string()),
+            }
+        }
+        Ok(file)
+    }
+
+    fn take(&mut self, kind: SectionKind, der: Vec<u8>) {
+        match kind {
+            SectionKind::Certificate => self.certificates.push(der.into()),
+            SectionKind::PrivateKey => self.keys.push(PrivatePkcs8KeyDer::from(der).into()),
+            SectionKind::RsaPrivateKey => self.keys.push(PrivatePkcs1KeyDer::from(der).into()),
+            SectionKind::EcPrivateKey => self.keys.push(PrivateSec1KeyDer::from(der).into()),
+            _ => {}
+        }
+    }
+}
+
+impl fmt::Debug for PemFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PemFile")
+            .field("certificates", &self.certificates.len())
+            .field("keys", &self.keys.len())
+            .field("encrypted_key", &self.encrypted_key)
+            .finish()
+    }
+}
+
+fn contains(bytes: &[u8], needle: &[u8]) -> bool {
+    bytes.windows(needle.len()).any(|window| window == needle)
+}
+
+/// What tells one state of a file from the next without reading it: time, length, and the inode, because a
+/// renewal by rename may keep the first two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp {
+    modified: Option<SystemTime>,
+    len: u64,
+    inode: u64,
+}
+
+impl Stamp {
+    /// `None` when the file cannot be looked at; reading it then tells why.
+    pub(super) fn of(path: &Path) -> Option<Self> {
+        let meta = fs::metadata(path).ok()?;
+        Some(Self {
+            modified: meta.modified().ok(),
+            len: meta.len(),
+            inode: inode(&meta),
+        })
+    }
+}
+
+/// Says once per load that a key can be read by others. A warning and no refusal: the mode may be what the
+/// operator's secret store imposes.
+pub(super) fn warn_if_readable_by_others(path: &Path) {
+    let Ok(meta) = fs::metadata(path) else { return };
+    if readable_by_others(&meta) {
+        tracing::warn!(file = %path.display(), "the private key can be read by other users; chmod 600 the file");
+    }
+}
+
+#[cfg(unix)]
+fn inode(meta: &Metadata) -> u64 {
+    std::os::unix::fs::MetadataExt::ino(meta)
+}
+
+#[cfg(not(unix))]
+fn inode(_: &Metadata) -> u64 {
+    0
+}
+
+#[cfg(unix)]
+pub(super) fn readable_by_others(meta: &Metadata) -> bool {
+    std::os::unix::fs::MetadataExt::mode(meta) & 0o044 != 0
+}
+
+#[cfg(not(unix))]
+pub(super) fn readable_by_others(_: &Metadata) -> bool {
+    false
+}

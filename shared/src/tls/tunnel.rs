@@ -1,0 +1,72 @@
+//! Configurations for both ends of the tunnel: mutual TLS, ALPN `h2`, no resumption.
+//!
+//! Resumption is off on both ends for a reason that no option may undo: rustls hands a resumed session the client
+//! chain it stored, without asking the verifier again, so that an expired or revoked agent would come back in, and
+//! a ticket from another listener would carry an identity that was never checked here (CVE-2025-23419 is nginx's).
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::client::Resumption;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::{ClientConfig, CommonState, ServerConfig};
+
+use super::fault::HandshakeFault;
+use super::identity::SwapIdentity;
+use super::{TlsFault, authorities, provider};
+
+/// The ALPN identifier of HTTP/2 over TLS (RFC 9113 §3.2).
+pub const H2: &[u8] = b"h2";
+
+/// The gateway's side: presents `identity`, demands a client certificate that ends at `ca`, is in date and allows
+/// clientAuth. Who the certificate names is for `certs::peer` to say, afterwards.
+///
+/// # Errors
+/// A file that cannot be used.
+pub fn tunnel_server(
+    identity: Arc<SwapIdentity>,
+    ca: &Path,
+) -> Result<Arc<ServerConfig>, TlsFault> {
+    let provider = provider();
+    let verifier = WebPkiClientVerifier::builder_with_provider(authorities(ca)?, provider.clone())
+        .build()
+        .map_err(TlsFault::build)?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(TlsFault::build)?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(identity);
+    config.alpn_protocols = vec![H2.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.max_early_data_size = 0;
+    Ok(Arc::new(config))
+}
+
+/// The agent's side: presents `identity`, and demands of the gateway a certificate that ends at `ca`, is in date,
+/// allows serverAuth and matches the server name that the connection is opened with.
+///
+/// # Errors
+/// A file that cannot be used.
+pub fn agent_client(identity: Arc<SwapIdentity>, ca: &Path) -> Result<Arc<ClientConfig>, TlsFault> {
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(TlsFault::build)?
+        .with_root_certificates(authorities(ca)?)
+        .with_client_cert_resolver(identity);
+    config.alpn_protocols = vec![H2.to_vec()];
+    config.resumption = Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+/// Whether the finished handshake agreed on `h2`. rustls only refuses a peer that offers *other* protocols; one that
+/// offers none completes, and must be asked about here.
+///
+/// # Errors
+/// The fault to log and to count; the connection is to be closed.
+pub fn require_h2(connection: &CommonState) -> Result<(), HandshakeFault> {
+    match connection.alpn_protocol() {
+        Some(H2) => Ok(()),
+        _ => Err(HandshakeFault::no_alpn()),
+    }
+}
