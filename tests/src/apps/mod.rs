@@ -1,0 +1,11 @@
+//! What agents stand in front of: an HTTP/1 app with a route for every kind of answer ([`HttpApp`]), an app whose
+//! bytes a test scripts ([`RawApp`]), and an HTTP/2 app in clear text ([`H2cApp`]).
+
+mod h2c;
+mod http;
+mod raw;
+mod routes;
+
+pub use h2c::H2cApp;
+pub use http::{HttpApp, Seen};
+pub use raw::RawApp;

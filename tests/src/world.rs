@@ -1,0 +1,342 @@
+//! The world of a test: a directory, a CA, a running gateway, and agents started when the test wants them.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::eventually::{SOON, eventually};
+use crate::netns::Netns;
+use crate::pki::Pki;
+use crate::program::{Program, built, run};
+use crate::visitors::http1::{Answer, Visitor, get};
+
+/// The names that the gateway's visitor certificates cover.
+pub const VISITOR_NAMES: [&str; 2] = ["blog.test", "shop.test"];
+
+/// A gateway and everything around it. Dropping it ends all of it.
+#[derive(Debug)]
+pub struct World {
+    /// The gateway's process.
+    pub gateway: Program,
+    /// The CA that gateway and agents trust.
+    pub pki: Pki,
+    /// Clear-text visitors.
+    pub visitors: SocketAddr,
+    /// TLS visitors.
+    pub visitors_tls: SocketAddr,
+    /// Agents.
+    pub tunnels: SocketAddr,
+    /// Metrics and health.
+    pub admin: SocketAddr,
+    command: GatewayCommand,
+    dir: TempDir,
+}
+
+/// How a test wants its gateway.
+#[derive(Debug, Clone)]
+pub struct Builder {
+    options: Vec<OsString>,
+    tunnels: String,
+    limits: Vec<OsString>,
+}
+
+#[derive(Debug)]
+struct GatewayCommand {
+    wrapper: Vec<OsString>,
+    options: Vec<OsString>,
+}
+
+impl Builder {
+    /// Adds an option, and its value if it is not empty.
+    #[must_use]
+    pub fn option(mut self, name: &str, value: &str) -> Self {
+        self.options.push(name.into());
+        if !value.is_empty() {
+            self.options.push(value.into());
+        }
+        self
+    }
+
+    /// Listens for agents there and not on loopback.
+    #[must_use]
+    pub fn tunnels(mut self, address: &str) -> Self {
+        address.clone_into(&mut self.tunnels);
+        self
+    }
+
+    /// Runs the gateway under `prlimit` with these arguments.
+    #[must_use]
+    pub fn prlimit(mut self, limit: &str) -> Self {
+        self.limits = vec!["prlimit".into(), limit.into()];
+        self
+    }
+
+    /// Starts the gateway and waits until it is ready.
+    pub async fn start(self) -> World {
+        let dir = tempfile::Builder::new()
+            .prefix("tidegate-e2e-")
+            .tempdir()
+            .unwrap();
+        let pki = Pki::create(dir.path(), "ca");
+        let identity = pki.server(&["localhost", "gateway.test", "127.0.0.1"]);
+        let mut options: Vec<OsString> = vec!["run".into()];
+        for (name, value) in [("--identity", identity), ("--ca", pki.ca_file("ca"))] {
+            options.extend([name.into(), value.into()]);
+        }
+        for name in VISITOR_NAMES {
+            options.extend(["--visitors-cert".into(), pki.server(&[name]).into()]);
+        }
+        options.extend(self.options);
+        let command = GatewayCommand {
+            wrapper: self.limits,
+            options,
+        };
+        let any = "127.0.0.1:0".to_owned();
+        let gateway = command.start([&any, &any, &self.tunnels, &any]).await;
+        let address = |kind| {
+            gateway
+                .address(kind)
+                .unwrap_or_else(|| panic!("no line `{kind} ADDRESS` on stdout"))
+        };
+        World {
+            visitors: address("visitors"),
+            visitors_tls: address("visitors-tls"),
+            tunnels: address("tunnels"),
+            admin: address("admin"),
+            gateway,
+            pki,
+            command,
+            dir,
+        }
+    }
+}
+
+impl GatewayCommand {
+    /// Starts the gateway on visitors, TLS visitors, tunnels and admin addresses, in this order.
+    async fn start(&self, addresses: [&str; 4]) -> Program {
+        let mut words = self.wrapper.clone();
+        words.push(built("tidegated").into());
+        words.extend(self.options.iter().cloned());
+        let names = ["--visitors", "--visitors-tls", "--tunnels", "--admin"];
+        for (name, address) in names.iter().zip(addresses) {
+            words.extend([name.into(), address.into()]);
+        }
+        let mut gateway = Program::start("tidegated", Path::new(&words[0]), &words[1..]);
+        gateway.ready().await;
+        gateway
+    }
+}
+
+impl World {
+    /// A world with the gateway's defaults.
+    pub async fn start() -> Self {
+        Self::builder().start().await
+    }
+
+    /// A world with a gateway of the test's own making.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder {
+            options: Vec::new(),
+            tunnels: "127.0.0.1:0".to_owned(),
+            limits: Vec::new(),
+        }
+    }
+
+    /// A directory for files of the test.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Starts the gateway again, on the addresses that it had. The former one must have ended.
+    pub async fn restart_gateway(&mut self) {
+        let addresses = [self.visitors, self.visitors_tls, self.tunnels, self.admin];
+        let addresses = addresses.map(|address| address.to_string());
+        self.gateway = self
+            .command
+            .start(addresses.each_ref().map(String::as_str))
+            .await;
+    }
+
+    /// Starts `tidegate http TARGET` with a certificate for `name`, and waits until its tunnels are up and filed.
+    pub async fn agent(&self, name: &str, target: &str) -> Program {
+        self.agent_with(name, target, &[]).await
+    }
+
+    /// As [`World::agent`], with more options.
+    pub async fn agent_with(&self, name: &str, target: &str, options: &[&str]) -> Program {
+        let before = self.filed(name).await;
+        let mut agent = self.launch_agent(&self.pki.agent(&[name]), target, options);
+        agent.ready().await;
+        let what = format!("a tunnel of {name} is filed");
+        eventually(SOON, &what, async || {
+            (self.filed(name).await > before).then_some(())
+        })
+        .await;
+        agent
+    }
+
+    /// Starts `tidegate http TARGET` with an identity file, and waits for nothing.
+    #[must_use]
+    pub fn launch_agent(&self, identity: &Path, target: &str, options: &[&str]) -> Program {
+        let gateway = format!("localhost:{}", self.tunnels.port());
+        launch_agent(
+            &[],
+            &gateway,
+            identity,
+            &self.pki.ca_file("ca"),
+            target,
+            options,
+        )
+    }
+
+    /// As [`World::agent`], inside a network namespace, dialing the host's end of its cable.
+    pub async fn agent_inside(&self, netns: &Netns, name: &str, target: &str) -> Program {
+        let gateway = format!("{}:{}", netns.host, self.tunnels.port());
+        let options = ["--server-name", "localhost"];
+        let (identity, ca) = (self.pki.agent(&[name]), self.pki.ca_file("ca"));
+        let mut agent = launch_agent(&netns.prefix(), &gateway, &identity, &ca, target, &options);
+        agent.ready().await;
+        agent
+    }
+
+    /// A clear-text visitor.
+    pub async fn visitor(&self) -> Visitor {
+        Visitor::connect(self.visitors).await
+    }
+
+    /// One GET in clear text.
+    pub async fn get(&self, host: &str, path: &str) -> Answer {
+        get(self.visitors, host, path).await
+    }
+
+    /// The TLS configuration of a visitor that offers `alpn`.
+    #[must_use]
+    pub fn visitor_tls(&self, alpn: &[&str]) -> Arc<ClientConfig> {
+        self.pki.client(None, alpn)
+    }
+
+    /// How many tunnels are filed under `name`.
+    pub async fn filed(&self, name: &str) -> usize {
+        let listed = self.listed().await;
+        listed
+            .iter()
+            .filter(|tunnel| names_of(tunnel).iter().any(|filed| filed == name))
+            .count()
+    }
+
+    /// Waits until exactly `count` tunnels are filed under `name`.
+    pub async fn wait_filed(&self, name: &str, count: usize, limit: Duration) {
+        let what = format!("{count} tunnels are filed under {name}");
+        eventually(limit, &what, async || {
+            (self.filed(name).await == count).then_some(())
+        })
+        .await;
+    }
+
+    /// What `tidegated tunnels --json` lists.
+    pub async fn listed(&self) -> Vec<Value> {
+        let admin = self.admin.to_string();
+        let args = ["tunnels", "--admin", &admin, "--json"].map(OsString::from);
+        let finished = run(&built("tidegated"), &args).await;
+        assert_eq!(
+            finished.code,
+            Some(0),
+            "tidegated tunnels: {}",
+            finished.stderr
+        );
+        match serde_json::from_str(&finished.stdout) {
+            Ok(Value::Array(tunnels)) => tunnels,
+            other => panic!("`tidegated tunnels --json` prints an array: {other:?}"),
+        }
+    }
+
+    /// The metrics as they are at the moment.
+    pub async fn metrics(&self) -> Metrics {
+        let answer = get(self.admin, "localhost", "/metrics").await;
+        assert_eq!(answer.status(), 200, "/metrics");
+        Metrics::parse(&answer.text())
+    }
+
+    /// The path of a file of this test's directory.
+    #[must_use]
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+}
+
+/// Starts `tidegate http TARGET`; `wrapper` are words to put before the command.
+#[must_use]
+pub fn launch_agent(
+    wrapper: &[OsString],
+    gateway: &str,
+    identity: &Path,
+    ca: &Path,
+    target: &str,
+    options: &[&str],
+) -> Program {
+    let mut words = wrapper.to_vec();
+    words.push(built("tidegate").into());
+    words.extend(["http", target, "--gateway", gateway].map(OsString::from));
+    words.extend([
+        "--identity".into(),
+        identity.into(),
+        "--ca".into(),
+        ca.into(),
+    ]);
+    words.extend(options.iter().map(OsString::from));
+    Program::start("tidegate", Path::new(&words[0]), &words[1..])
+}
+
+/// The names that a listed tunnel is filed under.
+#[must_use]
+pub fn names_of(tunnel: &Value) -> Vec<String> {
+    let names = tunnel["names"].as_array();
+    let names = names.unwrap_or_else(|| panic!("a listed tunnel has `names`: {tunnel}"));
+    names
+        .iter()
+        .map(|name| name.as_str().unwrap().to_owned())
+        .collect()
+}
+
+/// A page of Prometheus metrics.
+#[derive(Debug)]
+pub struct Metrics(BTreeMap<String, f64>);
+
+impl Metrics {
+    fn parse(page: &str) -> Self {
+        let lines = page
+            .lines()
+            .filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let samples = lines.map(|line| {
+            let (series, value) = line.rsplit_once(' ').unwrap();
+            (series.to_owned(), value.parse().unwrap())
+        });
+        Self(samples.collect())
+    }
+
+    /// The sum over every series of `metric` whose labels contain all of `labels` (`name="value"`).
+    #[must_use]
+    pub fn sum(&self, metric: &str, labels: &[&str]) -> f64 {
+        let matching = self.0.iter().filter(|(series, _)| {
+            let (name, rest) = series.split_once('{').unwrap_or((series, ""));
+            name == metric && labels.iter().all(|label| rest.contains(label))
+        });
+        matching.map(|(_, value)| value).sum()
+    }
+
+    /// Every series and its value.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, f64)> {
+        self.0
+            .iter()
+            .map(|(series, value)| (series.as_str(), *value))
+    }
+}
