@@ -8,3 +8,12 @@ pub mod peer;
 
 /// The private authority: create it, load it, issue identities.
 pub mod ca;
+
+/// Identities and authorities as files in a directory.
+pub mod store;
+
+/// A file's certificates in words.
+pub mod show;
+
+/// The command line of `tidegate-certs`.
+pub mod cli;

@@ -329,14 +329,18 @@ fn key_type(certificate: &X509Certificate<'_>) -> String {
         "1.3.101.113" => return "Ed448".into(),
         _ => {}
     }
-    match spki.parsed() {
-        Ok(PublicKey::RSA(rsa)) => format!("RSA {}", rsa.key_size()),
-        Ok(PublicKey::EC(point)) => match point.key_size() {
-            // x509-parser rounds up to whole octets.
-            521..=528 => "P-521".into(),
-            bits => format!("P-{bits}"),
-        },
-        _ => format!("unknown ({})", spki.algorithm.algorithm),
+    if let Ok(PublicKey::RSA(rsa)) = spki.parsed() {
+        return format!("RSA {}", rsa.key_size());
+    }
+    // Elliptic curves are named by the parameters; a point's length depends on whether it is compressed.
+    let parameters = spki.algorithm.parameters.as_ref();
+    let curve = parameters.and_then(|any| any.as_oid().ok());
+    match curve.map(|oid| oid.to_id_string()).as_deref() {
+        Some("1.2.840.10045.3.1.7") => "P-256".into(),
+        Some("1.3.132.0.34") => "P-384".into(),
+        Some("1.3.132.0.35") => "P-521".into(),
+        Some(other) => format!("EC, curve {other}"),
+        None => format!("unknown ({})", spki.algorithm.algorithm),
     }
 }
 

@@ -342,3 +342,69 @@ fn apart(earlier: UnixTime, later: UnixTime) -> String {
         _ => format!("{} days", seconds / 86_400),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_alert_has_a_layer_a_label_and_a_sentence() {
+        for code in 0..=u8::MAX {
+            let fault = HandshakeFault::from_rustls(&Error::AlertReceived(code.into()));
+            assert_eq!(fault.by, By::Peer);
+            assert!(
+                fault
+                    .label
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b == b'-')
+            );
+            assert!(fault.reason.contains("peer"), "{fault}");
+        }
+    }
+
+    #[test]
+    fn io_errors_are_told_apart() {
+        let wrapped = io::Error::new(ErrorKind::InvalidData, Error::NoCertificatesPresented);
+        for (error, label, by) in [
+            (wrapped, "no-certificate", By::Us),
+            (ErrorKind::UnexpectedEof.into(), "peer-closed", By::Peer),
+            (ErrorKind::ConnectionReset.into(), "peer-reset", By::Peer),
+            (ErrorKind::TimedOut.into(), "timeout", By::Us),
+            (ErrorKind::OutOfMemory.into(), "io", By::Us),
+        ] {
+            let fault = HandshakeFault::from_io(&error);
+            assert_eq!((fault.label, fault.by), (label, by), "{error}");
+        }
+    }
+
+    #[test]
+    fn dates_are_told_in_words() {
+        let at = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        let expired = CertificateError::ExpiredContext {
+            time: at(3 * 86_400 + 50),
+            not_after: at(40),
+        };
+        let fault = HandshakeFault::from_rustls(&expired.into());
+        assert_eq!(
+            fault.to_string(),
+            "the peer's certificate expired 3 days ago"
+        );
+        let early = CertificateError::NotValidYetContext {
+            time: at(0),
+            not_before: at(90),
+        };
+        let fault = HandshakeFault::from_rustls(&early.into());
+        assert!(fault.reason.contains("only in 90 s"), "{fault}");
+    }
+
+    #[test]
+    fn the_peers_names_are_escaped_and_few() {
+        let names: Vec<String> = (0..9).map(|n| format!("n{n}\r\n")).collect();
+        let text = listed(&names);
+        assert!(
+            !text.contains('\n') && text.contains("n4") && !text.contains("n5"),
+            "{text}"
+        );
+        assert_eq!(listed(&[]), "no DNS name at all");
+    }
+}

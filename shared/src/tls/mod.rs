@@ -132,6 +132,3 @@ fn authorities(path: &Path) -> Result<Arc<RootCertStore>, TlsFault> {
     }
     Ok(Arc::new(roots))
 }
-
-#[cfg(test)]
-mod tests;

@@ -138,3 +138,65 @@ pub(super) fn readable_by_others(meta: &Metadata) -> bool {
 pub(super) fn readable_by_others(_: &Metadata) -> bool {
     false
 }
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::fs::Permissions;
+    use std::io::Write;
+    use std::os::unix::fs::PermissionsExt;
+    use std::sync::{Arc, Mutex, PoisonError};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            let mut log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            log.write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_key_that_others_can_read_is_warned_about() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (mode, warned) in [(0o600, false), (0o640, true), (0o604, true), (0o400, false)] {
+            file.as_file()
+                .set_permissions(Permissions::from_mode(mode))
+                .unwrap();
+            let log = Log::default();
+            let writer = log.clone();
+            let subscriber = tracing_subscriber::fmt()
+                .with_writer(move || writer.clone())
+                .finish();
+            tracing::subscriber::with_default(subscriber, || {
+                warn_if_readable_by_others(file.path());
+            });
+            let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+            assert_eq!(
+                text.contains("can be read by other users"),
+                warned,
+                "{mode:o}: {text}"
+            );
+        }
+    }
+
+    #[test]
+    fn other_blocks_are_skipped_and_damage_is_told() {
+        let other =
+            b"-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n";
+        let file = PemFile::parse(other).unwrap();
+        assert!(file.certificates.is_empty() && file.keys.is_empty() && !file.encrypted_key);
+        assert!(PemFile::parse(b"-----BEGIN CERTIFICATE-----\nAAAA\n").is_err());
+        assert!(
+            PemFile::parse(b"-----BEGIN CERTIFICATE-----\n#\n-----END CERTIFICATE-----\n").is_err()
+        );
+        let legacy = b"-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES\n\nAAAA\n-----END RSA PRIVATE KEY-----\n";
+        assert!(PemFile::parse(legacy).unwrap().encrypted_key);
+    }
+}

@@ -1,0 +1,228 @@
+//! Identities from files: read in any order, refused by name, replaced while in use, never printed.
+
+use std::fs;
+
+use tidegate_certs::ca::Validity;
+use tidegate_shared::tls::{
+    Identity, PemFile, SwapIdentity, TlsFault, agent_client, tunnel_server, visitor_server,
+};
+
+use crate::world::{World, meet};
+
+/// The DER inside a PKCS#8 key: SEC1 for elliptic curves, PKCS#1 for RSA.
+fn inner_key(pkcs8: &[u8]) -> Vec<u8> {
+    let (_, info) = x509_parser::der_parser::parse_der(pkcs8).unwrap();
+    info[2].as_slice().unwrap().to_vec()
+}
+
+fn pem(label: &str, der: &[u8]) -> String {
+    let text = data_encoding::BASE64.encode(der);
+    let lines: Vec<&str> = text
+        .as_bytes()
+        .chunks(64)
+        .map(|l| str::from_utf8(l).unwrap())
+        .collect();
+    format!(
+        "-----BEGIN {label}-----\n{}\n-----END {label}-----\n",
+        lines.join("\n")
+    )
+}
+
+#[test]
+fn a_bundle_is_read_whatever_its_order_and_kind_of_key() {
+    let world = World::new();
+    let rsa = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+    let p384 = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
+    let p256 = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(["app1".to_owned()]).unwrap();
+    let ca = world.authority.certificate_pem();
+    for (key, inner) in [
+        (&rsa, "RSA PRIVATE KEY"),
+        (&p384, "EC PRIVATE KEY"),
+        (&p256, "EC PRIVATE KEY"),
+    ] {
+        let leaf = params.self_signed(key).unwrap();
+        let (cert, pkcs8) = (leaf.pem(), key.serialize_pem());
+        let traditional = pem(inner, &inner_key(key.serialized_der()));
+        let parameters = pem("EC PARAMETERS", &[6, 8, 42, 134, 72, 206, 61, 3, 1, 7]);
+        for text in [
+            format!("{cert}{ca}{pkcs8}"),
+            format!("{pkcs8}{cert}{ca}"),
+            format!("{ca}{pkcs8}{cert}"),
+            format!("some words\r\n{cert}{parameters}{traditional}"),
+            format!("{cert}{ca}{pkcs8}").replace('\n', "\r\n"),
+        ] {
+            let path = world.write("bundle.pem", &text);
+            let identity = Identity::load(&path).unwrap();
+            assert_eq!(identity.leaf(), leaf.der());
+        }
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_used_is_named_with_the_reason() {
+    let world = World::new();
+    let [one, two] = ["app1", "app2"].map(|name| {
+        let bundle = world
+            .authority
+            .issue_agent(&[name], Validity::days(1))
+            .unwrap();
+        let key = bundle.pem().find("-----BEGIN PRIVATE").unwrap();
+        (
+            bundle.pem()[..key].to_owned(),
+            bundle.pem()[key..].to_owned(),
+        )
+    });
+    let encrypted = pem("ENCRYPTED PRIVATE KEY", b"whatever");
+    let rubbish = pem("PRIVATE KEY", b"whatever");
+    let not_a_certificate = pem("CERTIFICATE", b"whatever");
+    type Expected = fn(&TlsFault) -> bool;
+    let cases: [(String, Expected); 9] = [
+        (one.1.clone(), |f| matches!(f, TlsFault::NoCertificate(_))),
+        (one.0.clone(), |f| matches!(f, TlsFault::NoKey(_))),
+        (String::new(), |f| matches!(f, TlsFault::NoCertificate(_))),
+        (format!("{}{}", one.0, two.1), |f| {
+            matches!(f, TlsFault::KeyMismatch(_))
+        }),
+        (format!("{}{}{}", one.0, one.1, two.1), |f| {
+            matches!(f, TlsFault::ManyKeys(_, 2))
+        }),
+        (format!("{}{encrypted}", one.0), |f| {
+            matches!(f, TlsFault::EncryptedKey(_))
+        }),
+        (format!("{}{rubbish}", one.0), |f| {
+            matches!(f, TlsFault::BadKey { .. })
+        }),
+        (format!("{not_a_certificate}{}", one.1), |f| {
+            matches!(f, TlsFault::BadCertificate { position: 1, .. })
+        }),
+        (one.0[..200].to_owned(), |f| {
+            matches!(f, TlsFault::Pem { .. })
+        }),
+    ];
+    for (text, expected) in cases {
+        let path = world.write("odd.pem", &text);
+        let fault = Identity::load(&path).unwrap_err();
+        assert!(expected(&fault), "{fault:?}");
+        assert!(fault.to_string().contains("odd.pem"), "{fault}");
+    }
+    let missing = Identity::load(&world.path("none.pem")).unwrap_err();
+    assert!(missing.to_string().contains("none.pem"), "{missing}");
+    let empty = world.write("empty.crt", "");
+    assert!(matches!(
+        tunnel_server(world.gateway(), &empty),
+        Err(TlsFault::NoCertificate(_))
+    ));
+    let odd = world.write(
+        "odd.crt",
+        &format!("{}{not_a_certificate}", world.authority.certificate_pem()),
+    );
+    assert!(matches!(
+        agent_client(world.agent(&["app1"]), &odd),
+        Err(TlsFault::BadCertificate { position: 2, .. })
+    ));
+    assert!(matches!(visitor_server(&[]), Err(TlsFault::NoFiles)));
+}
+
+#[test]
+fn nothing_prints_a_key() {
+    let world = World::new();
+    let bundle = world
+        .authority
+        .issue_agent(&["app1"], Validity::days(1))
+        .unwrap();
+    let path = world.write("app1.pem", bundle.pem());
+    let swap = SwapIdentity::load(&path).unwrap();
+    let (visitors, certs) = visitor_server(std::slice::from_ref(&path)).unwrap();
+    let key = PemFile::read(&path).unwrap().keys.remove(0);
+    let secret = inner_key(key.secret_der());
+    let secret = &secret[7..39]; // SEC1: version, then the private octets (RFC 5915 §3).
+    let decimal = secret
+        .iter()
+        .map(u8::to_string)
+        .collect::<Vec<_>>()
+        .join(", ");
+    let base64 = bundle.pem().lines().rev().nth(1).unwrap();
+    let printed = [
+        format!("{:?}", world.authority),
+        format!("{bundle:?}"),
+        format!("{:?}", PemFile::read(&path).unwrap()),
+        format!("{:?}", swap.current()),
+        format!("{swap:?} {certs:?} {visitors:?}"),
+        format!("{:?}", tunnel_server(swap.clone(), &world.ca()).unwrap()),
+        format!("{:?}", agent_client(swap, &world.ca()).unwrap()),
+    ];
+    for text in printed {
+        assert!(!text.contains(&decimal) && !text.contains(base64), "{text}");
+        assert!(
+            !text.contains(&data_encoding::HEXLOWER.encode(secret)),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_renewed_identity_is_used_by_the_next_handshake() {
+    let world = World::new();
+    let agent = world.agent(&["app1"]);
+    let client = agent_client(agent.clone(), &world.ca()).unwrap();
+    let server = world.server();
+    let presented = || {
+        let met = meet(&client, &server, "gw.test");
+        met.assert_done();
+        met.server.peer_certificates().unwrap()[0].clone()
+    };
+    let first = presented();
+    assert!(!agent.reload_if_changed().unwrap());
+
+    let renewed = world
+        .authority
+        .issue_agent(&["app1"], Validity::days(2))
+        .unwrap();
+    world.write("agent.pem", renewed.pem());
+    assert!(agent.reload_if_changed().unwrap());
+    assert_eq!(presented(), *renewed.leaf());
+    assert_ne!(presented(), first);
+
+    // The same text in a file that is another one: read, and found to be no change.
+    world.write("agent.pem", renewed.pem());
+    assert!(!agent.reload_if_changed().unwrap());
+}
+
+#[test]
+fn a_broken_renewal_is_told_once_and_changes_nothing() {
+    let world = World::new();
+    let agent = world.agent(&["app1"]);
+    let before = agent.current().leaf().clone();
+    let broken: [fn(&World) -> &'static str; 3] = [
+        |world| {
+            world.write("agent.pem", "half a fi");
+            "no certificate"
+        },
+        |world| {
+            let bundle = world
+                .authority
+                .issue_agent(&["app1"], Validity::days(1))
+                .unwrap();
+            world.write("agent.pem", &bundle.pem()[..bundle.pem().len() - 40]);
+            "agent.pem"
+        },
+        |world| {
+            fs::remove_file(world.path("agent.pem")).unwrap();
+            "cannot read"
+        },
+    ];
+    for make in broken {
+        let reason = make(&world);
+        let fault = agent.reload_if_changed().unwrap_err();
+        assert!(fault.to_string().contains(reason), "{fault}");
+        assert!(!agent.reload_if_changed().unwrap(), "told once");
+        assert_eq!(*agent.current().leaf(), before);
+    }
+    let good = world
+        .authority
+        .issue_agent(&["app1"], Validity::days(1))
+        .unwrap();
+    world.write("agent.pem", good.pem());
+    assert!(agent.reload_if_changed().unwrap());
+}
