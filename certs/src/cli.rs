@@ -220,6 +220,7 @@ impl CliFault {
         match self {
             Self::Usage(_) => true,
             Self::Store(fault) => fault.is_users(),
+            Self::Tls(TlsFault::Read { source, .. }) => store::is_users(source.kind()),
             Self::Tls(fault) => !matches!(fault, TlsFault::Build(_)),
         }
     }

@@ -215,6 +215,7 @@ mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
+    use crate::ca::{Authority, Validity};
 
     const DAY: u64 = 86_400;
 
@@ -240,5 +241,41 @@ mod tests {
             "not valid yet; begins in 5 minutes"
         );
         assert_eq!(date(at(0)), "1970-01-01 00:00:00 UTC");
+    }
+
+    proptest::proptest! {
+        /// A file from a stranger is described or called malformed; its dates and names never stop the program, nor
+        /// reach the terminal as control characters.
+        #[test]
+        fn a_changed_byte_never_panics(at in 0usize..600, to in 0u8..) {
+            use std::sync::LazyLock;
+            static DER: LazyLock<Vec<u8>> = LazyLock::new(|| {
+                let authority = Authority::create(Validity::days(1)).unwrap();
+                authority.issue_gateway(&["gw.test", "::1"], Validity::days(1)).unwrap().leaf().to_vec()
+            });
+            let mut der = DER.clone();
+            let at = at % der.len();
+            der[at] = to;
+            let mut out = String::new();
+            describe_one(&mut out, &der.into(), SystemTime::now());
+            proptest::prop_assert!(!out.is_empty());
+            proptest::prop_assert!(out.chars().all(|c| c == '\n' || !c.is_control()), "{:?}", out);
+        }
+    }
+
+    /// The ends of what ASN.1 can say.
+    #[test]
+    fn far_dates_are_shown() {
+        let authority = Authority::create(Validity::days(1)).unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        params.not_before = rcgen::date_time_ymd(1, 1, 1);
+        params.not_after = rcgen::date_time_ymd(9999, 12, 31);
+        let bundle = authority.sign(&params).unwrap();
+        let mut out = String::new();
+        describe_one(&mut out, bundle.leaf(), at(0));
+        assert!(
+            out.contains("0001-01-01 00:00:00 UTC to 9999-12-31 00:00:00 UTC"),
+            "{out}"
+        );
     }
 }

@@ -193,17 +193,22 @@ impl StoreFault {
         match self {
             Self::Exists(_) | Self::NoAuthority(_) | Self::AnotherKind(_) => true,
             Self::Ca(fault) => !matches!(fault, CaFault::Make(_)),
-            Self::Io { source, .. } => matches!(
-                source.kind(),
-                ErrorKind::NotFound
-                    | ErrorKind::PermissionDenied
-                    | ErrorKind::NotADirectory
-                    | ErrorKind::IsADirectory
-                    | ErrorKind::AlreadyExists
-                    | ErrorKind::InvalidData
-                    | ErrorKind::InvalidFilename
-                    | ErrorKind::ReadOnlyFilesystem
-            ),
+            Self::Io { source, .. } => is_users(source.kind()),
         }
     }
+}
+
+/// Whether a failure of the file system comes from the path that was given, and not from the machine.
+pub(crate) const fn is_users(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::NotFound
+            | ErrorKind::PermissionDenied
+            | ErrorKind::NotADirectory
+            | ErrorKind::IsADirectory
+            | ErrorKind::AlreadyExists
+            | ErrorKind::InvalidData
+            | ErrorKind::InvalidFilename
+            | ErrorKind::ReadOnlyFilesystem
+    )
 }
