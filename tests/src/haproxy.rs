@@ -24,8 +24,20 @@ pub struct Installed {
 }
 
 /// The HAProxy named by `TIDEGATE_HAPROXY`, or the one that `tests/peers/haproxy.sh` fetched; at least 2.9.
+///
+/// # Panics
+/// Where there is none although `TIDEGATE_REQUIRE_PEERS` is set, as `.ci/run` does: there a skipped test is a failure.
 #[must_use]
 pub fn installed() -> Option<Installed> {
+    let found = find();
+    assert!(
+        found.is_some() || std::env::var_os("TIDEGATE_REQUIRE_PEERS").is_none(),
+        "no HAProxy with reverse HTTP, though TIDEGATE_REQUIRE_PEERS is set (run tests/peers/haproxy.sh)"
+    );
+    found
+}
+
+fn find() -> Option<Installed> {
     let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.peers/haproxy/haproxy");
     let named = std::env::var_os("TIDEGATE_HAPROXY").map(PathBuf::from);
     let path = named.unwrap_or(fetched);
