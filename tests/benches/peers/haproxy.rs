@@ -1,5 +1,6 @@
 //! HAProxy with reverse HTTP at both ends, over mTLS, with `http-reuse always` (without it: 503 under load) and without
-//! the idle purge that would close its tunnels. No access log; as many threads as its default gives it.
+//! the idle purge that would close its tunnels. No access log. As many threads as its default gives it, a thread per
+//! core, but not more than tunnels: a tunnel in use serves its own thread alone, the visitors of another get a 503.
 
 use std::fs;
 use std::path::PathBuf;
@@ -63,9 +64,9 @@ fn gateway_config(plan: Plan<'_>, at: Addresses) -> String {
     let Addresses {
         visitors, tunnels, ..
     } = at;
-    let certs = plan.certs.display();
+    let (certs, common) = (plan.certs.display(), common(plan));
     format!(
-        "{COMMON}
+        "{common}
 frontend tunnels
     bind {tunnels} ssl crt {certs}/gateway.pem verify required ca-file {certs}/ca.crt alpn h2
     tcp-request session attach-srv reversed/agent name ssl_c_s_dn(CN),lower
@@ -81,9 +82,9 @@ backend reversed
 fn agent_config(plan: Plan<'_>, at: Addresses) -> String {
     let Addresses { dialled, .. } = at;
     let Plan { app, tunnels, .. } = plan;
-    let certs = plan.certs.display();
+    let (certs, common) = (plan.certs.display(), common(plan));
     format!(
-        "{COMMON}
+        "{common}
 frontend tunnels
     bind rhttp@gateways/gateway nbconn {tunnels}
     use_backend app
@@ -95,12 +96,19 @@ backend gateways
     )
 }
 
-const COMMON: &str = "global
+fn common(plan: Plan<'_>) -> String {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = cores.min(plan.tunnels);
+    format!(
+        "global
     expose-experimental-directives
+    nbthread {threads}
 defaults
     mode http
     http-reuse always
     timeout connect 5s
     timeout client 1h
     timeout server 1h
-";
+"
+    )
+}

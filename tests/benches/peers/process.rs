@@ -116,11 +116,20 @@ impl Drop for Running {
 /// The command for `program`, which the kernel kills when this process dies, however it dies (`setpriv` of
 /// util-linux becomes the program, so the pid is the program's). Without `setpriv`, only `Drop` ends it.
 fn tied_to_us(program: &Path) -> Command {
-    let Some(setpriv) = find("setpriv") else {
-        return Command::new(program);
+    let mut command = match find("setpriv") {
+        Some(setpriv) => {
+            let mut command = Command::new(setpriv);
+            command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+            command
+        }
+        None => Command::new(program),
     };
-    let mut command = Command::new(setpriv);
-    command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+    // What the caller has exported for programs of its own would change what is measured.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("TIDEGATE_") {
+            command.env_remove(name);
+        }
+    }
     command
 }
 
