@@ -1,3 +1,13 @@
 //! End-to-end tests: real programs, real sockets, peers of raw bytes. One module per theme of the product's promises.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a failing step of a test is a failing test"
+)]
 
+mod forwarded_headers;
 mod harness;
+mod held;
+mod names_and_certs;
+mod pass_through;
+mod reversal;
+mod routing;

@@ -21,6 +21,8 @@ pub mod pki; // a CA, good certificates, and odd ones
 
 pub mod world; // a gateway and the agents around it
 
+pub mod site; // the common scene: one gateway, one app, one agent
+
 pub mod conn; // one TCP or TLS connection
 
 pub mod http1; // HTTP/1 read exactly, byte by byte
@@ -40,4 +42,5 @@ pub mod netns; // network namespaces that drop packets
 pub mod haproxy; // a real HAProxy at either end
 
 pub use eventually::{eventually, within};
+pub use site::{HOST, Site};
 pub use world::World;

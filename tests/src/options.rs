@@ -1,4 +1,7 @@
 //! Names of options and metrics that the end-to-end tests rely on, in one place.
 
-/// `tidegated`: how long a name without tunnels holds its visitors.
-pub const HOLD: &str = "--hold";
+/// Metrics of the gateway.
+pub mod metric {
+    /// Gauge: requests that are held because no tunnel of their name is there.
+    pub const HELD: &str = "tidegate_held_requests";
+}

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use crate::eventually::{SOON, eventually};
 use crate::netns::Netns;
+use crate::options::metric::HELD;
 use crate::pki::Pki;
 use crate::program::{Program, built, run};
 use crate::visitors::http1::{Answer, Visitor, get};
@@ -45,6 +46,7 @@ pub struct Builder {
     options: Vec<OsString>,
     tunnels: String,
     limits: Vec<OsString>,
+    identity: Option<(PathBuf, PathBuf)>,
 }
 
 #[derive(Debug)]
@@ -71,6 +73,13 @@ impl Builder {
         self
     }
 
+    /// Uses a certificate and a CA that the test has made otherwise.
+    #[must_use]
+    pub fn identity(mut self, identity: PathBuf, ca: PathBuf) -> Self {
+        self.identity = Some((identity, ca));
+        self
+    }
+
     /// Runs the gateway under `prlimit` with these arguments.
     #[must_use]
     pub fn prlimit(mut self, limit: &str) -> Self {
@@ -85,11 +94,17 @@ impl Builder {
             .tempdir()
             .unwrap();
         let pki = Pki::create(dir.path(), "ca");
-        let identity = pki.server(&["localhost", "gateway.test", "127.0.0.1"]);
+        let (identity, ca) = self.identity.unwrap_or_else(|| {
+            let names = ["localhost", "gateway.test", "127.0.0.1"];
+            (pki.server(&names), pki.ca_file("ca"))
+        });
         let mut options: Vec<OsString> = vec!["run".into()];
-        for (name, value) in [("--identity", identity), ("--ca", pki.ca_file("ca"))] {
-            options.extend([name.into(), value.into()]);
-        }
+        options.extend([
+            "--identity".into(),
+            identity.into(),
+            "--ca".into(),
+            ca.into(),
+        ]);
         for name in VISITOR_NAMES {
             options.extend(["--visitors-cert".into(), pki.server(&[name]).into()]);
         }
@@ -147,6 +162,7 @@ impl World {
             options: Vec::new(),
             tunnels: "127.0.0.1:0".to_owned(),
             limits: Vec::new(),
+            identity: None,
         }
     }
 
@@ -238,6 +254,16 @@ impl World {
         let what = format!("{count} tunnels are filed under {name}");
         eventually(limit, &what, async || {
             (self.filed(name).await == count).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until the gateway holds exactly `count` requests for an agent to come.
+    pub async fn wait_held(&self, count: u32) {
+        let what = format!("{count} requests are held");
+        eventually(SOON, &what, async || {
+            let held = self.metrics().await.sum(HELD, &[]);
+            (held == f64::from(count)).then_some(())
         })
         .await;
     }

@@ -1,0 +1,222 @@
+//! What the gateway adds to a request, what it takes away, and that nothing else changes (issue §3).
+
+use tidegate_tests::http1::Head;
+use tidegate_tests::visitors::{H2Visitor, Visitor};
+use tidegate_tests::{HOST, Site, World};
+
+/// The request as the app saw it, for a visitor who sent `fields` after Host.
+async fn seen(site: &Site, fields: &str) -> Head {
+    let request = format!("GET /headers HTTP/1.1\r\nHost: {HOST}\r\n{fields}\r\n");
+    assert_eq!(site.ask("GET", request).await.status(), 200, "{fields:?}");
+    site.app.last_request()
+}
+
+#[tokio::test]
+async fn the_app_learns_who_the_visitor_is() {
+    let site = Site::start().await;
+    let head = seen(&site, "").await;
+    assert_eq!(head.get("x-forwarded-for"), Some("127.0.0.1"));
+    assert_eq!(head.get("x-forwarded-proto"), Some("http"));
+    assert_eq!(head.get("x-forwarded-host"), Some(HOST));
+    assert_eq!(
+        head.get("host"),
+        Some(HOST),
+        "the app sees the visitor's Host"
+    );
+    let forwarded = head.get("forwarded").unwrap().to_lowercase();
+    for part in ["for=127.0.0.1", "proto=http", "host=blog.test"] {
+        assert!(
+            forwarded.replace('"', "").contains(part),
+            "{part} in {forwarded}"
+        );
+    }
+    assert!(
+        head.get("via").unwrap().starts_with("1.1 "),
+        "{:?}",
+        head.get("via")
+    );
+}
+
+#[tokio::test]
+async fn the_app_learns_the_scheme_and_version() {
+    let site = Site::start().await;
+    let tls = site.world.visitor_tls(&["h2"]);
+    let mut visitor = H2Visitor::connect_tls(site.world.visitors_tls, HOST, tls).await;
+    assert_eq!(visitor.get(HOST, "/headers").await.status, 200);
+    let head = site.app.last_request();
+    assert_eq!(head.get("x-forwarded-proto"), Some("https"));
+    assert!(head.get("forwarded").unwrap().contains("proto=https"));
+    let via = head.get("via").unwrap();
+    assert!(via.starts_with("2 ") || via.starts_with("2.0 "), "{via}");
+}
+
+#[tokio::test]
+async fn what_a_visitor_claims_is_dropped() {
+    let site = Site::start().await;
+    let head = seen(
+        &site,
+        "X-Forwarded-For: 9.9.9.9\r\nx-forwarded-for: 8.8.8.8\r\nX-Forwarded-Proto: https\r\n\
+         X-Forwarded-Host: evil.test\r\nForwarded: for=9.9.9.9;host=evil.test\r\n",
+    )
+    .await;
+    assert_eq!(head.get("x-forwarded-for"), Some("127.0.0.1"));
+    assert_eq!(head.get("x-forwarded-proto"), Some("http"));
+    assert_eq!(head.get("x-forwarded-host"), Some(HOST));
+    let all: String = head
+        .fields
+        .iter()
+        .map(|(_, value)| value.as_str())
+        .collect();
+    assert!(
+        !all.contains("9.9.9.9") && !all.contains("evil.test"),
+        "{all}"
+    );
+}
+
+#[tokio::test]
+async fn hop_by_hop_fields_end_at_the_gateway() {
+    let site = Site::start().await;
+    let head = seen(
+        &site,
+        "Connection: keep-alive, X-Private\r\nKeep-Alive: timeout=5\r\nX-Private: secret\r\n\
+         Proxy-Connection: keep-alive\r\nTE: gzip\r\nX-Public: stays\r\n",
+    )
+    .await;
+    for gone in ["keep-alive", "x-private", "proxy-connection"] {
+        assert_eq!(head.get(gone), None, "{gone}");
+    }
+    assert_eq!(head.get("x-public"), Some("stays"));
+    assert!(!head.lists("te", "gzip"));
+}
+
+/// `Connection` names fields to remove: never those that say who and what the request is.
+#[tokio::test]
+async fn connection_cannot_remove_what_matters() {
+    let site = Site::start().await;
+    let request = format!(
+        "POST /headers HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 5\r\n\
+         Connection: Host, Content-Length, X-Forwarded-For, X-Forwarded-Proto, Forwarded, Via\r\n\r\n12345"
+    );
+    assert_eq!(site.ask("POST", request).await.status(), 200);
+    let head = site.app.last_request();
+    assert_eq!(head.get("host"), Some(HOST));
+    assert_eq!(head.get("x-forwarded-for"), Some("127.0.0.1"));
+    assert!(head.get("forwarded").is_some() && head.get("via").is_some());
+    tidegate_tests::eventually(tidegate_tests::eventually::SOON, "the body", async || {
+        (site.app.body_bytes() == 5).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_answer_loses_only_its_hop_by_hop_fields() {
+    let site = Site::start().await;
+    let answer = site.get("/multi").await;
+    assert_eq!(answer.head.all("set-cookie"), ["b=2", "a=1; Path=/"]);
+    assert_eq!(answer.head.all("x-list"), ["one", "two"]);
+    assert_eq!(answer.head.get("x-empty"), Some(""));
+}
+
+#[tokio::test]
+async fn targets_pass_as_they_were_written() {
+    let site = Site::start().await;
+    for target in [
+        "/",
+        "/a%2Fb//c/./d/../e",
+        "/%zz%",
+        "/x?y=%20+&&;=?#".trim_end_matches('#'),
+        "/~tilde:colon@at!$&'()*+,;=",
+        "/[brackets]{braces}|pipe^caret\"quote",
+        "/?",
+        "//double",
+        "/..;/..%5c",
+    ] {
+        let request = format!("GET {target} HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+        let answer = site.ask("GET", request).await;
+        if answer.status() == 400 {
+            // RFC 9112 §3.2 lets a recipient refuse octets that no URI has; what it may not do is to change them.
+            assert!(target.contains(['[', '{', '"', '|']), "{target} is refused");
+            continue;
+        }
+        assert_eq!(answer.status(), 200, "{target}");
+        assert_eq!(site.app.last_request().target(), target);
+    }
+}
+
+#[tokio::test]
+async fn field_values_pass_and_keep_their_order() {
+    let site = Site::start().await;
+    let long = "v".repeat(8000);
+    let fields = format!(
+        "X-A: 1\r\nX-B: two  spaces, \"quoted\", comma\r\nX-A: 2\r\nX-Long: {long}\r\nX-A: 3\r\n\
+         X-Empty:\r\nX-Colon: a:b:c\r\nUser-Agent: Mozilla/5.0 (X11)\r\nCookie: a=1; b=2\r\n"
+    );
+    let head = seen(&site, &fields).await;
+    assert_eq!(head.all("x-a"), ["1", "2", "3"]);
+    assert_eq!(head.get("x-b"), Some("two  spaces, \"quoted\", comma"));
+    assert_eq!(head.get("x-long"), Some(long.as_str()));
+    assert_eq!(head.get("x-empty"), Some(""));
+    assert_eq!(head.get("x-colon"), Some("a:b:c"));
+    assert_eq!(head.get("cookie"), Some("a=1; b=2"));
+    assert_eq!(
+        head.get("accept-encoding"),
+        None,
+        "nothing is added that was not there"
+    );
+}
+
+#[tokio::test]
+async fn octets_above_ascii_pass_in_values() {
+    let site = Site::start().await;
+    let mut visitor = site.visitor().await;
+    visitor
+        .send(format!(
+            "GET /headers HTTP/1.1\r\nHost: {HOST}\r\nX-Name: J\u{f6}rg\r\n\r\n"
+        ))
+        .await;
+    assert!(visitor.answer("GET").await.text().contains("J\u{f6}rg"));
+}
+
+#[tokio::test]
+async fn unknown_methods_pass() {
+    let site = Site::start().await;
+    for method in [
+        "PURGE", "PROPFIND", "X-TIDE", "get", "DELETE", "OPTIONS", "PATCH",
+    ] {
+        let request = format!("{method} /headers HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+        assert_eq!(site.ask(method, request).await.status(), 200, "{method}");
+        assert_eq!(site.app.last_request().method(), method);
+    }
+}
+
+#[tokio::test]
+async fn cookie_crumbs_of_http2_are_one_field_for_the_app() {
+    let site = Site::start().await;
+    let mut visitor = H2Visitor::connect(site.world.visitors).await;
+    let mut head = visitor.head(http::Method::GET, HOST, "/headers");
+    for crumb in ["a=1", "b=2", "c=3"] {
+        head.headers_mut().append("cookie", crumb.parse().unwrap());
+    }
+    let (response, _) = visitor.begin(head, true).await;
+    assert_eq!(
+        tidegate_tests::visitors::http2::answer(response)
+            .await
+            .status,
+        200
+    );
+    // RFC 9113 §8.2.3: crumbs are joined before they reach something that is not HTTP/2.
+    assert_eq!(site.app.last_request().get("cookie"), Some("a=1; b=2; c=3"));
+}
+
+#[tokio::test]
+async fn a_visitor_of_a_name_without_agent_learns_nothing_of_others() {
+    let world = World::start().await;
+    let mut visitor = Visitor::connect(world.visitors).await;
+    visitor.send_get("nobody.test", "/").await;
+    let answer = visitor.answer("GET").await;
+    assert_eq!(
+        answer.head.get("server"),
+        None,
+        "no product and version for scanners"
+    );
+}

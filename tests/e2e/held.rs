@@ -1,0 +1,124 @@
+//! A name whose last tunnel left moments ago holds its visitors for a bounded time (issue §3).
+
+use std::time::{Duration, Instant};
+
+use tidegate_tests::apps::HttpApp;
+use tidegate_tests::eventually::SOON;
+use tidegate_tests::{HOST, Site, World};
+
+#[tokio::test]
+async fn a_visitor_of_a_restarting_agent_waits_and_is_served() {
+    let mut site = Site::start().await;
+    site.agent.kill().await;
+    site.world.wait_filed(HOST, 0, SOON).await;
+    let mut visitor = site.visitor().await;
+    visitor.send_get(HOST, "/hello").await;
+    site.agent = site.world.agent(HOST, site.app.target()).await;
+    let answer = visitor.answer("GET").await;
+    assert_eq!(
+        (answer.status(), answer.text().as_str()),
+        (200, "hello from blog\n")
+    );
+}
+
+#[tokio::test]
+async fn a_request_with_a_body_is_held_and_arrives_whole() {
+    let mut site = Site::start().await;
+    site.agent.kill().await;
+    site.world.wait_filed(HOST, 0, SOON).await;
+    let mut visitor = site.visitor().await;
+    let body = tidegate_tests::http1::pattern(40_000);
+    visitor
+        .send(format!(
+            "POST /upload HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 40000\r\n\r\n"
+        ))
+        .await;
+    visitor.send(&body).await;
+    site.agent = site.world.agent(HOST, site.app.target()).await;
+    assert_eq!(visitor.answer("POST").await.text(), "40000 intact");
+}
+
+#[tokio::test]
+async fn held_visitors_are_released_in_order() {
+    let world = World::start().await;
+    let app = HttpApp::start("blog").await;
+    let mut agent = world
+        .agent_with(HOST, app.target(), &["--tunnels", "1"])
+        .await;
+    agent.kill().await;
+    world.wait_filed(HOST, 0, SOON).await;
+    let mut held = Vec::new();
+    for number in 0..5 {
+        let mut visitor = world.visitor().await;
+        visitor.send_get(HOST, &format!("/hello?{number}")).await;
+        // The gateway counts it before the next one comes: otherwise there is no order to keep.
+        world.wait_held(number + 1).await;
+        held.push(visitor);
+    }
+    let _agent = world
+        .agent_with(HOST, app.target(), &["--tunnels", "1"])
+        .await;
+    for mut visitor in held {
+        assert_eq!(visitor.answer("GET").await.status(), 200);
+    }
+    let order: Vec<String> = app
+        .requests()
+        .iter()
+        .map(|head| head.target().to_owned())
+        .collect();
+    assert_eq!(
+        order,
+        ["/hello?0", "/hello?1", "/hello?2", "/hello?3", "/hello?4"]
+    );
+}
+
+#[tokio::test]
+async fn the_hold_ends_after_three_seconds() {
+    let mut site = Site::start().await;
+    site.agent.kill().await;
+    site.world.wait_filed(HOST, 0, SOON).await;
+    let left = Instant::now();
+    let answer = site.get("/hello").await;
+    let waited = left.elapsed();
+    assert_eq!((answer.status(), answer.reason()), (503, "agent-gone"));
+    assert!(answer.head.get("retry-after").is_some());
+    assert!(
+        (Duration::from_millis(1500)..Duration::from_secs(5)).contains(&waited),
+        "held for {waited:?}"
+    );
+    // The hold is counted from the moment that the tunnel left: a visitor who comes later does not wait.
+    let began = Instant::now();
+    assert_eq!(site.get("/hello").await.reason(), "agent-gone");
+    assert!(
+        began.elapsed() < Duration::from_millis(500),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn an_unknown_name_is_not_held() {
+    let world = World::start().await;
+    let began = Instant::now();
+    assert_eq!(world.get("nobody.test", "/").await.reason(), "no-such-name");
+    assert!(
+        began.elapsed() < Duration::from_millis(500),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn a_held_visitor_who_leaves_is_forgotten() {
+    let mut site = Site::start().await;
+    site.agent.kill().await;
+    site.world.wait_filed(HOST, 0, SOON).await;
+    let mut visitor = site.visitor().await;
+    visitor.send_get(HOST, "/hello?left").await;
+    site.world.wait_held(1).await;
+    visitor.reset();
+    site.world.wait_held(0).await;
+    site.agent = site.world.agent(HOST, site.app.target()).await;
+    assert_eq!(site.get("/hello").await.status(), 200);
+    assert_eq!(site.app.count("/hello?left"), 0);
+}

@@ -1,0 +1,52 @@
+//! The scene of most tests: one gateway, one app, and one agent for [`HOST`] between them.
+
+use crate::apps::HttpApp;
+use crate::program::Program;
+use crate::visitors::http1::{Answer, Visitor};
+use crate::world::{Builder, World};
+
+/// The name of the site. The gateway has a visitor certificate for it.
+pub const HOST: &str = "blog.test";
+
+/// A site that can be visited.
+#[derive(Debug)]
+pub struct Site {
+    /// The gateway and its CA.
+    pub world: World,
+    /// What the agent stands in front of.
+    pub app: HttpApp,
+    /// The agent.
+    pub agent: Program,
+}
+
+impl Site {
+    /// A site with defaults everywhere.
+    pub async fn start() -> Self {
+        Self::start_with(World::builder(), &[]).await
+    }
+
+    /// A site with a gateway and an agent of the test's own making.
+    pub async fn start_with(gateway: Builder, agent: &[&str]) -> Self {
+        let world = gateway.start().await;
+        let app = HttpApp::start("blog").await;
+        let agent = world.agent_with(HOST, app.target(), agent).await;
+        Self { world, app, agent }
+    }
+
+    /// A clear-text visitor.
+    pub async fn visitor(&self) -> Visitor {
+        self.world.visitor().await
+    }
+
+    /// One GET in clear text.
+    pub async fn get(&self, path: &str) -> Answer {
+        self.world.get(HOST, path).await
+    }
+
+    /// Sends bytes on a connection of their own, and returns the answer to `method`.
+    pub async fn ask(&self, method: &str, bytes: impl AsRef<[u8]>) -> Answer {
+        let mut visitor = self.visitor().await;
+        visitor.send(bytes).await;
+        visitor.answer(method).await
+    }
+}
