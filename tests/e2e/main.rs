@@ -4,10 +4,13 @@
     reason = "a failing step of a test is a failing test"
 )]
 
+mod back_pressure;
 mod forwarded_headers;
+mod grpc;
 mod harness;
 mod held;
 mod names_and_certs;
 mod pass_through;
 mod reversal;
 mod routing;
+mod websocket;

@@ -249,6 +249,17 @@ impl World {
             .count()
     }
 
+    /// How many streams are open on the tunnels of `name`.
+    pub async fn streams(&self, name: &str) -> u64 {
+        let listed = self.listed().await;
+        let of_name = listed
+            .iter()
+            .filter(|tunnel| names_of(tunnel).iter().any(|filed| filed == name));
+        of_name
+            .map(|tunnel| tunnel["streams"].as_u64().unwrap())
+            .sum()
+    }
+
     /// Waits until exactly `count` tunnels are filed under `name`.
     pub async fn wait_filed(&self, name: &str, count: usize, limit: Duration) {
         let what = format!("{count} tunnels are filed under {name}");

@@ -1,0 +1,153 @@
+//! A stuck visitor or app costs bounded memory and nobody else's time (issue §4, `wire.md` §1.10 rows 17 to 19).
+
+use std::time::{Duration, Instant};
+
+use tidegate_tests::apps::{HttpApp, RawApp};
+use tidegate_tests::eventually::{SOON, eventually};
+use tidegate_tests::http1::pattern;
+use tidegate_tests::visitors::Visitor;
+use tidegate_tests::{HOST, World};
+
+/// What one stuck stream may hold in each program: 256 KiB of ours and the tunnel's stream window.
+const PER_STREAM_KIB: u64 = 256 + 256;
+
+/// What an allocator and a busy moment add to a process.
+const SLACK_KIB: u64 = 8 * 1024;
+
+#[tokio::test]
+async fn stuck_downloads_are_bounded_and_disturb_nobody() {
+    let world = World::start().await;
+    let app = HttpApp::start("blog").await;
+    let agent = world
+        .agent_with(HOST, app.target(), &["--tunnels", "1"])
+        .await;
+    warm(&world).await;
+    let before = (world.gateway.resident_kib(), agent.resident_kib());
+    let stuck = 20;
+    let mut visitors = Vec::new();
+    for _ in 0..stuck {
+        let mut visitor = Visitor::connect_narrow(world.visitors).await;
+        visitor.send_get(HOST, "/size/50000000").await;
+        visitors.push(visitor);
+    }
+    eventually(SOON, "every download has begun", async || {
+        (app.count("/size/50000000") == stuck).then_some(())
+    })
+    .await;
+    others_are_served(&world).await;
+    let growth = [
+        world.gateway.resident_kib() - before.0,
+        agent.resident_kib() - before.1,
+    ];
+    let most = PER_STREAM_KIB * stuck as u64 + SLACK_KIB;
+    assert!(
+        growth.iter().all(|grown| *grown <= most),
+        "{growth:?} KiB, at most {most}"
+    );
+    // A visitor who was stuck gets every byte when he reads after all.
+    let answer = visitors.remove(0).answer("GET").await;
+    assert_eq!(answer.body.len(), 50_000_000);
+}
+
+#[tokio::test]
+async fn five_visitors_who_never_read_tiny_chunks_disturb_nobody() {
+    let world = World::start().await;
+    let app = HttpApp::start("blog").await;
+    let agent = world
+        .agent_with(HOST, app.target(), &["--tunnels", "1"])
+        .await;
+    warm(&world).await;
+    let tunnels = world.listed().await;
+    let before = (world.gateway.resident_kib(), agent.resident_kib());
+    let mut stuck = Vec::new();
+    for _ in 0..5 {
+        let mut visitor = Visitor::connect_narrow(world.visitors).await;
+        visitor.send_get(HOST, "/drip").await;
+        stuck.push(visitor);
+    }
+    eventually(SOON, "every stream has begun", async || {
+        (app.count("/drip") == 5).then_some(())
+    })
+    .await;
+    others_are_served(&world).await;
+    let growth = [
+        world.gateway.resident_kib() - before.0,
+        agent.resident_kib() - before.1,
+    ];
+    let most = PER_STREAM_KIB * 5 + SLACK_KIB;
+    assert!(
+        growth.iter().all(|grown| *grown <= most),
+        "{growth:?} KiB, at most {most}"
+    );
+    assert_eq!(
+        world.listed().await.len(),
+        tunnels.len(),
+        "the tunnel lives"
+    );
+    assert_eq!(world.gateway.logged(&["ENHANCE_YOUR_CALM"]).len(), 0);
+}
+
+#[tokio::test]
+async fn an_upload_to_an_app_that_does_not_read_is_bounded() {
+    let world = World::start().await;
+    let app = RawApp::start(async |mut reader| {
+        let head = reader.head().await;
+        if head.is_ok_and(|head| head.is_some_and(|head| head.target() == "/stuck")) {
+            // The body is never read, and the connection is never closed.
+            std::future::pending::<()>().await;
+        }
+        use tokio::io::AsyncWriteExt;
+        let _ = reader
+            .io
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+            .await;
+    })
+    .await;
+    let agent = world
+        .agent_with(HOST, &app.target(), &["--tunnels", "1"])
+        .await;
+    let before = (world.gateway.resident_kib(), agent.resident_kib());
+    let mut visitor = world.visitor().await;
+    let head = format!("POST /stuck HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 900000000\r\n\r\n");
+    visitor.send(head).await;
+    let part = pattern(100_000);
+    let mut taken = 0_u64;
+    while tokio::time::timeout(Duration::from_secs(1), visitor.try_send(&part))
+        .await
+        .is_ok()
+    {
+        taken += part.len() as u64;
+        assert!(taken < 64 << 20, "back-pressure reaches the visitor");
+    }
+    let began = Instant::now();
+    assert_eq!(world.get(HOST, "/other").await.text(), "ok");
+    assert!(began.elapsed() < Duration::from_secs(1));
+    let growth = [
+        world.gateway.resident_kib() - before.0,
+        agent.resident_kib() - before.1,
+    ];
+    let most = PER_STREAM_KIB + SLACK_KIB;
+    assert!(
+        growth.iter().all(|grown| *grown <= most),
+        "{growth:?} KiB, at most {most}"
+    );
+}
+
+/// Lets both programs touch the memory that every request needs.
+async fn warm(world: &World) {
+    for _ in 0..20 {
+        assert_eq!(world.get(HOST, "/size/300000").await.body.len(), 300_000);
+    }
+}
+
+/// For two seconds every other visitor of the same tunnel is answered, and soon.
+async fn others_are_served(world: &World) {
+    let end = Instant::now() + Duration::from_secs(2);
+    let mut slowest = Duration::ZERO;
+    while Instant::now() < end {
+        let began = Instant::now();
+        assert_eq!(world.get(HOST, "/size/100000").await.body.len(), 100_000);
+        slowest = slowest.max(began.elapsed());
+    }
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+}

@@ -1,0 +1,224 @@
+//! WebSocket through a reversed tunnel: HTTP/1.1 Upgrade and RFC 8441, to an HTTP/1.1 app (issue §4).
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::ext::Protocol;
+use h2::{RecvStream, SendStream};
+use http::Method;
+use tidegate_tests::eventually::SOON;
+use tidegate_tests::http1::Reader;
+use tidegate_tests::visitors::http2::{piece, response};
+use tidegate_tests::visitors::{H2Visitor, Visitor};
+use tidegate_tests::websocket::{self, KEY, accept, frame, op};
+use tidegate_tests::{HOST, Site, within};
+
+/// The opening handshake of a visitor.
+fn upgrade(path: &str) -> String {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
+    )
+}
+
+async fn open(site: &Site) -> Visitor {
+    let mut visitor = site.visitor().await;
+    visitor.send(upgrade("/ws")).await;
+    let head = visitor.head().await;
+    assert_eq!(head.status(), 101, "{head:?}");
+    assert!(
+        head.lists("connection", "upgrade") && head.lists("upgrade", "websocket"),
+        "{head:?}"
+    );
+    assert_eq!(head.get("sec-websocket-accept"), Some(accept(KEY).as_str()));
+    visitor
+}
+
+async fn expect(visitor: &mut Visitor, opcode: u8, payload: &[u8]) {
+    let got = within(SOON, "a frame", websocket::read(&mut visitor.reader))
+        .await
+        .unwrap();
+    assert_eq!((got.0, got.1.len()), (opcode, payload.len()));
+    assert!(got.1 == payload);
+}
+
+#[tokio::test]
+async fn an_http1_visitor_talks_over_an_upgrade() {
+    let site = Site::start().await;
+    let mut visitor = open(&site).await;
+    for text in ["one", "two"] {
+        visitor.send(frame(op::TEXT, text.as_bytes(), true)).await;
+        expect(&mut visitor, op::TEXT, text.as_bytes()).await;
+    }
+    let large = vec![7; 60_000];
+    visitor.send(frame(op::BINARY, &large, true)).await;
+    expect(&mut visitor, op::BINARY, &large).await;
+    visitor.send(frame(op::PING, b"p", true)).await;
+    expect(&mut visitor, op::PONG, b"p").await;
+    visitor.send(frame(op::CLOSE, &[3, 232], true)).await;
+    expect(&mut visitor, op::CLOSE, &[3, 232]).await;
+    assert_eq!(visitor.closed_within(SOON).await, b"");
+}
+
+#[tokio::test]
+async fn frames_right_behind_the_handshake_are_not_lost() {
+    let site = Site::start().await;
+    let mut visitor = site.visitor().await;
+    let glued = [upgrade("/ws").into_bytes(), frame(op::TEXT, b"early", true)].concat();
+    visitor.send(glued).await;
+    assert_eq!(visitor.head().await.status(), 101);
+    expect(&mut visitor, op::TEXT, b"early").await;
+}
+
+#[tokio::test]
+async fn a_refused_upgrade_passes_as_an_answer() {
+    let site = Site::start().await;
+    let mut visitor = site.visitor().await;
+    visitor.send(upgrade("/status/404")).await;
+    let answer = visitor.answer("GET").await;
+    assert_eq!((answer.status(), answer.text().as_str()), (404, "status\n"));
+    visitor.send_get(HOST, "/hello").await;
+    assert_eq!(
+        visitor.answer("GET").await.status(),
+        200,
+        "the connection is still HTTP"
+    );
+}
+
+#[tokio::test]
+async fn a_visitor_who_vanishes_closes_the_apps_side() {
+    let site = Site::start().await;
+    let visitor = open(&site).await;
+    let streams = async || site.world.streams(HOST).await;
+    assert_eq!(streams().await, 1);
+    visitor.reset();
+    tidegate_tests::eventually(Duration::from_secs(1), "the stream ends", async || {
+        (streams().await == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_idle_websocket_stays_open() {
+    let site = Site::start().await;
+    let mut visitor = open(&site).await;
+    // Longer than the ping interval and than the head timeout: neither is a limit of a WebSocket.
+    let silence = tokio::time::timeout(Duration::from_secs(12), visitor.reader.some(1)).await;
+    assert!(
+        silence.is_err(),
+        "nothing may come, and not the end: {silence:?}"
+    );
+    visitor.send(frame(op::TEXT, b"still here", true)).await;
+    expect(&mut visitor, op::TEXT, b"still here").await;
+}
+
+#[tokio::test]
+async fn other_upgrades_are_not_offered_to_the_app() {
+    let site = Site::start().await;
+    let request = format!(
+        "GET /headers HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade, HTTP2-Settings\r\n\
+         Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n"
+    );
+    let answer = site.ask("GET", request).await;
+    assert_eq!(answer.status(), 200);
+    let head = site.app.last_request();
+    assert_eq!(
+        (head.get("upgrade"), head.get("http2-settings")),
+        (None, None)
+    );
+}
+
+/// One WebSocket of an HTTP/2 visitor.
+struct Channel {
+    send: SendStream<Bytes>,
+    receive: RecvStream,
+    buffer: Vec<u8>,
+}
+
+impl Channel {
+    async fn open(visitor: &mut H2Visitor, path: &str) -> Self {
+        visitor.extended_connect().await;
+        let mut head = visitor.head(Method::CONNECT, HOST, path);
+        head.extensions_mut()
+            .insert(Protocol::from_static("websocket"));
+        head.headers_mut()
+            .insert("sec-websocket-version", "13".parse().unwrap());
+        let (future, send) = visitor.begin(head, false).await;
+        let response = response(future).await;
+        assert_eq!(response.status(), 200);
+        assert_eq!(
+            response.headers().get("sec-websocket-accept"),
+            None,
+            "RFC 8441 §5.1"
+        );
+        Self {
+            send,
+            receive: response.into_body(),
+            buffer: Vec::new(),
+        }
+    }
+
+    async fn exchange(&mut self, opcode: u8, payload: &[u8]) {
+        self.send
+            .send_data(frame(opcode, payload, true).into(), false)
+            .unwrap();
+        let expected = frame(opcode, payload, false);
+        while self.buffer.len() < expected.len() {
+            self.buffer
+                .extend(piece(&mut self.receive).await.expect("more bytes"));
+        }
+        let rest = self.buffer.split_off(expected.len());
+        assert!(self.buffer == expected, "the echo");
+        self.buffer = rest;
+    }
+}
+
+#[tokio::test]
+async fn an_http2_visitor_talks_over_extended_connect() {
+    let site = Site::start().await;
+    let tls = site.world.visitor_tls(&["h2"]);
+    let mut visitor = H2Visitor::connect_tls(site.world.visitors_tls, HOST, tls).await;
+    let mut one = Channel::open(&mut visitor, "/ws").await;
+    let mut two = Channel::open(&mut visitor, "/ws?two").await;
+    one.exchange(op::TEXT, b"one").await;
+    two.exchange(op::TEXT, b"two").await;
+    one.exchange(op::BINARY, &vec![9; 50_000]).await;
+    one.exchange(op::CLOSE, &[3, 232]).await;
+    assert_eq!(
+        piece(&mut one.receive).await,
+        None,
+        "END_STREAM after the closing handshake"
+    );
+    two.exchange(op::TEXT, b"unaffected").await;
+    assert_eq!(visitor.get(HOST, "/hello").await.status, 200);
+    let head = site
+        .app
+        .requests()
+        .into_iter()
+        .find(|head| head.target() == "/ws")
+        .unwrap();
+    assert_eq!(head.method(), "GET", "the app sees an ordinary handshake");
+    assert!(head.get("sec-websocket-key").is_some());
+}
+
+#[tokio::test]
+async fn an_http2_visitor_learns_of_a_refusal() {
+    let site = Site::start().await;
+    let mut visitor = H2Visitor::connect(site.world.visitors).await;
+    visitor.extended_connect().await;
+    let mut head = visitor.head(Method::CONNECT, HOST, "/status/403");
+    head.extensions_mut()
+        .insert(Protocol::from_static("websocket"));
+    let (future, _send) = visitor.begin(head, false).await;
+    assert_eq!(response(future).await.status(), 403);
+}
+
+/// The frame code of the harness against the example of RFC 6455 §5.7.
+#[tokio::test]
+async fn the_masked_hello_of_the_rfc_is_read() {
+    let wire: &[u8] = b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58";
+    assert_eq!(frame(op::TEXT, b"Hello", true), wire);
+    let (opcode, payload) = websocket::read(&mut Reader::new(wire)).await.unwrap();
+    assert_eq!((opcode, payload.as_ref()), (op::TEXT, &b"Hello"[..]));
+    assert_eq!(accept(KEY), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+}
