@@ -4,11 +4,18 @@
     reason = "a failing step of a test is a failing test"
 )]
 
+mod agent;
 mod back_pressure;
 mod forwarded_headers;
 mod grpc;
+mod haproxy;
 mod harness;
 mod held;
+mod hostile_agent;
+mod hostile_http1;
+mod hostile_http2;
+mod lifetime;
+mod liveness;
 mod names_and_certs;
 mod pass_through;
 mod reversal;

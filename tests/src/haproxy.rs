@@ -12,8 +12,8 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::eventually::{SOON, eventually};
 use crate::program::Program;
 
-/// What a test prints when there is none.
-pub const SKIPPED: &str = "skipped: no HAProxy with reverse HTTP (run tests/peers/haproxy.sh)";
+/// What is printed when there is none.
+const SKIPPED: &str = "skipped: no HAProxy with reverse HTTP (run tests/peers/haproxy.sh)";
 
 /// A HAProxy that can be started: its path, and its version as `(major, minor)`.
 #[derive(Debug, Clone)]
@@ -21,6 +21,16 @@ pub struct Installed {
     path: PathBuf,
     /// For features that came later than 2.9.
     pub version: (u32, u32),
+}
+
+/// [`installed`], or `None` and a printed reason why.
+#[must_use]
+pub fn available() -> Option<Installed> {
+    let found = installed();
+    if found.is_none() {
+        eprintln!("{SKIPPED}");
+    }
+    found
 }
 
 /// The HAProxy named by `TIDEGATE_HAPROXY`, or the one that `tests/peers/haproxy.sh` fetched; at least 2.9.

@@ -19,6 +19,18 @@ pub struct Netns {
 static MADE: AtomicU32 = AtomicU32::new(0);
 
 impl Netns {
+    /// A namespace, or `None` and a printed reason where this machine cannot make one.
+    #[must_use]
+    pub fn available() -> Option<Self> {
+        match Self::create() {
+            Ok(made) => Some(made),
+            Err(why) => {
+                eprintln!("skipped: {why}");
+                None
+            }
+        }
+    }
+
     /// Makes a namespace and its cable.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 //! [`gateway::RawGateway`] waits for an agent.
 
 pub mod agent;
+pub mod farm;
 pub mod frame;
 pub mod gateway;
 pub mod hpack;

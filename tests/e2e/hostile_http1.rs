@@ -1,0 +1,337 @@
+//! Visitors who send HTTP/1 that two readers could understand differently, or that never ends (`reliability.md` §2.2).
+
+use std::time::{Duration, Instant};
+
+use tidegate_tests::eventually::SOON;
+use tidegate_tests::visitors::Visitor;
+use tidegate_tests::{HOST, Site, World};
+
+/// Sends bytes and expects a refusal: one of `statuses` and a closed connection, and nothing at the app.
+async fn refused(site: &Site, what: &str, bytes: impl AsRef<[u8]>, statuses: &[u16]) {
+    let before = site.app.requests().len();
+    let mut visitor = site.visitor().await;
+    visitor.send(bytes).await;
+    let answer = visitor.answer("GET").await;
+    assert!(
+        statuses.contains(&answer.status()),
+        "{what}: {}",
+        answer.status()
+    );
+    let rest = visitor.closed_within(SOON).await;
+    assert!(
+        rest.is_empty(),
+        "{what}: one answer only: {:?}",
+        String::from_utf8_lossy(&rest)
+    );
+    let seen = site.app.requests().split_off(before);
+    assert!(seen.is_empty(), "{what} reached the app: {seen:?}");
+}
+
+fn post(fields: &str, body: &str) -> String {
+    format!("POST /x HTTP/1.1\r\nHost: {HOST}\r\n{fields}\r\n{body}")
+}
+
+const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: blog.test\r\n\r\n";
+
+#[tokio::test]
+async fn two_framings_are_refused() {
+    let site = Site::start().await;
+    let chunked = "Transfer-Encoding: chunked\r\n";
+    let cases = [
+        ("CL.TE", format!("Content-Length: 6\r\n{chunked}")),
+        ("TE.CL", format!("{chunked}Content-Length: 6\r\n")),
+        ("two TE", format!("{chunked}{chunked}")),
+        (
+            "TE identity, then chunked",
+            "Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n".into(),
+        ),
+        (
+            "chunked not last",
+            "Transfer-Encoding: chunked, gzip\r\n".into(),
+        ),
+        (
+            "chunked twice",
+            "Transfer-Encoding: chunked, chunked\r\n".into(),
+        ),
+        ("xchunked", "Transfer-Encoding: xchunked\r\n".into()),
+        (
+            "space before the colon",
+            "Transfer-Encoding : chunked\r\n".into(),
+        ),
+        ("vertical tab", "Transfer-Encoding: \u{b}chunked\r\n".into()),
+        ("quoted", "Transfer-Encoding: \"chunked\"\r\n".into()),
+        ("folded", "Transfer-Encoding:\r\n chunked\r\n".into()),
+        (
+            "two lengths",
+            "Content-Length: 5\r\nContent-Length: 6\r\n".into(),
+        ),
+        ("two lengths in a list", "Content-Length: 5, 6\r\n".into()),
+    ];
+    for (what, fields) in cases {
+        let body = format!("0\r\n\r\n{SMUGGLED}");
+        refused(&site, what, post(&fields, &body), &[400, 501]).await;
+    }
+    let old = format!("POST /x HTTP/1.0\r\nHost: {HOST}\r\n{chunked}\r\n0\r\n\r\n{SMUGGLED}");
+    refused(&site, "TE in HTTP/1.0", old, &[400, 501]).await;
+}
+
+#[tokio::test]
+async fn lengths_that_are_no_numbers_are_refused() {
+    let site = Site::start().await;
+    for length in [
+        "+5",
+        "-1",
+        "0x10",
+        "",
+        "5 5",
+        "1e3",
+        "5;",
+        "18446744073709551616",
+        "18446744073709551619",
+        "99999999999999999999999999",
+        "\u{661}",
+        "5\u{b}",
+    ] {
+        let fields = format!("Content-Length: {length}\r\n");
+        refused(&site, &fields, post(&fields, "hello"), &[400, 413]).await;
+    }
+}
+
+#[tokio::test]
+async fn broken_chunks_do_not_become_requests() {
+    let site = Site::start().await;
+    for (what, body) in [
+        ("no size", "\r\nhello\r\n0\r\n\r\n"),
+        ("negative", "-5\r\nhello\r\n0\r\n\r\n"),
+        ("prefix", "0x5\r\nhello\r\n0\r\n\r\n"),
+        ("underscore", "0_5\r\nhello\r\n0\r\n\r\n"),
+        ("17 digits", "10000000000000005\r\nhello\r\n0\r\n\r\n"),
+        ("too short", "4\r\nhello\r\n0\r\n\r\n"),
+        ("bare LF in an extension", "5;a\nb\r\nhello\r\n0\r\n\r\n"),
+        ("bare CR", "5\rhello\r\n0\r\n\r\n"),
+        ("space", "5 5\r\nhello\r\n0\r\n\r\n"),
+    ] {
+        let mut visitor = site.visitor().await;
+        let request = post(
+            "Transfer-Encoding: chunked\r\n",
+            &format!("{body}{SMUGGLED}"),
+        );
+        visitor.send(request).await;
+        // The head was good and may have been passed on; the body is not, so no second request may follow it.
+        let rest = visitor.closed_within(SOON).await;
+        let text = String::from_utf8_lossy(&rest).into_owned();
+        assert!(
+            text.is_empty() || text.contains("HTTP/1.1 400") || text.contains("HTTP/1.1 502"),
+            "{what}: {text}"
+        );
+        assert_eq!(site.app.count("/smuggled"), 0, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn malformed_heads_are_refused() {
+    let site = Site::start().await;
+    let host = format!("Host: {HOST}\r\n");
+    for (what, head) in [
+        (
+            "an empty name",
+            format!("GET / HTTP/1.1\r\n{host}: x\r\n\r\n"),
+        ),
+        (
+            "space in a name",
+            format!("GET / HTTP/1.1\r\n{host}X Y: z\r\n\r\n"),
+        ),
+        (
+            "space before the colon",
+            format!("GET / HTTP/1.1\r\n{host}X : z\r\n\r\n"),
+        ),
+        (
+            "a folded value",
+            format!("GET / HTTP/1.1\r\n{host}X: a\r\n b\r\n\r\n"),
+        ),
+        (
+            "NUL in a value",
+            format!("GET / HTTP/1.1\r\n{host}X: a\0b\r\n\r\n"),
+        ),
+        (
+            "CR in a value",
+            format!("GET / HTTP/1.1\r\n{host}X: a\rb\r\n\r\n"),
+        ),
+        (
+            "no colon",
+            format!("GET / HTTP/1.1\r\n{host}nothing\r\n\r\n"),
+        ),
+        ("a space first", format!("GET / HTTP/1.1\r\n {host}\r\n")),
+        (
+            "two spaces in the line",
+            format!("GET  / HTTP/1.1\r\n{host}\r\n"),
+        ),
+        ("version 1.7", format!("GET / HTTP/1.7\r\n{host}\r\n")),
+        ("version 2.0", format!("GET / HTTP/2.0\r\n{host}\r\n")),
+        ("no version", format!("GET /\r\n{host}\r\n")),
+        (
+            "a method with brackets",
+            format!("G(T / HTTP/1.1\r\n{host}\r\n"),
+        ),
+        (
+            "NUL in the target",
+            format!("GET /\0 HTTP/1.1\r\n{host}\r\n"),
+        ),
+        (
+            "a target without slash",
+            format!("GET x HTTP/1.1\r\n{host}\r\n"),
+        ),
+        (
+            "an asterisk for GET",
+            format!("GET * HTTP/1.1\r\n{host}\r\n"),
+        ),
+        ("not HTTP", "SSH-2.0-OpenSSH_9.2\r\n\r\n".to_owned()),
+        (
+            "a PROXY v1 header",
+            format!("PROXY TCP4 9.9.9.9 9.9.9.9 1 2\r\nGET / HTTP/1.1\r\n{host}\r\n"),
+        ),
+    ] {
+        refused(&site, what, head, &[400, 405, 414, 431, 505]).await;
+    }
+}
+
+#[tokio::test]
+async fn connect_and_trace_do_not_make_a_proxy() {
+    let site = Site::start().await;
+    let connect = "CONNECT 127.0.0.1:22 HTTP/1.1\r\nHost: 127.0.0.1:22\r\n\r\n";
+    let answer = site.ask("GET", connect).await;
+    assert!(matches!(answer.status(), 400 | 405), "{}", answer.status());
+    let connect = format!("CONNECT {HOST}:443 HTTP/1.1\r\nHost: {HOST}:443\r\n\r\n");
+    let answer = site.ask("GET", connect).await;
+    assert!(matches!(answer.status(), 400 | 405), "{}", answer.status());
+    assert_eq!(site.app.requests().len(), 0);
+}
+
+#[tokio::test]
+async fn tls_bytes_on_the_clear_port_are_closed() {
+    let site = Site::start().await;
+    let mut visitor = site.visitor().await;
+    visitor
+        .send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+        .await;
+    visitor.half_close().await;
+    visitor.closed_within(SOON).await;
+    assert_eq!(site.get("/hello").await.status(), 200);
+}
+
+#[tokio::test]
+async fn bytes_behind_an_upgrade_stay_http_when_it_is_refused() {
+    let site = Site::start().await;
+    let mut visitor = site.visitor().await;
+    let upgrade = format!(
+        "GET /status/404 HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    visitor
+        .send(format!(
+            "{upgrade}GET /hello HTTP/1.1\r\nHost: {HOST}\r\n\r\n"
+        ))
+        .await;
+    assert_eq!(visitor.answer("GET").await.status(), 404);
+    // The gateway may close after a refusal, but what follows is answered as HTTP or not at all.
+    if let Ok(answer) = visitor.try_answer("GET").await {
+        assert_eq!(answer.text(), "hello from blog\n");
+    }
+}
+
+#[tokio::test]
+async fn heads_that_are_too_large_are_a_431() {
+    let site = Site::start().await;
+    let value = "v".repeat(300_000);
+    let many: String = (0..1000).map(|n| format!("X-{n}: 1\r\n")).collect();
+    let path = "p".repeat(300_000);
+    for (what, head) in [
+        (
+            "a large value",
+            format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nX: {value}\r\n\r\n"),
+        ),
+        (
+            "1,000 fields",
+            format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n{many}\r\n"),
+        ),
+        (
+            "a long target",
+            format!("GET /{path} HTTP/1.1\r\nHost: {HOST}\r\n\r\n"),
+        ),
+    ] {
+        let mut visitor = site.visitor().await;
+        // The gateway answers before it has read all: what is still being sent may meet a closed connection.
+        let _ = visitor.try_send(head).await;
+        if let Ok(answer) = visitor.try_answer("GET").await {
+            assert!(
+                matches!(answer.status(), 414 | 431),
+                "{what}: {}",
+                answer.status()
+            );
+        }
+        assert_eq!(site.app.requests().len(), 0, "{what}");
+    }
+    let fits = "v".repeat(30_000);
+    let head = format!("GET /hello HTTP/1.1\r\nHost: {HOST}\r\nX: {fits}\r\n\r\n");
+    assert_eq!(
+        site.ask("GET", head).await.status(),
+        200,
+        "30 KB is not too large"
+    );
+}
+
+/// Slowloris: silence, half a head, a byte now and then. Each ends with the head's deadline (10 s), all at once here.
+#[tokio::test]
+async fn heads_that_never_end_are_ended() {
+    let world = World::start().await;
+    let limit = Duration::from_secs(13);
+    let began = Instant::now();
+    let stalled = async |bytes: &str| {
+        let mut visitor = world.visitor().await;
+        visitor.send(bytes).await;
+        String::from_utf8_lossy(&visitor.closed_within(limit).await).into_owned()
+    };
+    let dripping = async {
+        let mut visitor = world.visitor().await;
+        visitor
+            .send(format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n"))
+            .await;
+        let mut every = tokio::time::interval(Duration::from_millis(500));
+        while began.elapsed() < limit && visitor.try_send("X: y\r\n").await.is_ok() {
+            every.tick().await;
+        }
+        visitor.closed_within(Duration::from_secs(1)).await;
+    };
+    let tls = async {
+        // A TLS handshake that stops after its first bytes.
+        let mut visitor = Visitor::connect(world.visitors_tls).await;
+        visitor.send(b"\x16\x03\x01\x02\x00\x01").await;
+        visitor.closed_within(limit).await;
+    };
+    let (silent, half, (), ()) = tokio::join!(stalled(""), stalled("GET / HT"), dripping, tls);
+    assert!(silent.is_empty() || silent.contains(" 408 "), "{silent}");
+    assert!(half.is_empty() || half.contains(" 408 "), "{half}");
+    assert!(began.elapsed() < limit, "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn two_hundred_slow_visitors_keep_nobody_out() {
+    let site = Site::start().await;
+    let mut slow = Vec::new();
+    for _ in 0..200 {
+        let mut visitor = site.visitor().await;
+        visitor
+            .send(format!(
+                "POST /upload HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 10\r\n"
+            ))
+            .await;
+        slow.push(visitor);
+    }
+    let began = Instant::now();
+    assert_eq!(site.get("/hello").await.status(), 200);
+    assert!(
+        began.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        began.elapsed()
+    );
+}

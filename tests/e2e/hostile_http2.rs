@@ -1,0 +1,442 @@
+//! Visitors who attack with HTTP/2 frames: floods, resets, and heads that would smuggle (`reliability.md` §2.1, §2.2).
+
+use std::time::{Duration, Instant};
+
+use tidegate_tests::conn::Conn;
+use tidegate_tests::eventually::SOON;
+use tidegate_tests::peers::frame::{Frame, PREFACE, code, flag, kind, setting};
+use tidegate_tests::peers::{Event, Peer, field, hpack};
+use tidegate_tests::{HOST, Site, within};
+
+/// A visitor of frames on the clear-text port.
+async fn visitor(site: &Site) -> Peer {
+    visitor_with(site, &[]).await
+}
+
+async fn visitor_with(site: &Site, settings: &[(u16, u32)]) -> Peer {
+    let mut peer = Peer::over(Conn::plain(site.world.visitors).await.unwrap());
+    let opening = [PREFACE.as_slice(), &Frame::settings(settings).encode()].concat();
+    peer.write(&opening).await.unwrap();
+    peer
+}
+
+fn get(path: &str) -> Vec<(&str, &str)> {
+    vec![
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":authority", HOST),
+        (":path", path),
+    ]
+}
+
+/// What becomes of a request on `stream`: its status, or the code of its reset, or the end of the connection.
+#[derive(Debug, PartialEq, Eq)]
+enum Fate {
+    Status(u16),
+    Reset(u32),
+    Closed,
+}
+
+async fn fate(peer: &mut Peer, stream: u32) -> Fate {
+    within(SOON, "a request's fate", async {
+        loop {
+            match peer.event().await {
+                Ok(Event::Head {
+                    stream: on, fields, ..
+                }) if on == stream => {
+                    return Fate::Status(field(&fields, ":status").unwrap().parse().unwrap());
+                }
+                Ok(Event::Frame(frame))
+                    if frame.stream == stream && frame.kind == kind::RST_STREAM =>
+                {
+                    return Fate::Reset(frame.code());
+                }
+                Ok(_) => {}
+                Err(_) => return Fate::Closed,
+            }
+        }
+    })
+    .await
+}
+
+/// Heads with which an HTTP/2 visitor would write another request into HTTP/1, or confuse the routing.
+#[tokio::test]
+async fn heads_that_would_smuggle_do_not_reach_the_app() {
+    let site = Site::start().await;
+    let with = |name: &'static str, value: &'static str| {
+        let mut fields = get("/x");
+        fields.push((name, value));
+        fields
+    };
+    let replaced = |name: &'static str, value: &'static str| {
+        let fields = get("/x").into_iter();
+        fields
+            .map(|(n, v)| if n == name { (n, value) } else { (n, v) })
+            .collect::<Vec<_>>()
+    };
+    let cases = [
+        (
+            "CRLF in a value",
+            with(
+                "x",
+                "a\r\nGET /smuggled HTTP/1.1\r\nHost: blog.test\r\n\r\n",
+            ),
+        ),
+        ("LF in a value", with("x", "a\nX-Owned: 1")),
+        ("NUL in a value", with("x", "a\0b")),
+        ("CRLF in a name", with("x: y\r\nx-owned", "1")),
+        ("space in a name", with("x y", "1")),
+        ("colon in a name", with("x:y", "1")),
+        ("an empty name", with("", "1")),
+        ("an upper-case name", with("X-Upper", "1")),
+        ("transfer-encoding", with("transfer-encoding", "chunked")),
+        ("connection", with("connection", "close")),
+        ("proxy-connection", with("proxy-connection", "close")),
+        ("keep-alive", with("keep-alive", "1")),
+        ("upgrade", with("upgrade", "h2c")),
+        ("te of more than trailers", with("te", "gzip")),
+        (
+            "space in the path",
+            replaced(
+                ":path",
+                "/x HTTP/1.1\r\nHost: blog.test\r\n\r\nGET /smuggled",
+            ),
+        ),
+        ("a path without slash", replaced(":path", "x")),
+        ("an empty path", replaced(":path", "")),
+        ("an absolute path", replaced(":path", "http://other.test/")),
+        (
+            "space in the method",
+            replaced(":method", "GET /smuggled HTTP/1.1"),
+        ),
+        ("an empty method", replaced(":method", "")),
+        (
+            "a scheme of words",
+            replaced(":scheme", "http://other.test/?x="),
+        ),
+        (
+            "userinfo in the authority",
+            replaced(":authority", "user@blog.test"),
+        ),
+        (
+            "a slash in the authority",
+            replaced(":authority", "blog.test/x"),
+        ),
+        (
+            "space in the authority",
+            replaced(":authority", "blog.test x"),
+        ),
+        ("two paths", with(":path", "/y")),
+        ("two methods", with(":method", "POST")),
+        ("two authorities", with(":authority", "other.test")),
+        ("an unknown pseudo-field", with(":owned", "1")),
+        ("a response's pseudo-field", with(":status", "200")),
+        ("another host", with("host", "other.test")),
+        (
+            "no path",
+            get("/x")
+                .into_iter()
+                .filter(|(name, _)| *name != ":path")
+                .collect(),
+        ),
+        (
+            "no method",
+            get("/x")
+                .into_iter()
+                .filter(|(name, _)| *name != ":method")
+                .collect(),
+        ),
+        (
+            "no authority",
+            get("/x")
+                .into_iter()
+                .filter(|(name, _)| *name != ":authority")
+                .collect(),
+        ),
+    ];
+    for (what, fields) in cases {
+        let mut peer = visitor(&site).await;
+        peer.send_head(1, &fields, true).await;
+        let fate = fate(&mut peer, 1).await;
+        let refused = matches!(
+            fate,
+            Fate::Status(400 | 405 | 501) | Fate::Reset(_) | Fate::Closed
+        );
+        assert!(refused, "{what}: {fate:?}");
+        let seen = site.app.requests();
+        assert!(seen.is_empty(), "{what} reached the app: {seen:?}");
+    }
+}
+
+/// A body that does not have the length that it declared is not complete for the app, and its connection is not reused.
+#[tokio::test]
+async fn a_body_of_another_length_is_not_passed_as_whole() {
+    let site = Site::start().await;
+    let mut head = vec![
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":authority", HOST),
+        (":path", "/upload"),
+    ];
+    head.push(("content-length", "10"));
+    let endings: [(&str, Vec<Frame>); 3] = [
+        ("too short", vec![Frame::data(1, b"short", true)]),
+        (
+            "too long",
+            vec![Frame::data(1, b"0123456789 and more", true)],
+        ),
+        (
+            "ended by trailers",
+            vec![
+                Frame::data(1, b"short", false),
+                Frame::headers(1, hpack::encode(&[("x", "1")]), true),
+            ],
+        ),
+    ];
+    for (what, frames) in endings {
+        let mut peer = visitor(&site).await;
+        peer.send_head(1, &head, false).await;
+        peer.send_all(&frames).await.unwrap();
+        let fate = fate(&mut peer, 1).await;
+        assert_ne!(fate, Fate::Status(200), "{what}");
+        assert_eq!(
+            site.get("/hello").await.text(),
+            "hello from blog\n",
+            "{what}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_rapid_reset_starts_few_requests_and_stops_nobody() {
+    let site = Site::start().await;
+    let mut peer = visitor(&site).await;
+    let cpu = site.world.gateway.cpu_time();
+    let block = hpack::encode(&get("/never"));
+    let mut stream = 1;
+    'attack: for _ in 0..100 {
+        let mut frames = Vec::new();
+        for _ in 0..100 {
+            frames.push(Frame::headers(stream, block.clone(), true));
+            frames.push(Frame::reset(stream, code::CANCEL));
+            stream += 2;
+        }
+        if peer.send_all(&frames).await.is_err() {
+            break 'attack;
+        }
+    }
+    served(&site).await;
+    let started = site.app.count("/never");
+    assert!(started <= 200, "{started} requests at the app");
+    let used = site.world.gateway.cpu_time() - cpu;
+    assert!(used < Duration::from_secs(3), "{used:?} of CPU");
+}
+
+/// Making the gateway reset, and not resetting oneself (CVE-2025-8671).
+#[tokio::test]
+async fn a_made_reset_cancels_what_it_started() {
+    let site = Site::start().await;
+    let mut peer = visitor(&site).await;
+    let block = hpack::encode(&get("/never"));
+    let mut stream = 1;
+    for _ in 0..1000 {
+        let frames = [
+            Frame::headers(stream, block.clone(), true),
+            Frame::window(stream, 0),
+        ];
+        if peer.send_all(&frames).await.is_err() {
+            break;
+        }
+        stream += 2;
+    }
+    served(&site).await;
+    drop(peer);
+    // Whatever was started is ended with its visitor.
+    tidegate_tests::eventually(SOON, "no stream is left on the tunnels", async || {
+        (site.world.streams(HOST).await == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn floods_are_absorbed_or_ended() {
+    let site = Site::start().await;
+    let memory = site.world.gateway.resident_kib();
+    let floods: [(&str, Vec<Frame>); 6] = [
+        ("PING", vec![Frame::ping([1; 8], false); 200]),
+        (
+            "SETTINGS",
+            vec![Frame::settings(&[(setting::INITIAL_WINDOW_SIZE, 1)]); 200],
+        ),
+        (
+            "table size to and fro",
+            vec![Frame::settings(&[(1, 0)]), Frame::settings(&[(1, 1 << 20)])],
+        ),
+        ("PRIORITY", vec![Frame::new(2, 0, 1, [0, 0, 0, 0, 16]); 200]),
+        ("WINDOW_UPDATE", vec![Frame::window(0, 1); 200]),
+        (
+            "unknown frames",
+            vec![Frame::new(0xbb, 0xff, 0, vec![0; 50]); 200],
+        ),
+    ];
+    for (what, frames) in floods {
+        let mut peer = visitor(&site).await;
+        let end = Instant::now() + Duration::from_secs(1);
+        while Instant::now() < end {
+            // Nothing is read: what the gateway wants to answer must not pile up in it.
+            let sent =
+                tokio::time::timeout(Duration::from_millis(300), peer.send_all(&frames)).await;
+            if !matches!(sent, Ok(Ok(()))) {
+                break;
+            }
+        }
+        served(&site).await;
+        let grown = site.world.gateway.resident_kib().saturating_sub(memory);
+        assert!(grown < 64 * 1024, "{what}: {grown} KiB more");
+    }
+}
+
+#[tokio::test]
+async fn endless_field_blocks_are_ended() {
+    let site = Site::start().await;
+    for payload in [0, 1, 16_000] {
+        let mut peer = visitor(&site).await;
+        let mut wire = Frame::new(
+            kind::HEADERS,
+            flag::END_STREAM,
+            1,
+            hpack::encode(&get("/x")),
+        )
+        .encode();
+        wire.extend(
+            (0..64).flat_map(|_| Frame::new(kind::CONTINUATION, 0, 1, vec![0; payload]).encode()),
+        );
+        let mut sent = 0;
+        while peer.write(&wire).await.is_ok() {
+            wire = Frame::new(kind::CONTINUATION, 0, 1, vec![0; payload])
+                .encode()
+                .repeat(64);
+            sent += 64;
+            assert!(
+                sent < 20_000,
+                "{payload}-byte CONTINUATION frames without end"
+            );
+        }
+        served(&site).await;
+    }
+    assert_eq!(site.app.count("/x"), 0);
+}
+
+/// 3.9 KB that are referred to 4,000 times (CVE-2016-6581).
+#[tokio::test]
+async fn a_compressed_bomb_is_refused() {
+    let site = Site::start().await;
+    let mut peer = visitor(&site).await;
+    let mut block = hpack::encode(&get("/bomb"));
+    // 0x40: a literal with incremental indexing and a name of its own; then its index, 62, again and again.
+    block.extend([0x40, 1, b'x', 0x7f]);
+    let mut rest = 3900 - 127;
+    while rest >= 128 {
+        block.push(u8::try_from(rest % 128).unwrap() | 128);
+        rest /= 128;
+    }
+    block.push(u8::try_from(rest).unwrap());
+    block.extend([b'v'; 3900]);
+    block.extend([0x80 | 62; 4000]);
+    peer.send(Frame::headers(1, block, true)).await;
+    let fate = fate(&mut peer, 1).await;
+    assert!(
+        matches!(fate, Fate::Status(431) | Fate::Reset(_) | Fate::Closed),
+        "{fate:?}"
+    );
+    assert_eq!(site.app.count("/bomb"), 0);
+    served(&site).await;
+}
+
+/// More streams than the gateway offers are refused; those within the limit are served.
+#[tokio::test]
+async fn too_many_streams_are_refused() {
+    let site = Site::start().await;
+    let mut peer = visitor(&site).await;
+    let Event::Frame(settings) = peer.event().await.unwrap() else {
+        panic!("the gateway's SETTINGS come first")
+    };
+    let offered = settings
+        .payload
+        .chunks(6)
+        .find(|entry| entry[..2] == setting::MAX_CONCURRENT_STREAMS.to_be_bytes())
+        .map(|entry| u32::from_be_bytes(entry[2..6].try_into().unwrap()));
+    assert!(
+        offered.is_some_and(|most| (10..=1000).contains(&most)),
+        "{offered:?}"
+    );
+    let block = hpack::encode(&get("/never"));
+    let frames: Vec<Frame> = (0..5000)
+        .map(|count| Frame::headers(count * 2 + 1, block.clone(), true))
+        .collect();
+    let _ = peer.send_all(&frames).await;
+    served(&site).await;
+    assert!(
+        site.app.count("/never") <= offered.unwrap() as usize,
+        "{}",
+        site.app.count("/never")
+    );
+}
+
+/// A window of zero: the visitor's own streams wait, and nobody else's.
+#[tokio::test]
+async fn a_window_of_zero_costs_little() {
+    let site = Site::start().await;
+    let memory = site.world.gateway.resident_kib();
+    let mut peer = visitor_with(&site, &[(setting::INITIAL_WINDOW_SIZE, 0)]).await;
+    for count in 0..50 {
+        peer.send_head(count * 2 + 1, &get("/size/1000000"), true)
+            .await;
+    }
+    tidegate_tests::eventually(SOON, "the requests are at the app", async || {
+        (site.app.count("/size/1000000") == 50).then_some(())
+    })
+    .await;
+    served(&site).await;
+    let grown = site.world.gateway.resident_kib().saturating_sub(memory);
+    assert!(grown < 50 * 512 + 8 * 1024, "{grown} KiB for 50 streams");
+}
+
+/// Half a preface, no SETTINGS, HEADERS without their end: none may hold a connection for ever (all at once, ~10 s).
+#[tokio::test]
+async fn openings_that_stall_are_ended() {
+    let site = Site::start().await;
+    let limit = Duration::from_secs(14);
+    let stalled = async |bytes: Vec<u8>| {
+        let mut peer = Peer::over(Conn::plain(site.world.visitors).await.unwrap());
+        peer.write(&bytes).await.unwrap();
+        peer.until_closed(limit).await;
+    };
+    let settings = [PREFACE.as_slice(), &Frame::settings(&[]).encode()].concat();
+    let block = hpack::encode(&get("/x"));
+    let open = [
+        settings.as_slice(),
+        &Frame::new(kind::HEADERS, 0, 1, block).encode(),
+    ]
+    .concat();
+    tokio::join!(
+        stalled(PREFACE[..10].to_vec()),
+        stalled(PREFACE.to_vec()),
+        stalled(open),
+        stalled([settings.as_slice(), &[0, 0]].concat()),
+    );
+    assert_eq!(site.app.count("/x"), 0);
+}
+
+/// During and after an attack another visitor is answered within a second.
+async fn served(site: &Site) {
+    for _ in 0..5 {
+        let began = Instant::now();
+        assert_eq!(site.get("/hello").await.status(), 200);
+        assert!(
+            began.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            began.elapsed()
+        );
+    }
+}

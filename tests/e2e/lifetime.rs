@@ -1,0 +1,183 @@
+//! A tunnel lives for weeks: what h2 counts over a connection's life must not be a way to kill it (issue §6,
+//! `wire.md` §1.10 rows 17 to 19).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tidegate_tests::eventually::{SOON, eventually};
+use tidegate_tests::peers::farm::Farm;
+use tidegate_tests::peers::frame::{Frame, code};
+use tidegate_tests::peers::hpack;
+use tidegate_tests::task::{Task, spawn};
+use tidegate_tests::visitors::Visitor;
+use tidegate_tests::visitors::http1::try_get;
+use tidegate_tests::{HOST, World};
+
+/// A site behind two tunnels of agents by hand.
+struct Scene {
+    world: World,
+    farm: Farm,
+}
+
+impl Scene {
+    async fn start() -> Self {
+        let world = World::start().await;
+        let identity = world.pki.agent(&[HOST]);
+        let farm = Farm::start(world.tunnels, &world.pki, &identity, 2, answer);
+        world.wait_filed(HOST, 2, SOON).await;
+        Self { world, farm }
+    }
+}
+
+/// `/empties`: 300 empty DATA frames before the body. `/tiny`: 5,000 one-byte frames. `/broken`: a response that
+/// the gateway must reset itself. `/reset`: one that the agent resets. Anything else: `plain`.
+fn answer(stream: u32, path: &str) -> Vec<Frame> {
+    let head = |fields: &[(&str, &str)]| Frame::headers(stream, hpack::encode(fields), false);
+    let ok = [(":status", "200")];
+    let body = |text: &str| Frame::data(stream, text.as_bytes(), true);
+    match path {
+        "/empties" => {
+            let mut frames = vec![head(&ok)];
+            frames.extend((0..300).map(|_| Frame::data(stream, b"", false)));
+            frames.push(body("after the empties"));
+            frames
+        }
+        "/tiny" => {
+            let mut frames = vec![head(&ok)];
+            frames.extend((0..5000).map(|_| Frame::data(stream, b"t", false)));
+            frames
+        }
+        "/broken" => vec![
+            head(&[(":status", "200"), ("content-length", "2")]),
+            body("longer than two"),
+        ],
+        "/reset" => vec![head(&ok), Frame::reset(stream, code::INTERNAL_ERROR)],
+        _ => vec![head(&ok), body("plain")],
+    }
+}
+
+/// Another visitor of the same name, who asks again and again and must always be answered, and soon.
+struct Bystander {
+    stop: Arc<AtomicBool>,
+    failures: Arc<std::sync::Mutex<Vec<String>>>,
+    task: Task,
+}
+
+impl Bystander {
+    fn watch(world: &World) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let failures = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let (visitors, over, seen) = (world.visitors, Arc::clone(&stop), Arc::clone(&failures));
+        let task = spawn(async move {
+            while !over.load(Ordering::Relaxed) {
+                let began = Instant::now();
+                let outcome = match try_get(visitors, HOST, "/plain", Duration::from_secs(5)).await
+                {
+                    Ok(answer) if answer.cut.is_none() => {
+                        format!("{} {}", answer.status(), answer.text())
+                    }
+                    Ok(answer) => format!("cut: {:?}", answer.cut),
+                    Err(error) => error.to_string(),
+                };
+                let took = began.elapsed();
+                if outcome != "200 plain" || took > Duration::from_secs(1) {
+                    seen.lock()
+                        .unwrap()
+                        .push(format!("{outcome} after {took:?}"));
+                }
+            }
+        });
+        Self {
+            stop,
+            failures,
+            task,
+        }
+    }
+
+    async fn noticed_nothing(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let done = async || self.task.is_finished().then_some(());
+        eventually(SOON, "the bystander's last request ends", done).await;
+        let failures = self.failures.lock().unwrap();
+        assert!(failures.is_empty(), "another visitor noticed: {failures:?}");
+    }
+}
+
+#[tokio::test]
+async fn empty_data_frames_cost_no_other_visitor_anything() {
+    let scene = Scene::start().await;
+    let bystander = Bystander::watch(&scene.world);
+    for _ in 0..4 {
+        let answer = scene.world.get(HOST, "/empties").await;
+        assert_eq!(
+            (answer.status(), answer.text().as_str()),
+            (200, "after the empties")
+        );
+    }
+    bystander.noticed_nothing().await;
+}
+
+#[tokio::test]
+async fn fifteen_hundred_broken_streams_cost_no_other_visitor_anything() {
+    let scene = Scene::start().await;
+    let bystander = Bystander::watch(&scene.world);
+    for number in 0..1500 {
+        let path = if number % 2 == 0 { "/broken" } else { "/reset" };
+        let limit = Duration::from_secs(5);
+        if let Ok(answer) = try_get(scene.world.visitors, HOST, path, limit).await {
+            assert!(
+                answer.cut.is_some() || answer.status() == 502,
+                "{path}: {answer:?}"
+            );
+            assert_ne!(
+                answer.text(),
+                "longer than two",
+                "a broken length is not passed on"
+            );
+        }
+    }
+    bystander.noticed_nothing().await;
+    // A replaced tunnel is one thing; a storm of dials is another.
+    assert!(scene.farm.dials() < 40, "{} dials", scene.farm.dials());
+}
+
+#[tokio::test]
+async fn tiny_frames_to_a_stuck_visitor_cost_no_other_visitor_anything() {
+    let scene = Scene::start().await;
+    let bystander = Bystander::watch(&scene.world);
+    let mut stuck = Vec::new();
+    for _ in 0..6 {
+        let mut visitor = Visitor::connect_narrow(scene.world.visitors).await;
+        visitor.send_get(HOST, "/tiny").await;
+        stuck.push(visitor);
+    }
+    let end = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < end {
+        assert_eq!(scene.world.get(HOST, "/plain").await.text(), "plain");
+    }
+    bystander.noticed_nothing().await;
+    // What was stuck is not lost.
+    let mut visitor = stuck.remove(0);
+    let head = visitor.head().await;
+    let mut framing = tidegate_tests::http1::Framing::of_answer(&head, "GET").unwrap();
+    let mut count = 0;
+    while count < 5000 {
+        count += visitor.piece(&mut framing).await.unwrap().len();
+    }
+    assert_eq!(count, 5000);
+}
+
+/// Visitors who leave early reset streams on a tunnel: thousands of them are an ordinary day.
+#[tokio::test]
+async fn thousands_of_visitors_who_leave_do_not_end_a_tunnel() {
+    let scene = Scene::start().await;
+    let bystander = Bystander::watch(&scene.world);
+    for _ in 0..2500 {
+        let mut visitor = scene.world.visitor().await;
+        visitor.send_get(HOST, "/tiny").await;
+        visitor.reset();
+    }
+    bystander.noticed_nothing().await;
+    assert!(scene.farm.dials() < 40, "{} dials", scene.farm.dials());
+}
