@@ -7,6 +7,9 @@ use tidegate_tests::apps::HttpApp;
 use tidegate_tests::eventually::SOON;
 use tidegate_tests::haproxy::{GatewayPorts, Haproxy, Installed, available, free_ports};
 use tidegate_tests::http1::pattern;
+use tidegate_tests::peers::agent::{RawAgent, answering};
+use tidegate_tests::peers::field;
+use tidegate_tests::peers::gateway::{RawGateway, answer, request};
 use tidegate_tests::pki::Pki;
 use tidegate_tests::program::Program;
 use tidegate_tests::visitors::Visitor;
@@ -260,4 +263,65 @@ async fn tidegate_keeps_a_haproxy_gateway_served() {
         assert_eq!(answer.status(), 200);
     }
     assert_eq!(gateway.app.count("/hello"), 50);
+}
+
+/// The control: what is asked of us here is what two HAProxies do with each other.
+#[tokio::test]
+async fn haproxy_at_both_ends_passes_the_same_test() {
+    let Some(installed) = available() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let pki = Pki::create(dir.path(), "ca");
+    let ports = free_ports().await;
+    let (identity, ca) = (pki.server(&["localhost"]), pki.ca_file("ca"));
+    let _gateway = Haproxy::gateway(&installed, dir.path(), &identity, &ca, ports).await;
+    let app = HttpApp::start("blog").await;
+    let identity = pki.agent(&[HOST]);
+    let _agent = Haproxy::agent(
+        &installed,
+        dir.path(),
+        &identity,
+        &ca,
+        ports.tunnels,
+        app.address(),
+    );
+    eventually(SOON, "the tunnel is up", async || {
+        (get(ports.visitors, HOST, "/hello").await.status() == 200).then_some(())
+    })
+    .await;
+    everything_works(ports.visitors).await;
+}
+
+/// The control of the raw peers: each of them works with a real HAProxy.
+#[tokio::test]
+async fn the_raw_peers_work_with_haproxy() {
+    let Some(installed) = available() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let pki = Pki::create(dir.path(), "ca");
+    let (server, ca) = (pki.server(&["localhost"]), pki.ca_file("ca"));
+    let (agent, app) = (pki.agent(&[HOST]), HttpApp::start("blog").await);
+
+    let ports = free_ports().await;
+    let _gateway = Haproxy::gateway(&installed, dir.path(), &server, &ca, ports).await;
+    let peer = RawAgent::dial(ports.tunnels, &pki, &agent).await;
+    let _task = answering(peer, |path, _| format!("raw {path}"));
+    eventually(SOON, "HAProxy has filed the raw agent", async || {
+        (get(ports.visitors, HOST, "/x").await.text() == "raw /x").then_some(())
+    })
+    .await;
+
+    let gateway = RawGateway::listen(&pki, &server).await;
+    let _agent = Haproxy::agent(
+        &installed,
+        dir.path(),
+        &agent,
+        &ca,
+        gateway.address(),
+        app.address(),
+    );
+    let mut peer = gateway.reversed().await;
+    peer.send_head(1, &request("GET", HOST, "/size/100000"), true)
+        .await;
+    let (head, body, _) = answer(&mut peer, 1).await;
+    assert_eq!(field(&head, ":status"), Some("200"));
+    assert!(body == pattern(100_000));
 }

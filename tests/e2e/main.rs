@@ -17,6 +17,7 @@ mod hostile_http2;
 mod lifetime;
 mod liveness;
 mod names_and_certs;
+mod observability;
 mod pass_through;
 mod reversal;
 mod routing;

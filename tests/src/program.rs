@@ -7,6 +7,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ pub struct Program {
     pid: Pid,
     stdout: Lines,
     stderr: Lines,
+    log_is_read: Arc<AtomicBool>,
     readers: Vec<Task>,
 }
 
@@ -69,9 +71,15 @@ impl Program {
             .unwrap_or_else(|error| panic!("cannot start {name} ({command:?}): {error}"));
         let pid = Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
         let (stdout, stderr) = (Lines::default(), Lines::default());
+        let read = Arc::new(AtomicBool::new(true));
+        let log_is_read = Arc::new(AtomicBool::new(true));
         let readers = vec![
-            collect(child.stdout.take().unwrap(), Arc::clone(&stdout)),
-            collect(child.stderr.take().unwrap(), Arc::clone(&stderr)),
+            collect(child.stdout.take().unwrap(), Arc::clone(&stdout), read),
+            collect(
+                child.stderr.take().unwrap(),
+                Arc::clone(&stderr),
+                Arc::clone(&log_is_read),
+            ),
         ];
         Self {
             name: name.to_owned(),
@@ -79,6 +87,7 @@ impl Program {
             pid,
             stdout,
             stderr,
+            log_is_read,
             readers,
         }
     }
@@ -139,6 +148,11 @@ impl Program {
     pub async fn wait_log(&self, words: &[&str]) -> String {
         let what = format!("{} logs a line with {words:?}", self.name);
         eventually(SOON, &what, async || self.logged(words).pop()).await
+    }
+
+    /// From the next line on nobody reads its log: the pipe fills up and stays open.
+    pub fn stop_reading_log(&self) {
+        self.log_is_read.store(false, Ordering::Relaxed);
     }
 
     /// Sends a signal.
@@ -255,7 +269,11 @@ pub async fn run(path: &Path, args: &[OsString]) -> Finished {
     }
 }
 
-fn collect(from: impl AsyncRead + Send + Unpin + 'static, into: Lines) -> Task {
+fn collect(
+    from: impl AsyncRead + Send + Unpin + 'static,
+    into: Lines,
+    is_read: Arc<AtomicBool>,
+) -> Task {
     spawn(async move {
         let mut lines = BufReader::new(from);
         let mut line = Vec::new();
@@ -267,6 +285,9 @@ fn collect(from: impl AsyncRead + Send + Unpin + 'static, into: Lines) -> Task {
             let text = String::from_utf8_lossy(&line).trim_end().to_owned();
             into.lock().unwrap().push(text);
             line.clear();
+            if !is_read.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
         }
     })
 }
