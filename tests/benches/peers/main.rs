@@ -127,13 +127,12 @@ fn run(options: Options) -> Result<()> {
     Ok(())
 }
 
-/// Builds the three programs as released, and gives the folder that they are in: the one above this program's own.
+/// Builds Tidegate's programs as released, and gives the folder that they are in: the one above this program's own.
 fn build() -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let packages = ["tidegate-gateway", "tidegate-agent", "tidegate-certs"];
+    // All of the workspace, as `cargo build --release` does, so that libraries are built once, with the same features.
     let built = Command::new(cargo)
-        .args(["build", "--release", "--bins"])
-        .args(packages.iter().flat_map(|package| ["--package", package]))
+        .args(["build", "--release", "--workspace", "--bins"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .status()
         .context("cargo cannot be started; run this by `cargo bench`")?;
