@@ -1,1 +1,46 @@
-//! Tidegate.
+//! The gateway: visitors in front, agents that dialled in behind.
+//!
+//! ```text
+//! visitor ─▶ listen ─▶ visitor ─▶ forward ─▶ exchange ─▶ pool ─▶ tunnel ═══▶ (agent) ─▶ app
+//!            accept    TLS, h1,   head made  one request  pick    one connection,
+//!            limits    h2, time   ours       and retry    hold    pinged and driven
+//! agent ═══▶ listen ─▶ tunnel::accept: mTLS ─▶ name ─▶ reversal ─▶ pool files it ─▶ tunnel::drive
+//! ```
+//!
+//! Modules stand in the order in which a request meets them.
+
+#![cfg_attr(not(test), deny(clippy::unwrap_used))]
+
+pub mod config; // what the user may say
+
+pub mod app; // opens, runs, ends
+
+pub mod listen; // accept loops
+
+pub mod source; // who connects how often
+
+pub mod visitor; // a visitor's connection
+
+pub mod forward; // a visitor's head made into an agent's
+
+pub mod exchange; // the life of a request
+
+pub mod pool; // names to tunnels
+
+pub mod pick; // which tunnel
+
+pub mod tunnel; // one tunnel
+
+pub mod failure; // every way to fail, folded once
+
+pub mod page; // what a visitor reads then
+
+pub mod access; // one line per request
+
+pub mod metrics; // what is counted
+
+pub mod admin; // what the operator asks
+
+pub mod list; // `tidegated tunnels`
+
+mod when; // moments as text

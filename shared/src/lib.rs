@@ -25,6 +25,8 @@ pub mod workers; // one thread, one runtime, one core
 
 pub mod drain; // the only spawner; graceful, then a deadline
 
+pub mod signals; // being asked to finish
+
 pub mod clock; // milliseconds since the program started
 
 pub mod log; // stderr, written by a thread of its own

@@ -31,8 +31,32 @@ pub struct Pump<B> {
     last: bool,
     trailers: Option<HeaderMap>,
     sent: u64,
+    touched: bool,
     waits_for_window: bool,
     finished: bool,
+}
+
+impl<B> Pump<B> {
+    /// Octets of DATA payload handed to the stream so far.
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Whether there is nothing left to do: everything handed over, or given up.
+    pub fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    /// The stream, for whoever goes on with it by other means.
+    pub fn into_stream(self) -> SendStream<Bytes> {
+        self.stream
+    }
+
+    /// Gives up and resets the stream (RFC 9113 §6.4).
+    pub fn reset(&mut self, reason: Reason) {
+        self.finished = true;
+        self.stream.send_reset(reason);
+    }
 }
 
 impl<B> Pump<B>
@@ -47,14 +71,18 @@ where
             last: false,
             trailers: None,
             sent: 0,
+            touched: false,
             waits_for_window: false,
             finished: false,
         }
     }
 
-    /// Octets of DATA payload handed to the stream so far.
-    pub fn sent(&self) -> u64 {
-        self.sent
+    /// A pump with nothing to do, for a stream whose head was its end.
+    pub fn spent(body: B, stream: SendStream<Bytes>) -> Self {
+        Self {
+            finished: true,
+            ..Self::new(body, stream)
+        }
     }
 
     /// Whether the last poll ended because the far side gives no window: it does not read.
@@ -62,19 +90,18 @@ where
         self.waits_for_window
     }
 
-    /// Whether everything has been handed over.
-    pub fn is_finished(&self) -> bool {
-        self.finished
-    }
-
     pub fn body(&self) -> &B {
         &self.body
     }
 
-    /// Resets the stream (RFC 9113 §6.4).
-    pub fn reset(&mut self, reason: Reason) {
-        self.finished = true;
-        self.stream.send_reset(reason);
+    /// Whether nothing has been taken from the body.
+    pub fn is_untouched(&self) -> bool {
+        !self.touched
+    }
+
+    /// The body, whole, for another attempt; `None` where something has been taken from it.
+    pub fn into_untouched(self) -> Option<B> {
+        (!self.touched).then_some(self.body)
     }
 
     /// Moves what can be moved. Ready when the whole body and its trailers are with the stream.
@@ -101,7 +128,7 @@ where
             }
             self.waits_for_window = false;
             match Pin::new(&mut self.body).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                Poll::Ready(Some(Ok(frame))) => match self.touch(frame).into_data() {
                     Ok(data) => {
                         // END_STREAM rides on the last DATA frame, where the body knows that it is the last.
                         self.last = self.body.is_end_stream() && !data.is_empty();
@@ -123,6 +150,11 @@ where
                 Poll::Pending => return self.poll_reset(cx),
             }
         }
+    }
+
+    fn touch<F>(&mut self, frame: F) -> F {
+        self.touched = true;
+        frame
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stop<B::Error>>> {

@@ -46,6 +46,16 @@ impl Window {
         self.present
     }
 
+    /// The count of DATA octets at the last measurement.
+    pub fn mark(&self) -> u64 {
+        self.mark
+    }
+
+    /// A measurement begins: what arrives from here on counts.
+    pub fn begin(&mut self, received: u64) {
+        self.mark = received;
+    }
+
     /// A round trip was measured, during which the count of DATA octets received went from its value at the last call to
     /// `received`; `unread` of them wait for somebody who does not take them. Returns a window to announce, if it
     /// changes.

@@ -1,0 +1,267 @@
+//! What the operator asks: `/metrics`, `/live`, `/ready`, `/tunnels`. Loopback unless told otherwise; a page of another
+//! site that got a browser to ask is refused by its Host and Origin.
+
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE, HOST, HeaderValue, ORIGIN};
+use http::{Method, Request, Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
+use serde::{Deserialize, Serialize};
+use tidegate_shared::drain::Drain;
+use tidegate_shared::name::visitor_host;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::sleep;
+
+use crate::pool::Pool;
+use crate::tunnel::{Life, Tunnel};
+use crate::when;
+
+/// What the page shows.
+#[derive(Debug)]
+pub struct Admin {
+    pub registry: Registry,
+    pub pool: Arc<Pool>,
+    pub drain: Drain,
+    pub address: SocketAddr,
+}
+
+/// Connections served at once.
+const MOST: usize = 64;
+
+/// Serves the page until the drain is over, so that a drain can be watched.
+pub async fn serve(listener: TcpListener, admin: Arc<Admin>, until: Drain) {
+    let room = Arc::new(tokio::sync::Semaphore::new(MOST));
+    loop {
+        let accepted = tokio::select! {
+            () = until.finishing() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok((stream, _)) = accepted else {
+            sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
+            continue;
+        };
+        let admin = Arc::clone(&admin);
+        until.spawn(async move {
+            let _place = place;
+            connection(stream, admin).await;
+        });
+    }
+}
+
+async fn connection(stream: TcpStream, admin: Arc<Admin>) {
+    let service = service_fn(move |request| {
+        let response = admin.respond(&request);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_secs(10))
+        .max_buf_size(16 * 1024)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!("an admin connection failed: {error}");
+    }
+}
+
+impl Admin {
+    fn respond<B>(&self, request: &Request<B>) -> Response<Whole> {
+        if !self.is_meant(request) {
+            let text = "This page is asked for by its own address, not by way of another site.\n";
+            return answer(StatusCode::FORBIDDEN, TEXT, text.into());
+        }
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let mut response = answer(
+                StatusCode::METHOD_NOT_ALLOWED,
+                TEXT,
+                "Only GET is answered here.\n".into(),
+            );
+            response
+                .headers_mut()
+                .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return response;
+        }
+        match request.uri().path() {
+            "/live" => answer(StatusCode::OK, TEXT, "live\n".into()),
+            "/ready" if self.drain.is_finishing() => {
+                answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining\n".into())
+            }
+            "/ready" => answer(StatusCode::OK, TEXT, "ready\n".into()),
+            "/metrics" => {
+                let mut page = String::new();
+                match encode(&mut page, &self.registry) {
+                    Ok(()) => answer(StatusCode::OK, METRICS, page),
+                    Err(error) => answer(
+                        StatusCode::INTERNAL_SERVER_ERROR,
+                        TEXT,
+                        format!("{error}\n"),
+                    ),
+                }
+            }
+            "/tunnels" => {
+                let tunnels: Vec<Row> = self
+                    .pool
+                    .tunnels()
+                    .iter()
+                    .map(|tunnel| Row::of(tunnel))
+                    .collect();
+                match serde_json::to_string(&tunnels) {
+                    Ok(list) => answer(StatusCode::OK, JSON, list),
+                    Err(error) => answer(
+                        StatusCode::INTERNAL_SERVER_ERROR,
+                        TEXT,
+                        format!("{error}\n"),
+                    ),
+                }
+            }
+            "/" => answer(
+                StatusCode::OK,
+                TEXT,
+                "tidegated: /metrics /live /ready /tunnels\n".into(),
+            ),
+            _ => answer(
+                StatusCode::NOT_FOUND,
+                TEXT,
+                "There is /metrics, /live, /ready and /tunnels.\n".into(),
+            ),
+        }
+    }
+
+    /// Whether the request names an address and no other site's name, which a browser's page could have had resolved to
+    /// this one, and comes from no page of another site.
+    fn is_meant<B>(&self, request: &Request<B>) -> bool {
+        let ours = |host: &[u8]| {
+            visitor_host(host).is_ok_and(|host| {
+                let name = host.name().trim_start_matches('[').trim_end_matches(']');
+                name == "localhost"
+                    || name.parse::<IpAddr>().is_ok()
+                    || !self.address.ip().is_loopback()
+            })
+        };
+        let host = request
+            .headers()
+            .get(HOST)
+            .is_none_or(|host| ours(host.as_bytes()));
+        let origin = request.headers().get(ORIGIN).is_none_or(|origin| {
+            origin
+                .as_bytes()
+                .strip_prefix(b"http://")
+                .is_some_and(&ours)
+        });
+        host && origin
+    }
+}
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+fn answer(status: StatusCode, kind: &'static str, body: String) -> Response<Whole> {
+    let mut response = Response::new(Whole(Bytes::from(body)));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+/// A body that is all there.
+#[derive(Debug)]
+struct Whole(Bytes);
+
+impl Body for Whole {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let octets = std::mem::take(&mut self.0);
+        std::task::Poll::Ready((!octets.is_empty()).then(|| Ok(Frame::data(octets))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.len() as u64)
+    }
+}
+
+/// One tunnel, as `/tunnels` and `tidegated tunnels` show it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Row {
+    pub id: u64,
+    pub name: String,
+    pub names: Vec<String>,
+    pub agent: SocketAddr,
+    pub state: String,
+    /// Seconds since the epoch; `None` on clear text.
+    pub certificate_expires: Option<u64>,
+    pub age_seconds: u64,
+    pub rtt_ms: Option<f64>,
+    pub latency_ms: Option<f64>,
+    pub streams: usize,
+    pub requests: u64,
+    pub failed: u64,
+    pub octets_received: u64,
+    pub octets_sent: u64,
+    pub upgrades: bool,
+}
+
+impl Row {
+    fn of(tunnel: &Tunnel) -> Self {
+        let ms = |duration: Duration| duration.as_micros() as f64 / 1000.0;
+        let (octets_received, octets_sent) = tunnel.wire.octets();
+        Self {
+            id: tunnel.id,
+            name: tunnel.agent.primary.to_string(),
+            names: tunnel.agent.names.iter().map(ToString::to_string).collect(),
+            agent: tunnel.agent.address,
+            state: match tunnel.life() {
+                Life::Filed if tunnel.outstanding() > 0 => "busy",
+                Life::Filed => "idle",
+                Life::Doubted => "doubted",
+                Life::Draining => "draining",
+                Life::Gone => "gone",
+            }
+            .to_owned(),
+            certificate_expires: tunnel
+                .agent
+                .not_after
+                .and_then(|end| end.duration_since(UNIX_EPOCH).ok())
+                .map(|since| since.as_secs()),
+            age_seconds: tunnel.since.elapsed().unwrap_or_default().as_secs(),
+            rtt_ms: tunnel.rtt().map(ms),
+            latency_ms: tunnel.latency().map(ms),
+            streams: tunnel.outstanding(),
+            requests: tunnel.sent(),
+            failed: tunnel.failed(),
+            octets_received,
+            octets_sent,
+            upgrades: tunnel.upgrades,
+        }
+    }
+
+    /// When the certificate expires, for people.
+    pub fn expires(&self) -> String {
+        self.certificate_expires.map_or_else(
+            || "-".to_owned(),
+            |seconds| when::utc(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),
+        )
+    }
+}

@@ -1,0 +1,428 @@
+//! Opens everything, runs it, and ends it in order: no visitor is taken any more, those in hand are answered, then the
+//! tunnels go. `main` and the tests enter by the same door.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tidegate_certs::peer::gateway_identity;
+use tidegate_shared::drain::Drain;
+use tidegate_shared::log::Sink;
+use tidegate_shared::reversal::io::Terms;
+use tidegate_shared::socket;
+use tidegate_shared::tls::{SwapIdentity, TlsFault, VisitorCerts, tunnel_server, visitor_server};
+use tidegate_shared::workers::Workers;
+use tokio::net::TcpListener;
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{error, info, warn};
+
+use crate::access::Access;
+use crate::admin::{self, Admin};
+use crate::config::Run;
+use crate::exchange::Gateway;
+use crate::forward::Policy;
+use crate::listen::{self, Crowd, RESERVED_SHARE};
+use crate::metrics::{Ids, Metrics, registry};
+use crate::pool::{self, Pool};
+use crate::source::Sources;
+use crate::tunnel::accept::{Intake, Security};
+use crate::tunnel::drive::Care;
+use crate::visitor::{self, Reception, Secured, pulse};
+
+/// Why the gateway does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Trouble {
+    /// Something that the user can mend; exit code 64.
+    #[error("{0}")]
+    Usage(String),
+    /// Something that the user cannot; exit code 1.
+    #[error("{0}")]
+    Ours(String),
+}
+
+impl From<TlsFault> for Trouble {
+    fn from(fault: TlsFault) -> Self {
+        Self::Usage(fault.to_string())
+    }
+}
+
+/// A gateway with all its sockets open and nothing accepted yet.
+#[derive(Debug)]
+pub struct App {
+    visitors: Option<TcpListener>,
+    visitors_tls: Option<(TcpListener, Secured)>,
+    tunnels: Vec<(TcpListener, Security, &'static str)>,
+    admin: Option<TcpListener>,
+    identity: Option<Arc<SwapIdentity>>,
+    reception: Arc<Reception>,
+    intake: Arc<Intake>,
+    workers: Arc<Workers>,
+    crowd: Arc<Crowd>,
+    handshakes: Sources,
+    sink: Sink,
+    drain_within: Duration,
+}
+
+/// Where the gateway listens, as printed at the start: one line each.
+#[derive(Debug)]
+pub struct Addresses(Vec<(&'static str, SocketAddr)>);
+
+impl fmt::Display for Addresses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (what, address) in &self.0 {
+            writeln!(f, "{what} {address}")?;
+        }
+        f.write_str("ready")
+    }
+}
+
+impl App {
+    /// Opens every socket and reads every file that `run` names.
+    ///
+    /// # Errors
+    /// What cannot be opened or read, by name.
+    pub fn bind(run: &Run, sink: Sink) -> Result<Self, Trouble> {
+        let descriptors = raise_descriptors();
+        let visitors = run
+            .visitors
+            .map(|address| bind("--visitors", address))
+            .transpose()?;
+        let visitors_tls = run
+            .visitors_tls
+            .map(|address| secured(run, address))
+            .transpose()?;
+        let mut tunnels = Vec::new();
+        let mut identity = None;
+        if let Some(address) = run.tunnels {
+            let (Some(file), Some(ca)) = (&run.identity, &run.ca) else {
+                return Err(Trouble::Usage("--tunnels needs --identity and --ca".into()));
+            };
+            let loaded = SwapIdentity::load(file)?;
+            gateway_identity(loaded.current().leaf()).map_err(|refusal| {
+                Trouble::Usage(format!(
+                    "{}: agents will refuse this certificate: {refusal}",
+                    file.display()
+                ))
+            })?;
+            let config = tunnel_server(Arc::clone(&loaded), ca)?;
+            tunnels.push((
+                bind("--tunnels", address)?,
+                Security::Tls(config),
+                "tunnels",
+            ));
+            identity = Some(loaded);
+        }
+        if let Some(address) = run.tunnels_clear {
+            warn!(
+                %address,
+                "tunnels are accepted in CLEAR TEXT here: whoever can connect can serve {}",
+                run.tunnels_clear_name.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+            );
+            let names = run.tunnels_clear_name.clone().into();
+            tunnels.push((
+                bind("--tunnels-clear", address)?,
+                Security::Clear(names),
+                "tunnels-clear",
+            ));
+        }
+        let admin = run
+            .admin
+            .map(|address| bind("--admin", address))
+            .transpose()?;
+        if let Some(address) = run.admin.filter(|address| !address.ip().is_loopback()) {
+            warn!(%address, "the admin page can be read by whoever reaches this address");
+        }
+        let workers = usize::from(run.workers.unwrap_or_default());
+        let workers = if workers == 0 {
+            std::thread::available_parallelism().map_or(1, usize::from)
+        } else {
+            workers
+        };
+        let workers = Workers::start(workers, "worker").map_err(|error| {
+            Trouble::Ours(format!("worker threads could not be started: {error}"))
+        })?;
+        let metrics = Arc::new(Metrics::new());
+        let pool = Arc::new(Pool::new(pool_limits(run), Arc::clone(&metrics)));
+        Ok(Self {
+            visitors,
+            visitors_tls,
+            tunnels,
+            admin,
+            identity,
+            reception: Arc::new(reception(run, &pool, &metrics, &sink)),
+            intake: Arc::new(intake(run, &pool, &metrics)),
+            workers,
+            crowd: crowd(run, descriptors),
+            handshakes: Sources::new(run.limits.max_handshakes_per_source),
+            sink,
+            drain_within: run.patience.drain,
+        })
+    }
+
+    /// Where it listens, port 0 resolved.
+    pub fn addresses(&self) -> Addresses {
+        let mut all = Vec::new();
+        let mut add = |what, listener: &TcpListener| {
+            all.extend(listener.local_addr().ok().map(|address| (what, address)))
+        };
+        if let Some(listener) = &self.visitors {
+            add("visitors", listener);
+        }
+        if let Some((listener, _)) = &self.visitors_tls {
+            add("visitors-tls", listener);
+        }
+        for (listener, _, what) in &self.tunnels {
+            add(what, listener);
+        }
+        if let Some(listener) = &self.admin {
+            add("admin", listener);
+        }
+        Addresses(all)
+    }
+
+    /// Runs until `shutdown` is ready and everything in hand is finished, or the drain's time is over.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+        let (listeners, page) = (Drain::new(), Drain::new());
+        let metrics = &self.intake.metrics;
+        let pool = &self.intake.pool;
+        let certs = self
+            .visitors_tls
+            .as_ref()
+            .map(|(_, secured)| Arc::clone(&secured.certs));
+        let of_visitors = self.visitors.map(|listener| (listener, None));
+        let of_tls = self
+            .visitors_tls
+            .map(|(listener, secured)| (listener, Some(secured)));
+        for (listener, secured) in of_visitors.into_iter().chain(of_tls) {
+            listeners.spawn(listen::visitors(
+                listener,
+                secured,
+                Arc::clone(&self.reception),
+                Arc::clone(&self.crowd),
+                Arc::clone(&self.workers),
+                Arc::clone(metrics),
+                listeners.clone(),
+            ));
+        }
+        for (listener, security, _) in self.tunnels {
+            listeners.spawn(listen::tunnels(
+                listener,
+                security,
+                Arc::clone(&self.intake),
+                self.handshakes.clone(),
+                Arc::clone(&self.workers),
+                Arc::clone(metrics),
+                listeners.clone(),
+            ));
+        }
+        if let Some(listener) = self.admin
+            && let Ok(address) = listener.local_addr()
+        {
+            let sink = self.sink.clone();
+            let registry = registry(metrics, pool, move || sink.dropped());
+            let admin = Admin {
+                registry,
+                pool: Arc::clone(pool),
+                drain: listeners.clone(),
+                address,
+            };
+            page.spawn(admin::serve(listener, Arc::new(admin), page.clone()));
+        }
+        page.spawn(housekeeping(
+            self.identity,
+            certs,
+            Arc::clone(pool),
+            page.clone(),
+        ));
+        shutdown.await;
+        let began = Instant::now();
+        info!(
+            "stopping: visitors in hand are answered, for {:?} at most",
+            self.drain_within
+        );
+        listeners.finish(Duration::from_secs(1)).await;
+        let cut = self.reception.drain.finish(self.drain_within).await;
+        let left = self
+            .drain_within
+            .saturating_sub(began.elapsed())
+            .max(Duration::from_secs(1));
+        self.intake.drain.finish(left).await;
+        if cut > 0 {
+            warn!(
+                "stopped after {:?}; {cut} visitors' connections were cut",
+                began.elapsed()
+            );
+        } else {
+            info!("stopped after {:?}", began.elapsed());
+        }
+        page.finish(Duration::from_millis(200)).await;
+    }
+}
+
+fn bind(option: &str, address: SocketAddr) -> Result<TcpListener, Trouble> {
+    socket::listen(address).map_err(|error| {
+        let text = format!("cannot listen on {address} ({option}): {error}");
+        match error.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                Trouble::Usage(format!("{text}; is another gateway running there?"))
+            }
+            std::io::ErrorKind::PermissionDenied => Trouble::Usage(format!(
+                "{text}; ports below 1024 need root or CAP_NET_BIND_SERVICE"
+            )),
+            std::io::ErrorKind::AddrNotAvailable => {
+                Trouble::Usage(format!("{text}; this machine has no such address"))
+            }
+            _ => Trouble::Ours(text),
+        }
+    })
+}
+
+fn secured(run: &Run, address: SocketAddr) -> Result<(TcpListener, Secured), Trouble> {
+    let (config, certs) = visitor_server(&run.visitors_cert)?;
+    Ok((bind("--visitors-tls", address)?, Secured { config, certs }))
+}
+
+/// Raises the limit of descriptors to what the system allows, and returns it.
+fn raise_descriptors() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let most = limit.maximum.unwrap_or(1 << 20);
+    if limit.current.is_some_and(|current| current < most) {
+        let raised = Rlimit {
+            current: Some(most),
+            maximum: limit.maximum,
+        };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            warn!(
+                "the limit of descriptors could not be raised from {:?} to {most}: {error}",
+                limit.current
+            );
+            return limit.current.unwrap_or(1024);
+        }
+    }
+    most
+}
+
+fn crowd(run: &Run, descriptors: u64) -> Arc<Crowd> {
+    let room = descriptors - descriptors / RESERVED_SHARE;
+    let most = run
+        .limits
+        .max_visitors
+        .min(usize::try_from(room).unwrap_or(usize::MAX));
+    if most < run.limits.max_visitors {
+        info!(
+            "{descriptors} descriptors leave room for {most} visitors' connections (--max-visitors {})",
+            run.limits.max_visitors
+        );
+    }
+    Crowd::new(Sources::new(run.limits.max_visitors_per_source), most)
+}
+
+fn pool_limits(run: &Run) -> pool::Limits {
+    pool::Limits {
+        tunnels: run.limits.max_tunnels,
+        tunnels_per_name: run.limits.max_tunnels_per_name,
+        tunnels_per_source: run.limits.max_tunnels_per_source,
+        held: run.limits.max_held,
+        held_per_name: run.limits.max_held_per_name,
+        held_octets: usize::try_from(run.limits.max_held_octets).unwrap_or(usize::MAX),
+        hold: run.patience.hold,
+    }
+}
+
+fn reception(run: &Run, pool: &Arc<Pool>, metrics: &Arc<Metrics>, sink: &Sink) -> Reception {
+    let written = (!run.no_access_log).then(|| sink.clone());
+    // Tells runs apart; where two start in one second on one machine, their processes differ.
+    let started = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
+    let run_id = u32::try_from(started & 0xffff_ffff).unwrap_or_default()
+        ^ std::process::id().rotate_left(20);
+    let gateway = Gateway {
+        pool: Arc::clone(pool),
+        metrics: Arc::clone(metrics),
+        access: Arc::new(Access::new(written, run.log, Arc::clone(metrics), run_id)),
+        policy: Policy {
+            x_forwarded: !run.no_x_forwarded,
+            forwarded: !run.no_forwarded,
+            via: !run.no_via,
+            trusted: run.trust.clone(),
+        },
+        max_body: run.limits.max_body,
+    };
+    Reception {
+        gateway: Arc::new(gateway),
+        limits: visitor::Limits {
+            patience: pulse::Patience {
+                head: run.patience.head_timeout,
+                idle: run.patience.idle_timeout,
+                stall: run.patience.stall_timeout,
+                body_rate: run.patience.body_rate,
+            },
+            tls: run.patience.tls_timeout,
+            head: run.limits.max_head,
+            fields: run.limits.max_fields,
+            streams: run.limits.max_streams,
+            response: Some(run.patience.response_timeout).filter(|time| !time.is_zero()),
+        },
+        drain: Drain::new(),
+    }
+}
+
+fn intake(run: &Run, pool: &Arc<Pool>, metrics: &Arc<Metrics>) -> Intake {
+    Intake {
+        pool: Arc::clone(pool),
+        metrics: Arc::clone(metrics),
+        terms: Terms {
+            settle_within: run.patience.settle_timeout,
+            max_streams: run.limits.max_tunnel_streams,
+            ..Terms::default()
+        },
+        care: Care {
+            patience: run.patience.liveness(),
+            window_most: run.limits.window_max,
+            grace: run.patience.drain,
+        },
+        handshake_within: run.patience.tls_timeout,
+        wildcards: run.allow_wildcards,
+        drain: Drain::new(),
+        ids: Ids::default(),
+    }
+}
+
+/// Files that change and names that nobody remembers.
+async fn housekeeping(
+    identity: Option<Arc<SwapIdentity>>,
+    certs: Option<Arc<VisitorCerts>>,
+    pool: Arc<Pool>,
+    drain: Drain,
+) {
+    let mut ticks = interval(Duration::from_secs(10));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut forgotten = Instant::now();
+    loop {
+        tokio::select! {
+            () = drain.finishing() => return,
+            _ = ticks.tick() => {}
+        }
+        let changed = |what: &str, outcome: Result<bool, TlsFault>| match outcome {
+            Ok(true) => info!("{what} was read again"),
+            Ok(false) => {}
+            Err(fault) => {
+                error!("{what} was changed and cannot be used, so the one in use stays: {fault}")
+            }
+        };
+        if let Some(identity) = &identity {
+            changed("the gateway's identity", identity.reload_if_changed());
+        }
+        if let Some(certs) = &certs {
+            changed("a certificate for visitors", certs.reload_if_changed());
+        }
+        if forgotten.elapsed() >= Duration::from_secs(60) {
+            forgotten = Instant::now();
+            pool.forget();
+        }
+    }
+}

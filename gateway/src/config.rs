@@ -1,0 +1,322 @@
+//! The command line and the environment: what the user may say, and what the program believes. `Cli` is clap's mirror;
+//! `Config` is checked, and nothing behind it can meet an impossible value.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use tidegate_shared::args::{duration, listen, listen_loopback, size};
+use tidegate_shared::liveness;
+use tidegate_shared::log::Format;
+use tidegate_shared::name::NamePattern;
+use tidegate_shared::window;
+
+use crate::forward::Range;
+
+/// Tidegate's gateway: visitors in front, agents that dialled in behind.
+#[derive(Debug, Parser)]
+#[command(name = "tidegated", version, about, long_about = None, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one of it in a process")]
+pub enum Command {
+    /// Accept visitors and tunnels until told to stop.
+    Run(Run),
+    /// List the tunnels of a running gateway.
+    Tunnels(Tunnels),
+}
+
+/// Which gateway to ask, and in which form.
+#[derive(Debug, Args)]
+pub struct Tunnels {
+    /// Where the gateway's admin page listens (its --admin).
+    #[arg(long, value_name = "ADDR", env = "TIDEGATE_ADMIN", value_parser = listen_loopback, default_value = "127.0.0.1:9900")]
+    pub admin: SocketAddr,
+    /// Print JSON, one object per tunnel in a list.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Everything that `run` takes. Durations are written like 250ms, 5s, 2m; sizes like 64k, 16MiB.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Accept visitors here in clear text: HTTP/1.0, HTTP/1.1, and HTTP/2 by prior knowledge.
+    #[arg(long, value_name = "ADDR", env = "TIDEGATE_VISITORS", value_parser = listen, required_unless_present = "visitors_tls")]
+    pub visitors: Option<SocketAddr>,
+    /// Accept visitors here over TLS: HTTP/1.1 and HTTP/2 by ALPN.
+    #[arg(long, value_name = "ADDR", env = "TIDEGATE_VISITORS_TLS", value_parser = listen, requires = "visitors_cert")]
+    pub visitors_tls: Option<SocketAddr>,
+    /// A certificate for visitors: a PEM file with chain and key. May be given several times; SNI chooses, the first is
+    /// for everyone else.
+    #[arg(long, value_name = "PEM", env = "TIDEGATE_VISITORS_CERT", value_delimiter = ',', num_args = 1.., requires = "visitors_tls")]
+    pub visitors_cert: Vec<PathBuf>,
+    /// Accept agents here, over mutually authenticated TLS.
+    #[arg(long, value_name = "ADDR", env = "TIDEGATE_TUNNELS", value_parser = listen, required_unless_present = "tunnels_clear")]
+    pub tunnels: Option<SocketAddr>,
+    /// The gateway's own certificate and key towards agents, one PEM file.
+    #[arg(
+        long,
+        value_name = "PEM",
+        env = "TIDEGATE_IDENTITY",
+        required_unless_present = "tunnels_clear"
+    )]
+    pub identity: Option<PathBuf>,
+    /// The authority that agents' certificates must come from.
+    #[arg(
+        long,
+        value_name = "PEM",
+        env = "TIDEGATE_CA",
+        required_unless_present = "tunnels_clear"
+    )]
+    pub ca: Option<PathBuf>,
+    /// Let agents hold wildcards such as *.example.com.
+    #[arg(long, env = "TIDEGATE_ALLOW_WILDCARDS")]
+    pub allow_wildcards: bool,
+    /// Accept agents here in CLEAR TEXT, from anyone who can connect: for tests and networks that are trusted.
+    #[arg(long, value_name = "ADDR", env = "TIDEGATE_TUNNELS_CLEAR", value_parser = listen, requires = "tunnels_clear_name")]
+    pub tunnels_clear: Option<SocketAddr>,
+    /// The names under which tunnels on clear text are filed, since they have no certificate.
+    #[arg(long, value_name = "NAME", env = "TIDEGATE_TUNNELS_CLEAR_NAME", value_delimiter = ',', value_parser = pattern, requires = "tunnels_clear")]
+    pub tunnels_clear_name: Vec<NamePattern>,
+    /// Serve /metrics, /live, /ready and /tunnels here; a port alone means loopback.
+    #[arg(long, value_name = "ADDR", env = "TIDEGATE_ADMIN", value_parser = listen_loopback)]
+    pub admin: Option<SocketAddr>,
+
+    /// Do not add X-Forwarded-For, -Proto and -Host. What visitors send of these is dropped all the same.
+    #[arg(long, env = "TIDEGATE_NO_X_FORWARDED", help_heading = "Forwarding")]
+    pub no_x_forwarded: bool,
+    /// Do not add Forwarded (RFC 7239).
+    #[arg(long, env = "TIDEGATE_NO_FORWARDED", help_heading = "Forwarding")]
+    pub no_forwarded: bool,
+    /// Do not add Via.
+    #[arg(long, env = "TIDEGATE_NO_VIA", help_heading = "Forwarding")]
+    pub no_via: bool,
+    /// Believe what visitors from this range say in forwarding fields, such as 10.0.0.0/8. May be given several times.
+    #[arg(
+        long,
+        value_name = "RANGE",
+        env = "TIDEGATE_TRUST",
+        value_delimiter = ',',
+        help_heading = "Forwarding"
+    )]
+    pub trust: Vec<Range>,
+
+    #[command(flatten)]
+    pub limits: Limits,
+    #[command(flatten)]
+    pub patience: Patience,
+
+    /// Worker threads; one per core unless set.
+    #[arg(long, value_name = "N", env = "TIDEGATE_WORKERS", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub workers: Option<u16>,
+    /// How log lines look: human or json.
+    #[arg(long, value_name = "FORMAT", env = "TIDEGATE_LOG", default_value = "human", value_parser = format)]
+    pub log: Format,
+    /// What is logged: error, warn, info, debug or trace, also by target as in `info,h2=debug`.
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        env = "TIDEGATE_LOG_LEVEL",
+        default_value = "info"
+    )]
+    pub log_level: String,
+    /// Do not log requests. They are counted all the same.
+    #[arg(long, env = "TIDEGATE_NO_ACCESS_LOG")]
+    pub no_access_log: bool,
+}
+
+/// How much is taken.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits")]
+pub struct Limits {
+    /// Visitors' connections in all; also never more than three quarters of the process's descriptors.
+    #[arg(
+        long,
+        value_name = "N",
+        env = "TIDEGATE_MAX_VISITORS",
+        default_value_t = 10_000
+    )]
+    pub max_visitors: usize,
+    /// Visitors' connections from one address (IPv6: one /64).
+    #[arg(
+        long,
+        value_name = "N",
+        env = "TIDEGATE_MAX_VISITORS_PER_SOURCE",
+        default_value_t = 4096
+    )]
+    pub max_visitors_per_source: usize,
+    /// Requests at once on one visitor's HTTP/2 connection.
+    #[arg(long, value_name = "N", env = "TIDEGATE_MAX_STREAMS", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_streams: u32,
+    /// Requests at once on one tunnel, where the agent allows as many.
+    #[arg(long, value_name = "N", env = "TIDEGATE_MAX_TUNNEL_STREAMS", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_tunnel_streams: u32,
+    /// Tunnels in all.
+    #[arg(
+        long,
+        value_name = "N",
+        env = "TIDEGATE_MAX_TUNNELS",
+        default_value_t = 20_000
+    )]
+    pub max_tunnels: usize,
+    /// Tunnels of one name.
+    #[arg(
+        long,
+        value_name = "N",
+        env = "TIDEGATE_MAX_TUNNELS_PER_NAME",
+        default_value_t = 10_240
+    )]
+    pub max_tunnels_per_name: usize,
+    /// Tunnels from one address.
+    #[arg(
+        long,
+        value_name = "N",
+        env = "TIDEGATE_MAX_TUNNELS_PER_SOURCE",
+        default_value_t = 10_240
+    )]
+    pub max_tunnels_per_source: usize,
+    /// Connections from one address that are not tunnels yet.
+    #[arg(
+        long,
+        value_name = "N",
+        env = "TIDEGATE_MAX_HANDSHAKES_PER_SOURCE",
+        default_value_t = 256
+    )]
+    pub max_handshakes_per_source: usize,
+    /// Octets of a request's head.
+    #[arg(long, value_name = "SIZE", env = "TIDEGATE_MAX_HEAD", default_value = "64KiB", value_parser = head)]
+    pub max_head: usize,
+    /// Fields of a request's head.
+    #[arg(
+        long,
+        value_name = "N",
+        env = "TIDEGATE_MAX_FIELDS",
+        default_value_t = 100
+    )]
+    pub max_fields: usize,
+    /// Octets of a request's body, where it declares them; any number unless set.
+    #[arg(long, value_name = "SIZE", env = "TIDEGATE_MAX_BODY", value_parser = size)]
+    pub max_body: Option<u64>,
+    /// Requests that wait for a name that left moments ago, in all.
+    #[arg(
+        long,
+        value_name = "N",
+        env = "TIDEGATE_MAX_HELD",
+        default_value_t = 1024
+    )]
+    pub max_held: usize,
+    /// The same for one name.
+    #[arg(
+        long,
+        value_name = "N",
+        env = "TIDEGATE_MAX_HELD_PER_NAME",
+        default_value_t = 256
+    )]
+    pub max_held_per_name: usize,
+    /// Octets of the heads of requests that wait.
+    #[arg(long, value_name = "SIZE", env = "TIDEGATE_MAX_HELD_OCTETS", default_value = "16MiB", value_parser = size)]
+    pub max_held_octets: u64,
+    /// What an agent may send ahead on one stream, at most; near agents get less.
+    #[arg(long, value_name = "SIZE", env = "TIDEGATE_WINDOW_MAX", default_value_t = window::MOST, value_parser = window_size)]
+    pub window_max: u32,
+}
+
+/// How long things may take.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Times")]
+pub struct Patience {
+    /// How long a request waits for a name that left moments ago.
+    #[arg(long, value_name = "TIME", env = "TIDEGATE_HOLD", default_value = "3s", value_parser = duration)]
+    pub hold: Duration,
+    /// A visitor's TLS handshake, and an agent's.
+    #[arg(long, value_name = "TIME", env = "TIDEGATE_TLS_TIMEOUT", default_value = "10s", value_parser = duration)]
+    pub tls_timeout: Duration,
+    /// A request's head.
+    #[arg(long, value_name = "TIME", env = "TIDEGATE_HEAD_TIMEOUT", default_value = "10s", value_parser = duration)]
+    pub head_timeout: Duration,
+    /// A visitor's connection between requests.
+    #[arg(long, value_name = "TIME", env = "TIDEGATE_IDLE_TIMEOUT", default_value = "60s", value_parser = duration)]
+    pub idle_timeout: Duration,
+    /// A visitor that sends nothing of a body that is due, or takes nothing of a response.
+    #[arg(long, value_name = "TIME", env = "TIDEGATE_STALL_TIMEOUT", default_value = "30s", value_parser = duration)]
+    pub stall_timeout: Duration,
+    /// Octets per second that a request's body must bring, averaged over 30 s, until its response begins; 0 for any.
+    #[arg(
+        long,
+        value_name = "N",
+        env = "TIDEGATE_BODY_RATE",
+        default_value_t = 500
+    )]
+    pub body_rate: u64,
+    /// From a request to the head of its response; 0 for ever.
+    #[arg(long, value_name = "TIME", env = "TIDEGATE_RESPONSE_TIMEOUT", default_value = "300s", value_parser = duration)]
+    pub response_timeout: Duration,
+    /// From the end of an agent's TLS handshake to its HTTP/2 SETTINGS.
+    #[arg(long, value_name = "TIME", env = "TIDEGATE_SETTLE_TIMEOUT", default_value = "5s", value_parser = duration)]
+    pub settle_timeout: Duration,
+    /// Between PINGs on a tunnel.
+    #[arg(long, value_name = "TIME", env = "TIDEGATE_PING_INTERVAL", default_value = "5s", value_parser = duration)]
+    pub ping_interval: Duration,
+    /// A PING must be answered within this.
+    #[arg(long, value_name = "TIME", env = "TIDEGATE_PING_TIMEOUT", default_value = "5s", value_parser = duration)]
+    pub ping_timeout: Duration,
+    /// A request that has waited so long on a silent tunnel has it probed with a PING at once.
+    #[arg(long, value_name = "TIME", env = "TIDEGATE_PROBE_AFTER", default_value = "300ms", value_parser = duration)]
+    pub probe_after: Duration,
+    /// A probe unanswered for so long ends the tunnel.
+    #[arg(long, value_name = "TIME", env = "TIDEGATE_PROBE_TIMEOUT", default_value = "2s", value_parser = duration)]
+    pub probe_timeout: Duration,
+    /// What is in flight may take so long when the gateway stops.
+    #[arg(long, value_name = "TIME", env = "TIDEGATE_DRAIN", default_value = "30s", value_parser = duration)]
+    pub drain: Duration,
+}
+
+impl Patience {
+    /// What a tunnel's driver is told.
+    pub fn liveness(&self) -> liveness::Patience {
+        liveness::Patience {
+            interval: self.ping_interval.max(Duration::from_millis(100)),
+            answer: self.ping_timeout.max(Duration::from_millis(100)),
+            probe_after: self.probe_after.max(Duration::from_millis(10)),
+            doubt_after: liveness::Patience::default()
+                .doubt_after
+                .min(self.probe_timeout),
+            probe_answer: self.probe_timeout.max(Duration::from_millis(100)),
+        }
+    }
+}
+
+fn pattern(text: &str) -> Result<NamePattern, String> {
+    NamePattern::from_operator(text).map_err(|bad| bad.to_string())
+}
+
+fn format(text: &str) -> Result<Format, String> {
+    text.parse()
+}
+
+fn head(text: &str) -> Result<usize, String> {
+    let octets = size(text)?;
+    if !(8192..=1 << 20).contains(&octets) {
+        return Err(format!(
+            "`{text}` is not a size for heads; it must be between 8KiB and 1MiB"
+        ));
+    }
+    usize::try_from(octets).map_err(|error| error.to_string())
+}
+
+fn window_size(text: &str) -> Result<u32, String> {
+    let octets = size(text)?;
+    if !(u64::from(window::BASE)..=1 << 30).contains(&octets) {
+        return Err(format!(
+            "`{text}` is not a window; it must be between {}k and 1GiB",
+            window::BASE / 1024
+        ));
+    }
+    u32::try_from(octets).map_err(|error| error.to_string())
+}

@@ -1,0 +1,610 @@
+//! The life of one request: its host becomes a name, the name a place on a tunnel, the tunnel an answer; and if the
+//! tunnel fails first, another tunnel, where that is safe. The same for every kind of visitor: generic over the body.
+
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use h2::ext::Protocol;
+use h2::{Reason, client};
+use http::{Method, Response, StatusCode, response};
+use http_body::{Body, Frame, SizeHint};
+use tidegate_shared::clock;
+use tidegate_shared::inbound::Inbound;
+use tidegate_shared::pump::{Pump, Stop};
+use tidegate_shared::tls::VisitorCerts;
+use tokio::time::{Sleep, sleep};
+
+use crate::access::{Access, Record};
+use crate::failure::Failure;
+use crate::forward::{Origin, Outgoing, Policy, is_idempotent};
+use crate::metrics::Metrics;
+use crate::page::REASON;
+use crate::pool::{Pool, Tried, Unavailable};
+use crate::tunnel::{Ending, Lease, Life, Tunnel};
+
+/// What every visitor's connection shares.
+#[derive(Debug)]
+pub struct Gateway {
+    pub pool: Arc<Pool>,
+    pub metrics: Arc<Metrics>,
+    pub access: Arc<Access>,
+    pub policy: Policy,
+    /// Octets of a declared body; `None` for any.
+    pub max_body: Option<u64>,
+}
+
+/// One visitor's connection, as its requests see it.
+#[derive(Debug)]
+pub struct Visit {
+    pub gateway: Arc<Gateway>,
+    pub visitor: SocketAddr,
+    /// Which certificates were offered, and for which SNI.
+    pub tls: Option<(Arc<VisitorCerts>, Option<String>)>,
+    pub origin: Origin,
+}
+
+/// The visitor's side of a request that waits for its answer.
+pub trait Side {
+    /// An interim response (RFC 9110 §15.2) other than 100.
+    fn interim(&mut self, response: Response<()>);
+
+    /// The app wants the body that the visitor held back (RFC 9110 §10.1.1).
+    fn go_on(&mut self);
+
+    /// Whether the visitor's body is what everything waits for.
+    fn body_due(&mut self, due: bool);
+
+    /// Ready when there is no use in waiting: the visitor left, or time is up.
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<Failure>;
+}
+
+/// A request, ready to go to an agent.
+#[derive(Debug)]
+pub struct Ask<B> {
+    pub host: String,
+    pub head: Outgoing,
+    /// `None` where the head is all there is.
+    pub body: Option<B>,
+    /// For an upgrade (RFC 8441).
+    pub protocol: Option<Protocol>,
+    /// The visitor waits for a 100 before it sends its body.
+    pub expects: bool,
+    /// Octets of the head, for what holding it costs.
+    pub octets: usize,
+}
+
+/// An answer that has begun.
+#[derive(Debug)]
+pub struct Opened<B> {
+    pub parts: response::Parts,
+    pub inbound: Inbound,
+    /// The rest of the request, on its way.
+    pub upload: Pump<Upload<B>>,
+    pub lease: Lease,
+}
+
+/// How often a request is tried, at most.
+const ATTEMPTS: usize = 4;
+
+/// A visitor that waits for a 100 is not kept waiting for ever by an app that never sends one (RFC 9110 §10.1.1).
+const CONTINUE_AFTER: Duration = Duration::from_secs(1);
+
+/// Sends a request and waits for the head of its answer.
+pub(crate) async fn open<B, S>(
+    visit: &Visit,
+    ask: Ask<B>,
+    record: &mut Record,
+    side: &mut S,
+) -> Result<Opened<B>, Unavailable>
+where
+    B: Body<Data = Bytes> + Unpin,
+    S: Side,
+{
+    let Ask {
+        host,
+        head,
+        body,
+        protocol,
+        expects,
+        octets,
+    } = ask;
+    let pool = &visit.gateway.pool;
+    let mut tried = Tried::default();
+    let mut body = Upload(body);
+    let mut last: Option<Failure> = None;
+    loop {
+        let lease = lease(pool, &host, &tried, octets, record, side).await;
+        let mut lease = match (lease, last) {
+            (Ok(lease), _) => lease,
+            // What went wrong first says more than that there is nothing else.
+            (Err(_), Some(failure)) => {
+                return Err(Unavailable {
+                    failure,
+                    about: None,
+                });
+            }
+            (Err(unavailable), None) => return Err(unavailable),
+        };
+        let tunnel = Arc::clone(lease.tunnel());
+        if protocol.is_some() && !tunnel.upgrades {
+            record.tunnel = Some(tunnel);
+            return Err(Unavailable {
+                failure: Failure::NoUpgrade,
+                about: None,
+            });
+        }
+        let sent = send(&tunnel, head.clone(), protocol.clone(), body.0.is_none());
+        record.attempts += 1;
+        record.tunnel = Some(Arc::clone(&tunnel));
+        let Some((response, stream)) = sent else {
+            tried.add(&tunnel);
+            last = Some(Failure::TunnelLost);
+            if tried.count() >= ATTEMPTS {
+                return Err(Unavailable {
+                    failure: Failure::TunnelLost,
+                    about: None,
+                });
+            }
+            continue;
+        };
+        let sent_at = Instant::now();
+        lease.sent(clock::ms(sent_at));
+        if record.attempts > 1 {
+            visit.gateway.metrics.retries.inc();
+        }
+        let had_body = body.0.is_some();
+        let mut upload = if had_body {
+            Pump::new(body, stream)
+        } else {
+            Pump::spent(body, stream)
+        };
+        let idempotent = is_idempotent(&head.method) && protocol.is_none();
+        let mut wait = Wait {
+            response,
+            upload: &mut upload,
+            tunnel: &tunnel,
+            gate: if expects {
+                Gate::Shut(Box::pin(sleep(CONTINUE_AFTER)))
+            } else {
+                Gate::Open
+            },
+            may_leave: |untouched: bool, tried: &Tried| {
+                (idempotent || had_body) && untouched && {
+                    let mut tried = tried.clone();
+                    tried.add(&tunnel);
+                    tried.count() < ATTEMPTS && pool.has_alternative(&host, &tried)
+                }
+            },
+            tried: &tried,
+        };
+        let outcome = wait.run(side).await;
+        side.body_due(false);
+        let failure = match outcome {
+            Outcome::Answered(response) => {
+                let at = Instant::now();
+                lease.answered(at.saturating_duration_since(sent_at));
+                let (parts, recv) = response.into_parts();
+                record.answered(parts.status, parts.headers.get(REASON).cloned(), at);
+                let inbound = Inbound::counted(recv, Arc::clone(&tunnel.wire));
+                return Ok(Opened {
+                    parts,
+                    inbound,
+                    upload,
+                    lease,
+                });
+            }
+            Outcome::Over(failure) => {
+                upload.reset(Reason::CANCEL);
+                return Err(Unavailable {
+                    failure,
+                    about: None,
+                });
+            }
+            Outcome::Left => Verdict {
+                failure: Failure::TunnelSilent,
+                untaken: false,
+            },
+            Outcome::Lost(error) => verdict(&error, &tunnel),
+        };
+        tunnel.count_failed();
+        upload.reset(Reason::CANCEL);
+        drop(lease);
+        tried.add(&tunnel);
+        last = Some(failure.failure);
+        let Some(untouched) = upload.into_untouched() else {
+            return Err(Unavailable {
+                failure: failure.failure,
+                about: None,
+            });
+        };
+        let safe = failure.untaken || idempotent || had_body;
+        if !safe || failure.failure == Failure::BadResponse || tried.count() >= ATTEMPTS {
+            return Err(Unavailable {
+                failure: failure.failure,
+                about: None,
+            });
+        }
+        body = untouched;
+    }
+}
+
+async fn lease<S: Side>(
+    pool: &Pool,
+    host: &str,
+    tried: &Tried,
+    octets: usize,
+    record: &mut Record,
+    side: &mut S,
+) -> Result<Lease, Unavailable> {
+    let before = Instant::now();
+    if let Some(lease) = pool.take(host, tried)? {
+        record.pick += before.elapsed();
+        return Ok(lease);
+    }
+    let mut held = pin!(pool.hold(host, tried, octets));
+    let outcome = poll_fn(|cx| {
+        if let Poll::Ready(failure) = side.poll_over(cx) {
+            return Poll::Ready(Err(Unavailable {
+                failure,
+                about: None,
+            }));
+        }
+        held.as_mut().poll(cx)
+    })
+    .await;
+    record.hold += before.elapsed();
+    outcome
+}
+
+type Sent = (client::ResponseFuture, h2::SendStream<Bytes>);
+
+/// Hands the request to the tunnel's connection; `None` where nothing of it can have left.
+fn send(tunnel: &Tunnel, head: Outgoing, protocol: Option<Protocol>, ends: bool) -> Option<Sent> {
+    let mut requests = tunnel.requests()?;
+    let mut request = head.into_request();
+    if let Some(protocol) = protocol {
+        request.extensions_mut().insert(protocol);
+    }
+    requests.send_request(request, ends).ok()
+}
+
+enum Outcome {
+    Answered(Response<h2::RecvStream>),
+    /// The visitor left, or time is up.
+    Over(Failure),
+    /// The tunnel is in doubt and the request can go elsewhere.
+    Left,
+    Lost(h2::Error),
+}
+
+enum Gate {
+    Open,
+    /// The body waits for a 100, or for this.
+    Shut(Pin<Box<Sleep>>),
+}
+
+struct Wait<'a, B, F> {
+    response: client::ResponseFuture,
+    upload: &'a mut Pump<Upload<B>>,
+    tunnel: &'a Tunnel,
+    gate: Gate,
+    may_leave: F,
+    tried: &'a Tried,
+}
+
+impl<B, F> Wait<'_, B, F>
+where
+    B: Body<Data = Bytes> + Unpin,
+    F: Fn(bool, &Tried) -> bool,
+{
+    async fn run<S: Side>(&mut self, side: &mut S) -> Outcome {
+        let mut trouble = pin!(self.tunnel.trouble().notified());
+        // Registered before the first look, so that no trouble goes unnoticed.
+        trouble.as_mut().enable();
+        let mut doubted = self.tunnel.life() == Life::Doubted;
+        poll_fn(|cx| {
+            loop {
+                if let Poll::Ready(outcome) = self.poll_response(cx, side) {
+                    return Poll::Ready(outcome);
+                }
+                if let Poll::Ready(failure) = side.poll_over(cx) {
+                    return Poll::Ready(Outcome::Over(failure));
+                }
+                if let Some(failure) = self.poll_upload(cx, side) {
+                    return Poll::Ready(Outcome::Over(failure));
+                }
+                if trouble.as_mut().poll(cx).is_ready() {
+                    trouble.set(self.tunnel.trouble().notified());
+                    doubted = true;
+                    continue;
+                }
+                if doubted && self.tunnel.life() == Life::Doubted {
+                    doubted = false;
+                    if (self.may_leave)(self.upload.is_untouched(), self.tried) {
+                        return Poll::Ready(Outcome::Left);
+                    }
+                }
+                return Poll::Pending;
+            }
+        })
+        .await
+    }
+
+    fn poll_response<S: Side>(&mut self, cx: &mut Context<'_>, side: &mut S) -> Poll<Outcome> {
+        loop {
+            match self.response.poll_informational(cx) {
+                Poll::Ready(Some(Ok(interim))) if interim.status() == StatusCode::CONTINUE => {
+                    self.gate = Gate::Open;
+                    side.go_on();
+                }
+                Poll::Ready(Some(Ok(interim))) => side.interim(interim),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Outcome::Lost(error)),
+                // The response itself is next, or an error.
+                Poll::Ready(None) => break,
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Pin::new(&mut self.response)
+            .poll(cx)
+            .map(|response| match response {
+                Ok(response) => Outcome::Answered(response),
+                Err(error) => Outcome::Lost(error),
+            })
+    }
+
+    /// Moves the request's body. Only the visitor's own failures end the wait; what is wrong with the tunnel the
+    /// response says.
+    fn poll_upload<S: Side>(&mut self, cx: &mut Context<'_>, side: &mut S) -> Option<Failure> {
+        if self.upload.is_finished() {
+            return None;
+        }
+        if let Gate::Shut(until) = &mut self.gate {
+            if until.as_mut().poll(cx).is_pending() {
+                return None;
+            }
+            self.gate = Gate::Open;
+            side.go_on();
+        }
+        match self.upload.poll(cx) {
+            Poll::Ready(Err(Stop::Body(_))) => Some(Failure::VisitorGone),
+            Poll::Ready(_) => {
+                side.body_due(false);
+                None
+            }
+            Poll::Pending => {
+                side.body_due(!self.upload.waits_for_window());
+                None
+            }
+        }
+    }
+}
+
+struct Verdict {
+    failure: Failure,
+    /// The agent said that it did nothing with the request (RFC 9113 §8.7).
+    untaken: bool,
+}
+
+fn verdict(error: &h2::Error, tunnel: &Tunnel) -> Verdict {
+    if matches!(tunnel.ending(), Some(Ending::Silent { .. })) {
+        return Verdict {
+            failure: Failure::TunnelSilent,
+            untaken: false,
+        };
+    }
+    if error.is_reset() {
+        let refused = error.is_remote() && error.reason() == Some(Reason::REFUSED_STREAM);
+        let failure = if refused {
+            Failure::TunnelLost
+        } else {
+            Failure::BadResponse
+        };
+        return Verdict {
+            failure,
+            untaken: refused,
+        };
+    }
+    // Streams that a GOAWAY names are not ended by it; those above its last one were not taken (RFC 9113 §6.8).
+    Verdict {
+        failure: Failure::TunnelLost,
+        untaken: error.is_go_away() && error.is_remote(),
+    }
+}
+
+/// A request's body on its way to a tunnel, or none.
+#[derive(Debug)]
+pub struct Upload<B>(Option<B>);
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Upload<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        match &mut self.0 {
+            Some(body) => Pin::new(body).poll_frame(cx),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(Body::is_end_stream)
+    }
+}
+
+/// What a visitor is answered with: the app's body as it comes, or a few octets of our own. Holds the request's place on
+/// the tunnel and its record; both end with it.
+#[derive(Debug)]
+pub struct Answer<B> {
+    kind: Kind<B>,
+    record: Option<Record>,
+}
+
+#[derive(Debug)]
+enum Kind<B> {
+    Own(Bytes),
+    Tunnel {
+        inbound: Inbound,
+        upload: Pump<Upload<B>>,
+        ended: bool,
+        lease: Option<Lease>,
+    },
+}
+
+impl<B> Answer<B> {
+    pub(crate) fn own(octets: Bytes, mut record: Record) -> Self {
+        record.sent = octets.len() as u64;
+        Self {
+            kind: Kind::Own(octets),
+            record: Some(record),
+        }
+    }
+
+    pub(crate) fn tunnel(opened: Opened<B>, record: Record) -> (response::Parts, Self) {
+        let Opened {
+            parts,
+            inbound,
+            upload,
+            lease,
+        } = opened;
+        (
+            parts,
+            Self {
+                kind: Kind::Tunnel {
+                    inbound,
+                    upload,
+                    ended: false,
+                    lease: Some(lease),
+                },
+                record: Some(record),
+            },
+        )
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Answer<B> {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        let this = &mut *self;
+        match &mut this.kind {
+            Kind::Own(octets) if octets.is_empty() => Poll::Ready(None),
+            Kind::Own(octets) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(octets))))),
+            Kind::Tunnel {
+                inbound,
+                upload,
+                ended,
+                ..
+            } => {
+                let uploading = !upload.is_finished()
+                    && match upload.poll(cx) {
+                        Poll::Pending => true,
+                        Poll::Ready(Ok(()) | Err(Stop::Reset(_) | Stop::Gone(_))) => false,
+                        Poll::Ready(Err(Stop::Body(_))) => {
+                            if let Some(record) = &mut this.record {
+                                record.cut("visitor-gone");
+                            }
+                            return Poll::Ready(Some(Err(Cut::Visitor)));
+                        }
+                    };
+                if *ended {
+                    return if uploading {
+                        Poll::Pending
+                    } else {
+                        Poll::Ready(None)
+                    };
+                }
+                match Pin::new(inbound).poll_frame(cx) {
+                    Poll::Ready(Some(Err(error))) => {
+                        if let Some(record) = &mut this.record {
+                            record.cut("response-cut");
+                        }
+                        *ended = true;
+                        Poll::Ready(Some(Err(Cut::Tunnel(error))))
+                    }
+                    Poll::Ready(None) => {
+                        *ended = true;
+                        // The app has said everything; what it still wants to hear goes on.
+                        if uploading {
+                            Poll::Pending
+                        } else {
+                            Poll::Ready(None)
+                        }
+                    }
+                    frame => frame.map(|frame| frame.map(|frame| frame.map_err(Cut::Tunnel))),
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Own(octets) => octets.is_empty(),
+            Kind::Tunnel {
+                inbound, upload, ..
+            } => inbound.is_end_stream() && upload.is_finished(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Own(octets) => SizeHint::with_exact(octets.len() as u64),
+            Kind::Tunnel { .. } if self.is_end_stream() => SizeHint::with_exact(0),
+            Kind::Tunnel { .. } => SizeHint::default(),
+        }
+    }
+}
+
+impl<B> Drop for Answer<B> {
+    fn drop(&mut self) {
+        let Kind::Tunnel {
+            inbound,
+            upload,
+            ended,
+            lease,
+        } = &mut self.kind
+        else {
+            return;
+        };
+        if let Some(record) = &mut self.record {
+            record.received = upload.sent();
+            record.sent = inbound.received();
+            if !*ended && !inbound.is_end_stream() {
+                record.cut("visitor-gone");
+            }
+        }
+        if !upload.is_finished() {
+            upload.reset(if *ended {
+                Reason::NO_ERROR
+            } else {
+                Reason::CANCEL
+            });
+        }
+        drop(lease.take());
+    }
+}
+
+/// Why an answer ended before its end. Whoever writes it to a visitor must let the visitor see that.
+#[derive(Debug, thiserror::Error)]
+pub enum Cut {
+    #[error("the tunnel cut the response short: {0}")]
+    Tunnel(#[source] h2::Error),
+    #[error("the visitor's request ended before its end")]
+    Visitor,
+}
+
+/// Whether a request with this head has a body that must be waited for.
+pub(crate) fn may_have_body(method: &Method) -> bool {
+    !matches!(*method, Method::TRACE | Method::CONNECT)
+}

@@ -1,0 +1,237 @@
+//! Every way in which a request fails, folded once: from here follow its status, its reason (one word for header, log
+//! and metric), what the visitor is told, and whether another tunnel may be tried.
+
+use http::StatusCode;
+
+/// Why a visitor does not get the app's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Failure {
+    /// The head could not be parsed as HTTP.
+    Malformed,
+    /// HTTP/1.1 without Host, or HTTP/2 without `:authority` and Host (RFC 9112 §3.2).
+    NoHost,
+    /// More than one Host field.
+    ManyHosts,
+    /// Host and the target's authority name different hosts.
+    ConflictingHost,
+    /// A Host that is no host.
+    BadHost,
+    /// Both Content-Length and Transfer-Encoding (RFC 9112 §6.1), or Transfer-Encoding that is not `chunked` alone.
+    AmbiguousFraming,
+    /// CONNECT without `:protocol`: visitors cannot open TCP connections here.
+    ConnectRefused,
+    /// The head did not arrive in time.
+    HeadTimeout,
+    /// The body did not arrive in time.
+    BodyTimeout,
+    /// The declared body is larger than is allowed.
+    BodyTooLarge,
+    /// The target is longer than is allowed.
+    TargetTooLong,
+    /// Too many fields, or too long ones.
+    HeadTooLarge,
+    /// A host that the certificate of this connection does not cover (RFC 9110 §15.5.20).
+    Misdirected,
+    /// One source has too many connections.
+    TooManyConnections,
+    /// One connection's requests are cancelled faster than is allowed.
+    TooManyCancelled,
+    /// No agent ever brought this name.
+    NoSuchName,
+    /// The name's last tunnel left.
+    AgentGone,
+    /// The name's tunnels stopped answering.
+    AllEjected,
+    /// A limit of the gateway: streams, held requests, connections.
+    Limit,
+    /// The gateway is shutting down.
+    Draining,
+    /// The tunnel was lost before a response began, and the request could not be repeated.
+    TunnelLost,
+    /// The tunnel stopped answering before a response began, and the request could not be repeated.
+    TunnelSilent,
+    /// The agent answered with what is not HTTP/2, or reset the stream.
+    BadResponse,
+    /// The agent cannot carry an upgrade (it did not announce RFC 8441).
+    NoUpgrade,
+    /// No response within the limit that the operator set.
+    ResponseTimeout,
+    /// The visitor left.
+    VisitorGone,
+}
+
+impl Failure {
+    /// One word for the response header `tidegate-reason`, the access log and the metrics.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed-request",
+            Self::NoHost => "no-host",
+            Self::ManyHosts => "many-hosts",
+            Self::ConflictingHost => "conflicting-host",
+            Self::BadHost => "bad-host",
+            Self::AmbiguousFraming => "ambiguous-framing",
+            Self::ConnectRefused => "connect-refused",
+            Self::HeadTimeout => "head-timeout",
+            Self::BodyTimeout => "body-timeout",
+            Self::BodyTooLarge => "body-too-large",
+            Self::TargetTooLong => "target-too-long",
+            Self::HeadTooLarge => "head-too-large",
+            Self::Misdirected => "misdirected",
+            Self::TooManyConnections => "too-many-connections",
+            Self::TooManyCancelled => "too-many-cancelled",
+            Self::NoSuchName => "no-such-name",
+            Self::AgentGone => "agent-gone",
+            Self::AllEjected => "all-ejected",
+            Self::Limit => "limit",
+            Self::Draining => "draining",
+            Self::TunnelLost => "tunnel-lost",
+            Self::TunnelSilent => "tunnel-silent",
+            Self::BadResponse => "bad-response",
+            Self::NoUpgrade => "no-upgrade",
+            Self::ResponseTimeout => "response-timeout",
+            Self::VisitorGone => "visitor-gone",
+        }
+    }
+
+    /// The status that the visitor sees. `VisitorGone` has the one that nginx made usual in logs; nobody receives it.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::Malformed
+            | Self::NoHost
+            | Self::ManyHosts
+            | Self::ConflictingHost
+            | Self::BadHost
+            | Self::AmbiguousFraming => StatusCode::BAD_REQUEST,
+            Self::ConnectRefused => StatusCode::METHOD_NOT_ALLOWED,
+            Self::HeadTimeout | Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+            Self::TooManyConnections | Self::TooManyCancelled => StatusCode::TOO_MANY_REQUESTS,
+            Self::NoSuchName
+            | Self::AgentGone
+            | Self::AllEjected
+            | Self::Limit
+            | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TunnelLost | Self::BadResponse | Self::NoUpgrade => StatusCode::BAD_GATEWAY,
+            Self::TunnelSilent | Self::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::VisitorGone => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
+        }
+    }
+
+    /// Seconds after which it makes sense to ask again (RFC 9110 §10.2.3).
+    pub fn retry_after(self) -> Option<u64> {
+        match self {
+            Self::NoSuchName => Some(30),
+            Self::AgentGone
+            | Self::AllEjected
+            | Self::TooManyConnections
+            | Self::TooManyCancelled => Some(5),
+            Self::Limit | Self::Draining => Some(1),
+            _ => None,
+        }
+    }
+
+    /// Whether the connection of an HTTP/1 visitor can take another request afterwards.
+    pub fn closes_connection(self) -> bool {
+        matches!(
+            self,
+            Self::Malformed
+                | Self::AmbiguousFraming
+                | Self::HeadTimeout
+                | Self::BodyTimeout
+                | Self::BodyTooLarge
+                | Self::TargetTooLong
+                | Self::HeadTooLarge
+                | Self::TooManyConnections
+                | Self::TooManyCancelled
+                | Self::Draining
+        )
+    }
+
+    /// One sentence for the visitor, who may be the app's developer.
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Self::Malformed => "The request is not well-formed HTTP.",
+            Self::NoHost => "The request names no host.",
+            Self::ManyHosts => "The request names more than one host.",
+            Self::ConflictingHost => {
+                "The request's target and its Host field name different hosts."
+            }
+            Self::BadHost => "The request's host is not a host name.",
+            Self::AmbiguousFraming => "The request states the length of its body in two ways.",
+            Self::ConnectRefused => "CONNECT is not available here.",
+            Self::HeadTimeout => "The request's head did not arrive in time.",
+            Self::BodyTimeout => "The request's body did not arrive in time.",
+            Self::BodyTooLarge => "The request's body is larger than this gateway takes.",
+            Self::TargetTooLong => "The request's target is longer than this gateway takes.",
+            Self::HeadTooLarge => "The request's head is larger than this gateway takes.",
+            Self::Misdirected => {
+                "This connection's certificate does not cover the requested host; connect anew."
+            }
+            Self::TooManyConnections => "There are too many connections from your address.",
+            Self::TooManyCancelled => "Requests on this connection are cancelled too often.",
+            Self::NoSuchName => "No agent has brought this name to the gateway.",
+            Self::AgentGone => "The agent of this name is not connected at the moment.",
+            Self::AllEjected => "The agent of this name has stopped answering.",
+            Self::Limit => "The gateway is at a limit; try again.",
+            Self::Draining => "The gateway is shutting down; try again.",
+            Self::TunnelLost => "The connection to the agent was lost before the app answered.",
+            Self::TunnelSilent => "The agent stopped answering before the app did.",
+            Self::BadResponse => "The agent's answer was broken.",
+            Self::NoUpgrade => "The agent of this name cannot carry WebSockets.",
+            Self::ResponseTimeout => "The app did not answer in time.",
+            Self::VisitorGone => "The visitor left.",
+        }
+    }
+}
+
+/// All of them, for the metrics to show at zero.
+pub const ALL: [Failure; 26] = [
+    Failure::Malformed,
+    Failure::NoHost,
+    Failure::ManyHosts,
+    Failure::ConflictingHost,
+    Failure::BadHost,
+    Failure::AmbiguousFraming,
+    Failure::ConnectRefused,
+    Failure::HeadTimeout,
+    Failure::BodyTimeout,
+    Failure::BodyTooLarge,
+    Failure::TargetTooLong,
+    Failure::HeadTooLarge,
+    Failure::Misdirected,
+    Failure::TooManyConnections,
+    Failure::TooManyCancelled,
+    Failure::NoSuchName,
+    Failure::AgentGone,
+    Failure::AllEjected,
+    Failure::Limit,
+    Failure::Draining,
+    Failure::TunnelLost,
+    Failure::TunnelSilent,
+    Failure::BadResponse,
+    Failure::NoUpgrade,
+    Failure::ResponseTimeout,
+    Failure::VisitorGone,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn every_failure_has_a_word_of_its_own() {
+        let words: HashSet<&str> = ALL.iter().map(|failure| failure.reason()).collect();
+        assert_eq!(words.len(), ALL.len());
+        for failure in ALL {
+            assert!(failure.status().is_client_error() || failure.status().is_server_error());
+            assert!(
+                failure.status() != StatusCode::SERVICE_UNAVAILABLE
+                    || failure.retry_after().is_some()
+            );
+        }
+    }
+}

@@ -1,0 +1,461 @@
+//! A visitor's request head, made into the one that goes to an agent. Pure.
+//!
+//! Fields that concern one hop go, the fields that say who asked are ours to set, everything else stays: path octets,
+//! field values and their order within a name, methods nobody knows.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::header::{COOKIE, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, VIA};
+use http::uri::{Authority, Parts, PathAndQuery, Scheme};
+use http::{Method, Uri, Version};
+use tidegate_shared::message::strip_hop_by_hop;
+use tidegate_shared::name::{VisitorHost, visitor_host};
+
+use crate::failure::Failure;
+
+static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// Fields of their kind that others set and that a visitor must not be able to forge towards an app that trusts them.
+const FORGEABLE: [&str; 6] = [
+    "x-real-ip",
+    "x-forwarded-port",
+    "x-forwarded-server",
+    "x-forwarded-ssl",
+    "x-forwarded-scheme",
+    "x-forwarded-prefix",
+];
+
+/// Which fields are added, and who may have set them already.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    pub x_forwarded: bool,
+    pub forwarded: bool,
+    pub via: bool,
+    pub trusted: Vec<Range>,
+}
+
+/// A range of addresses, as `192.0.2.0/24`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    address: IpAddr,
+    prefix: u8,
+}
+
+impl std::str::FromStr for Range {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            format!(
+                "`{text}` is not an address range; write it like 10.0.0.0/8, 2001:db8::/32 or 192.0.2.7"
+            )
+        };
+        let (address, prefix) = text
+            .split_once('/')
+            .map_or((text, None), |(address, prefix)| (address, Some(prefix)));
+        let address: IpAddr = address.parse().map_err(|_| wrong())?;
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = match prefix {
+            None => most,
+            Some(prefix) => prefix
+                .parse()
+                .ok()
+                .filter(|bits| *bits <= most)
+                .ok_or_else(wrong)?,
+        };
+        Ok(Self { address, prefix })
+    }
+}
+
+impl Range {
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match (self.address, address.to_canonical()) {
+            (IpAddr::V4(range), IpAddr::V4(one)) => {
+                let shift = 32 - u32::from(self.prefix);
+                shift == 32 || u32::from(range) >> shift == u32::from(one) >> shift
+            }
+            (IpAddr::V6(range), IpAddr::V6(one)) => {
+                let shift = 128 - u32::from(self.prefix);
+                shift == 128 || u128::from(range) >> shift == u128::from(one) >> shift
+            }
+            _ => false,
+        }
+    }
+}
+
+/// What a visitor's connection contributes to every one of its requests, made once per connection.
+#[derive(Debug)]
+pub struct Origin {
+    trusted: bool,
+    client: HeaderValue,
+    /// `for=…;proto=…;host=`, for the host to be appended.
+    forwarded: String,
+    proto: &'static str,
+}
+
+impl Origin {
+    pub fn new(policy: &Policy, visitor: SocketAddr, tls: bool) -> Self {
+        let address = visitor.ip().to_canonical();
+        let proto = if tls { "https" } else { "http" };
+        // An address consists of digits, letters, colons and dots, which any field may carry.
+        let client = HeaderValue::from_str(&address.to_string())
+            .unwrap_or_else(|_| HeaderValue::from_static("unknown"));
+        let node = match address {
+            IpAddr::V4(v4) => v4.to_string(),
+            // An IPv6 address is bracketed and quoted (RFC 7239 §6).
+            IpAddr::V6(v6) => format!("\"[{v6}]\""),
+        };
+        Self {
+            trusted: policy.trusted.iter().any(|range| range.contains(address)),
+            client,
+            forwarded: format!("for={node};proto={proto};host="),
+            proto,
+        }
+    }
+}
+
+/// A request's head on its way to an agent.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    pub method: Method,
+    pub uri: Uri,
+    pub headers: HeaderMap,
+}
+
+impl Outgoing {
+    /// As `h2` wants it.
+    pub fn into_request(self) -> http::Request<()> {
+        let mut request = http::Request::new(());
+        *request.method_mut() = self.method;
+        *request.uri_mut() = self.uri;
+        *request.headers_mut() = self.headers;
+        *request.version_mut() = Version::HTTP_2;
+        request
+    }
+}
+
+/// Whether a request of this kind may be sent twice (RFC 9110 §9.2.2).
+pub fn is_idempotent(method: &Method) -> bool {
+    matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
+    )
+}
+
+/// The one host that a request is for, as the visitor wrote it.
+///
+/// The target's authority counts where there is one (RFC 9112 §3.2.2, RFC 9113 §8.3.1); a Host beside it must name the
+/// same host.
+///
+/// # Errors
+/// No host, several, or different ones.
+pub fn authority(uri: &Uri, headers: &HeaderMap) -> Result<HeaderValue, Failure> {
+    let mut hosts = headers.get_all(HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(Failure::ManyHosts);
+    }
+    let Some(target) = uri.authority() else {
+        return host.cloned().ok_or(Failure::NoHost);
+    };
+    if let Some(host) = host {
+        let named = visitor_host(host.as_bytes()).map_err(|_bad| Failure::BadHost)?;
+        let target = visitor_host(target.as_str().as_bytes()).map_err(|_bad| Failure::BadHost)?;
+        if named.name() != target.name() {
+            return Err(Failure::ConflictingHost);
+        }
+    }
+    HeaderValue::from_str(target.as_str()).map_err(|_bad| Failure::BadHost)
+}
+
+/// The host in the form in which names are compared.
+///
+/// # Errors
+/// What is not a host.
+pub fn host(authority: &HeaderValue) -> Result<VisitorHost<'_>, Failure> {
+    visitor_host(authority.as_bytes()).map_err(|_bad| Failure::BadHost)
+}
+
+/// The target that goes to the agent: the visitor's path and query as they are, the host as it was written.
+///
+/// # Errors
+/// An authority that cannot stand in a URI.
+pub fn target(
+    path: Option<PathAndQuery>,
+    authority: &HeaderValue,
+    tls: bool,
+) -> Result<Uri, Failure> {
+    let mut parts = Parts::default();
+    parts.scheme = Some(if tls { Scheme::HTTPS } else { Scheme::HTTP });
+    parts.authority =
+        Some(Authority::from_maybe_shared(authority.clone()).map_err(|_bad| Failure::BadHost)?);
+    parts.path_and_query = Some(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+    Uri::from_parts(parts).map_err(|_bad| Failure::BadHost)
+}
+
+/// Rewrites the fields in place. `version` is the visitor's, for `Via`.
+pub fn rewrite(
+    headers: &mut HeaderMap,
+    policy: &Policy,
+    origin: &Origin,
+    authority: &HeaderValue,
+    version: Version,
+) {
+    strip_hop_by_hop(headers);
+    headers.remove(HOST);
+    if version >= Version::HTTP_2 {
+        join_cookies(headers);
+    }
+    if !origin.trusted {
+        for name in FORGEABLE {
+            headers.remove(name);
+        }
+    }
+    set_x_forwarded(headers, policy, origin, authority);
+    set_forwarded(headers, policy, origin, authority);
+    if policy.via {
+        headers.append(
+            VIA,
+            HeaderValue::from_static(match version {
+                Version::HTTP_10 => "1.0 tidegate",
+                Version::HTTP_11 => "1.1 tidegate",
+                _ => "2 tidegate",
+            }),
+        );
+    }
+}
+
+/// Splitting `cookie` is a matter of HTTP/2's own compression (RFC 9113 §8.2.3); an app expects one field.
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).iter();
+    if let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) {
+        let mut joined = [first.as_bytes(), b"; ", second.as_bytes()].concat();
+        for crumb in crumbs {
+            joined.extend_from_slice(b"; ");
+            joined.extend_from_slice(crumb.as_bytes());
+        }
+        if let Ok(joined) = HeaderValue::from_bytes(&joined) {
+            headers.insert(COOKIE, joined);
+        }
+    }
+}
+
+fn set_x_forwarded(
+    headers: &mut HeaderMap,
+    policy: &Policy,
+    origin: &Origin,
+    authority: &HeaderValue,
+) {
+    if !policy.x_forwarded {
+        if !origin.trusted {
+            for name in [&X_FORWARDED_FOR, &X_FORWARDED_PROTO, &X_FORWARDED_HOST] {
+                headers.remove(name);
+            }
+        }
+        return;
+    }
+    let chain = origin
+        .trusted
+        .then(|| joined(headers, &X_FORWARDED_FOR, &origin.client))
+        .flatten();
+    headers.insert(
+        X_FORWARDED_FOR.clone(),
+        chain.unwrap_or_else(|| origin.client.clone()),
+    );
+    if !(origin.trusted && headers.contains_key(&X_FORWARDED_PROTO)) {
+        headers.insert(
+            X_FORWARDED_PROTO.clone(),
+            HeaderValue::from_static(origin.proto),
+        );
+    }
+    if !(origin.trusted && headers.contains_key(&X_FORWARDED_HOST)) {
+        headers.insert(X_FORWARDED_HOST.clone(), authority.clone());
+    }
+}
+
+fn set_forwarded(
+    headers: &mut HeaderMap,
+    policy: &Policy,
+    origin: &Origin,
+    authority: &HeaderValue,
+) {
+    if !policy.forwarded {
+        if !origin.trusted {
+            headers.remove(FORWARDED);
+        }
+        return;
+    }
+    let mut value = Vec::with_capacity(origin.forwarded.len() + authority.len() + 2);
+    value.extend_from_slice(origin.forwarded.as_bytes());
+    // A host with a port or brackets is no token and must be quoted (RFC 7239 §4).
+    let quoted = authority
+        .as_bytes()
+        .iter()
+        .any(|octet| matches!(octet, b':' | b'[' | b']'));
+    value.extend_from_slice(if quoted { b"\"" } else { b"" });
+    value.extend_from_slice(authority.as_bytes());
+    value.extend_from_slice(if quoted { b"\"" } else { b"" });
+    // Both parts come from values that a field already carried.
+    let Ok(value) = HeaderValue::from_maybe_shared(bytes::Bytes::from(value)) else {
+        return;
+    };
+    let chain = origin
+        .trusted
+        .then(|| joined(headers, &FORWARDED, &value))
+        .flatten();
+    headers.insert(FORWARDED, chain.unwrap_or(value));
+}
+
+/// What trusted hops said before us, and what we say, in one list.
+fn joined(headers: &HeaderMap, name: &HeaderName, ours: &HeaderValue) -> Option<HeaderValue> {
+    let mut list = Vec::new();
+    for value in headers.get_all(name) {
+        list.extend_from_slice(value.as_bytes());
+        list.extend_from_slice(b", ");
+    }
+    list.extend_from_slice(ours.as_bytes());
+    HeaderValue::from_bytes(&list).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(trusted: &[&str]) -> Policy {
+        Policy {
+            x_forwarded: true,
+            forwarded: true,
+            via: true,
+            trusted: trusted.iter().map(|range| range.parse().unwrap()).collect(),
+        }
+    }
+
+    fn map(lines: &[(&str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in lines {
+            map.append(
+                HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                HeaderValue::from_str(value).unwrap(),
+            );
+        }
+        map
+    }
+
+    fn rewritten(policy: &Policy, visitor: &str, lines: &[(&str, &str)]) -> HeaderMap {
+        let origin = Origin::new(policy, visitor.parse().unwrap(), true);
+        let mut headers = map(lines);
+        rewrite(
+            &mut headers,
+            policy,
+            &origin,
+            &HeaderValue::from_static("app.test:8443"),
+            Version::HTTP_11,
+        );
+        headers
+    }
+
+    #[test]
+    fn a_stranger_cannot_say_who_asked() {
+        let headers = rewritten(
+            &policy(&["10.0.0.0/8"]),
+            "192.0.2.9:4444",
+            &[
+                ("host", "app.test:8443"),
+                ("x-forwarded-for", "6.6.6.6"),
+                ("x-forwarded-proto", "gopher"),
+                ("x-real-ip", "6.6.6.6"),
+                ("forwarded", "for=6.6.6.6"),
+                ("x-kept", "1"),
+                ("x-kept", "2"),
+            ],
+        );
+        let expected = map(&[
+            ("x-kept", "1"),
+            ("x-kept", "2"),
+            ("x-forwarded-for", "192.0.2.9"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "app.test:8443"),
+            (
+                "forwarded",
+                "for=192.0.2.9;proto=https;host=\"app.test:8443\"",
+            ),
+            ("via", "1.1 tidegate"),
+        ]);
+        assert_eq!(headers, expected);
+    }
+
+    #[test]
+    fn a_trusted_hop_is_believed_and_continued() {
+        let headers = rewritten(
+            &policy(&["2001:db8::/32"]),
+            "[2001:db8::7]:1",
+            &[
+                ("x-forwarded-for", "198.51.100.1"),
+                ("x-forwarded-proto", "http"),
+                ("forwarded", "for=198.51.100.1"),
+            ],
+        );
+        assert_eq!(headers["x-forwarded-for"], "198.51.100.1, 2001:db8::7");
+        assert_eq!(headers["x-forwarded-proto"], "http");
+        assert_eq!(
+            headers["forwarded"],
+            "for=198.51.100.1, for=\"[2001:db8::7]\";proto=https;host=\"app.test:8443\""
+        );
+    }
+
+    #[test]
+    fn switched_off_means_absent_and_still_not_forged() {
+        let off = Policy {
+            x_forwarded: false,
+            forwarded: false,
+            via: false,
+            trusted: Vec::new(),
+        };
+        let headers = rewritten(
+            &off,
+            "192.0.2.9:1",
+            &[("x-forwarded-for", "6.6.6.6"), ("forwarded", "for=6.6.6.6")],
+        );
+        assert!(headers.is_empty(), "{headers:?}");
+    }
+
+    #[test]
+    fn one_host_or_none() {
+        let of =
+            |target: &str, lines: &[(&str, &str)]| authority(&target.parse().unwrap(), &map(lines));
+        assert_eq!(of("/", &[("host", "a.test")]).unwrap(), "a.test");
+        assert_eq!(
+            of("http://A.test:80/", &[("host", "a.test")]).unwrap(),
+            "A.test:80"
+        );
+        assert_eq!(of("/", &[]), Err(Failure::NoHost));
+        assert_eq!(
+            of("/", &[("host", "a"), ("host", "a")]),
+            Err(Failure::ManyHosts)
+        );
+        assert_eq!(
+            of("http://a.test/", &[("host", "b.test")]),
+            Err(Failure::ConflictingHost)
+        );
+    }
+
+    #[test]
+    fn ranges() {
+        let range: Range = "10.0.0.0/8".parse().unwrap();
+        assert!(
+            range.contains("10.255.0.1".parse().unwrap())
+                && !range.contains("11.0.0.1".parse().unwrap())
+        );
+        assert!(range.contains("::ffff:10.1.1.1".parse().unwrap()));
+        let all: Range = "::/0".parse().unwrap();
+        assert!(
+            all.contains("2001:db8::1".parse().unwrap())
+                && !all.contains("10.0.0.1".parse().unwrap())
+        );
+        for wrong in ["10.0.0.0/33", "10.0.0/8", "", "::/129", "1.2.3.4/-1"] {
+            assert!(wrong.parse::<Range>().is_err(), "{wrong}");
+        }
+    }
+}

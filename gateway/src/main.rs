@@ -1,0 +1,65 @@
+//! `tidegated`: arguments → sockets → run.
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use tidegate_gateway::app::{App, Trouble};
+use tidegate_gateway::config::{Cli, Command, Run};
+use tidegate_gateway::list;
+use tidegate_shared::{log, signals};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are answers, everything else is a mistake; either is printed where it belongs.
+            let code = if error.use_stderr() { 64 } else { 0 };
+            return error
+                .print()
+                .map_or(ExitCode::FAILURE, |()| ExitCode::from(code));
+        }
+    };
+    let outcome = match cli.command {
+        Command::Run(run) => serve(&run),
+        Command::Tunnels(asked) => {
+            list::tunnels(asked.admin, asked.json).and_then(|text| say(&text))
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(trouble) => {
+            let code = if matches!(trouble, Trouble::Usage(_)) {
+                64
+            } else {
+                1
+            };
+            writeln!(std::io::stderr(), "tidegated: {trouble}")
+                .map_or(ExitCode::FAILURE, |()| ExitCode::from(code))
+        }
+    }
+}
+
+fn serve(run: &Run) -> Result<(), Trouble> {
+    let sink = log::init(run.log, &run.log_level).map_err(Trouble::Usage)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Trouble::Ours(format!("the runtime could not be started: {error}")))?;
+    let ended = runtime.block_on(async {
+        let app = App::bind(run, sink.clone())?;
+        say(&format!("{}\n", app.addresses()))?;
+        app.run(signals::shutdown()).await;
+        Ok(())
+    });
+    sink.flush(Duration::from_secs(1));
+    ended
+}
+
+fn say(text: &str) -> Result<(), Trouble> {
+    let mut out = std::io::stdout();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(|error| Trouble::Ours(format!("standard output cannot be written: {error}")))
+}

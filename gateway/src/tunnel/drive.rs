@@ -1,0 +1,376 @@
+//! The task that owns a tunnel's connection. No other task may hold it; requests reach it through handles.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use h2::{Ping, PingPong, client};
+use tidegate_shared::clock;
+use tidegate_shared::drain::Drain;
+use tidegate_shared::liveness::{Liveness, Move, Patience, Sight};
+use tidegate_shared::reversal::frames;
+use tidegate_shared::seam::Seam;
+use tidegate_shared::window::Window;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Sleep, sleep_until};
+use tracing::{debug, info};
+
+use super::{Ending, Life, Tunnel};
+use crate::pool::Pool;
+
+/// What a driver is told beside its connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Care {
+    pub patience: Patience,
+    /// The most that an agent may send ahead on one stream.
+    pub window_most: u32,
+    /// What a tunnel carries may go on for so long after the tunnel left the pool.
+    pub grace: Duration,
+}
+
+/// Requests after which a tunnel is to be replaced: three quarters of the stream identifiers that a client has
+/// (RFC 9113 §5.1.1), which `h2` cannot begin again.
+const REQUESTS_IN_A_LIFE: u64 = (1 << 30) / 4 * 3;
+
+/// Padded empty DATA frames after which a tunnel is to be replaced: `h2` ends the connection at a hundred.
+const PADDED_EMPTY_IN_A_LIFE: u64 = 75;
+
+/// Control frames a second that no honest agent reaches, and for how long.
+const CONTROL_PER_SECOND: u64 = 1000;
+const FLOOD_FOR: u64 = 5;
+
+/// Owns one tunnel until it is gone. Ends when: (1) the agent closes, or the connection breaks; (2) a PING is not
+/// answered in time; (3) the agent said GOAWAY, the certificate expired, or the gateway drains, and the last stream
+/// finished or the grace is over; (4) the agent floods it with control frames. Whichever it is, the tunnel has left the
+/// pool before this returns, and those who wait for a response on it have been told.
+pub(crate) async fn drive<T>(
+    connection: client::Connection<Seam<T>, Bytes>,
+    tunnel: Arc<Tunnel>,
+    pool: Arc<Pool>,
+    care: Care,
+    drain: Drain,
+) -> Ending
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let now = clock::now_ms();
+    let mut driver = Driver {
+        connection,
+        liveness: Liveness::new(care.patience, now),
+        window: Window::new(care.window_most),
+        ping: None,
+        sent_at: Instant::now(),
+        idle: false,
+        retiring: None,
+        leaving: None,
+        told: false,
+        control: Flood {
+            mark: 0,
+            second: now,
+            full: 0,
+        },
+        tunnel,
+        pool,
+        care,
+    };
+    driver.ping = driver.connection.ping_pong();
+    // The first round trip decides the window before the first visitor comes.
+    driver.send_ping(false);
+    let tunnel = Arc::clone(&driver.tunnel);
+    let mut tick = Box::pin(sleep_until(Instant::now().into()));
+    let mut drained = Box::pin(drain.finishing());
+    let mut called = Box::pin(tunnel.driver().notified());
+    let ending = poll_fn(|cx| {
+        if !driver.told && drained.as_mut().poll(cx).is_ready() {
+            driver.told = true;
+            driver.leave(Ending::Drained);
+        }
+        while called.as_mut().poll(cx).is_ready() {
+            called.set(tunnel.driver().notified());
+            driver.idle = false;
+            driver.wake(tick.as_mut());
+        }
+        driver.poll(cx, tick.as_mut())
+    })
+    .await;
+    let ending = driver.leaving.take().map_or(ending, |leaving| leaving.why);
+    driver.pool.unfile(&tunnel, &ending);
+    tunnel.end(ending.clone());
+    ending
+}
+
+struct Driver<T>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    connection: client::Connection<Seam<T>, Bytes>,
+    tunnel: Arc<Tunnel>,
+    pool: Arc<Pool>,
+    care: Care,
+    liveness: Liveness,
+    window: Window,
+    ping: Option<PingPong>,
+    sent_at: Instant,
+    /// The tick is as far away as an idle tunnel wants it; a request that begins to wait must bring it nearer.
+    idle: bool,
+    /// Since when a replacement has been asked for.
+    retiring: Option<u64>,
+    leaving: Option<Leaving>,
+    told: bool,
+    control: Flood,
+}
+
+struct Leaving {
+    why: Ending,
+    until: u64,
+}
+
+struct Flood {
+    mark: u64,
+    second: u64,
+    full: u64,
+}
+
+impl<T> Driver<T>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    fn poll(&mut self, cx: &mut Context<'_>, mut tick: Pin<&mut Sleep>) -> Poll<Ending> {
+        loop {
+            if let Poll::Ready(result) = Pin::new(&mut self.connection).poll(cx) {
+                return Poll::Ready(self.closed(result.err()));
+            }
+            if self.leaving.is_none()
+                && let Some(goaway) = self.tunnel.wire.goaway()
+            {
+                let said = String::from_utf8_lossy(&goaway.debug).into_owned();
+                self.leave(Ending::Goaway {
+                    code: goaway.code,
+                    said,
+                });
+                continue;
+            }
+            if self.poll_pong(cx) {
+                // A new window is announced with the connection's next poll.
+                continue;
+            }
+            if self.idle && self.tunnel.waiting_since().is_some() {
+                self.idle = false;
+                self.wake(tick.as_mut());
+            }
+            if tick.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            if let Some(ending) = self.tick(tick.as_mut()) {
+                return Poll::Ready(ending);
+            }
+        }
+    }
+
+    /// The connection is over: why.
+    fn closed(&self, error: Option<h2::Error>) -> Ending {
+        match (self.tunnel.wire.goaway(), error) {
+            (Some(goaway), _) => Ending::Goaway {
+                code: goaway.code,
+                said: String::from_utf8_lossy(&goaway.debug).into_owned(),
+            },
+            (None, None) => Ending::Closed {
+                why: "the agent closed the connection".into(),
+            },
+            (None, Some(error)) => Ending::Closed {
+                why: format!("the connection broke: {error}"),
+            },
+        }
+    }
+
+    /// Takes the tunnel out of the pool and lets what it carries finish.
+    fn leave(&mut self, why: Ending) {
+        if self.leaving.is_some() {
+            return;
+        }
+        if why != Ending::Drained || self.tunnel.outstanding() == 0 {
+            self.pool.unfile(&self.tunnel, &why);
+            self.tunnel.enter(Life::Draining);
+        }
+        if !matches!(why, Ending::Goaway { .. }) {
+            // Every stream may still be answered; the agent had better dial elsewhere (RFC 9113 §6.8).
+            self.tunnel
+                .wire
+                .inject(frames::goaway(0x7fff_ffff, 0, &why.to_string()));
+        }
+        let grace = u64::try_from(self.care.grace.as_millis()).unwrap_or(u64::MAX / 2);
+        self.leaving = Some(Leaving {
+            why,
+            until: clock::now_ms() + grace,
+        });
+        self.idle = false;
+    }
+
+    fn wake(&self, tick: Pin<&mut Sleep>) {
+        tick.reset(Instant::now().into());
+    }
+
+    /// Whether the connection has to be polled again.
+    fn poll_pong(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.liveness.is_waiting() {
+            return false;
+        }
+        let Some(ping) = &mut self.ping else {
+            return false;
+        };
+        match ping.poll_pong(cx) {
+            Poll::Ready(Ok(_)) => {}
+            // The connection's own poll reports what is wrong with it.
+            Poll::Ready(Err(_)) | Poll::Pending => return false,
+        }
+        let rtt = self.sent_at.elapsed();
+        self.liveness.answered(rtt);
+        let smoothed = self.liveness.rtt().unwrap_or(rtt);
+        self.tunnel.set_rtt(smoothed);
+        if self.tunnel.life() == Life::Doubted {
+            debug!(tunnel = self.tunnel.id, "a doubted tunnel answered");
+            self.tunnel.enter(Life::Filed);
+        }
+        let wire = &self.tunnel.wire;
+        let Some(window) = self.window.measured(smoothed, wire.data(), wire.unread()) else {
+            return false;
+        };
+        // Refused only while the last change is not acknowledged; the next round trip asks again.
+        let _unacknowledged = self.connection.set_initial_window_size(window);
+        true
+    }
+
+    fn send_ping(&mut self, probe: bool) -> bool {
+        let Some(ping) = &mut self.ping else {
+            return false;
+        };
+        if ping.send_ping(Ping::opaque()).is_err() {
+            return false;
+        }
+        self.window.begin(self.tunnel.wire.data());
+        self.sent_at = Instant::now();
+        self.liveness.sent(clock::ms(self.sent_at), probe);
+        true
+    }
+
+    /// The time has come for something. Sets the next time.
+    fn tick(&mut self, tick: Pin<&mut Sleep>) -> Option<Ending> {
+        let now = clock::now_ms();
+        if let Some(leaving) = &self.leaving
+            && (now >= leaving.until || self.tunnel.outstanding() == 0)
+        {
+            return Some(leaving.why.clone());
+        }
+        if self.flooded(now) {
+            return Some(Ending::Flood);
+        }
+        self.mind_the_end(now);
+        let waiting_since = self.tunnel.waiting_since();
+        let sight = Sight {
+            now,
+            heard: self.tunnel.wire.heard_ms(),
+            waiting_since,
+            asked: self.tunnel.take_asked(),
+        };
+        let mut until = match self.liveness.next(sight) {
+            Move::Wait { until } => until,
+            Move::Ping { probe } => {
+                if self.send_ping(probe) {
+                    now + 1
+                } else {
+                    now + 1000
+                }
+            }
+            Move::Doubt { until } => {
+                if self.tunnel.life() == Life::Filed {
+                    info!(
+                        tunnel = self.tunnel.id,
+                        name = %self.tunnel.agent.primary,
+                        agent = %self.tunnel.agent.address,
+                        "tunnel in doubt: a probe is overdue; requests go elsewhere where they can"
+                    );
+                    self.tunnel.enter(Life::Doubted);
+                    self.pool.doubt_siblings(&self.tunnel);
+                }
+                until
+            }
+            Move::GiveUp { silent_ms } => return Some(Ending::Silent { for_ms: silent_ms }),
+        };
+        self.idle = self.tunnel.outstanding() == 0 && waiting_since.is_none();
+        // A window that data fills is measured, and a flood noticed, while anything goes on.
+        if !self.idle {
+            until = until.min(now + 250);
+            self.measure_if_full();
+        }
+        if let Some(leaving) = &self.leaving {
+            until = until.min(leaving.until);
+        }
+        let pause = Duration::from_millis(until.saturating_sub(now).max(1));
+        tick.reset((Instant::now() + pause).into());
+        None
+    }
+
+    /// While a whole window arrives between two ticks, every tick measures a round trip, so that the window can grow.
+    fn measure_if_full(&mut self) {
+        let arrived = self.tunnel.wire.data();
+        let since = arrived.saturating_sub(self.window.mark());
+        if !self.liveness.is_waiting() && since >= u64::from(self.window.present()) / 2 {
+            self.send_ping(false);
+        }
+    }
+
+    fn flooded(&mut self, now: u64) -> bool {
+        let Flood { mark, second, full } = &mut self.control;
+        let elapsed = now.saturating_sub(*second);
+        if elapsed < 1000 {
+            return false;
+        }
+        let seen = self.tunnel.wire.control();
+        let rate = (seen - *mark) * 1000 / elapsed;
+        *full = if rate > CONTROL_PER_SECOND {
+            *full + elapsed / 1000
+        } else {
+            0
+        };
+        *mark = seen;
+        *second = now;
+        *full >= FLOOD_FOR
+    }
+
+    /// Expiry, and counters that end a connection when they are full.
+    fn mind_the_end(&mut self, now: u64) {
+        if self.leaving.is_some() {
+            return;
+        }
+        if self
+            .tunnel
+            .agent
+            .not_after
+            .is_some_and(|end| SystemTime::now() > end)
+        {
+            return self.leave(Ending::Expired);
+        }
+        let worn = self.tunnel.sent() > REQUESTS_IN_A_LIFE
+            || self.tunnel.wire.padded_empty() > PADDED_EMPTY_IN_A_LIFE;
+        match self.retiring {
+            None if worn => {
+                info!(
+                    tunnel = self.tunnel.id,
+                    "tunnel is worn; asking the agent for a fresh one"
+                );
+                self.retiring = Some(now);
+                self.tunnel
+                    .wire
+                    .inject(frames::goaway(0x7fff_ffff, 0, "a fresh tunnel, please"));
+            }
+            // Without a replacement a worn tunnel is still better than none.
+            Some(since) if self.pool.has_younger_sibling(&self.tunnel, since) => {
+                self.leave(Ending::Replaced)
+            }
+            _ => {}
+        }
+    }
+}

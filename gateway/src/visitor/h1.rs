@@ -1,0 +1,471 @@
+//! HTTP/1.0 and 1.1: hyper reads and writes, the pulse keeps time, and each request goes into the exchange.
+
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HeaderValue, TRANSFER_ENCODING};
+use http::{Method, Request, Response, StatusCode, Version};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tidegate_shared::clock;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::time::{sleep_until, timeout};
+use tracing::debug;
+
+use super::io::VisitorIo;
+use super::pulse::{Overdue, Pulse};
+use super::{Limits, Reception, upgrade};
+use crate::access::Record;
+use crate::exchange::{Answer, Ask, Cut, Side, Visit, may_have_body, open};
+use crate::failure::Failure;
+use crate::forward::{self, Outgoing};
+use crate::page::{self, Wants};
+use crate::pool::Unavailable;
+
+/// Octets that hyper may keep of one connection's response. The visitor's own window is the kernel's.
+const WRITE_BUFFER: usize = 128 * 1024;
+
+/// Serves one connection until the visitor leaves, is overdue, or the gateway drains and the request in hand is answered.
+pub(super) async fn serve<T>(reception: Arc<Reception>, stream: T, seen: Bytes, visit: Arc<Visit>)
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let pulse = Arc::new(Pulse::default());
+    let watched = Arc::new(Watched {
+        pulse: Arc::clone(&pulse),
+        verdict: AtomicU8::new(NONE),
+    });
+    let io = VisitorIo::new(stream, seen, Arc::clone(&pulse));
+    let limits = reception.limits.clone();
+    let service = {
+        let (reception, visit, watched) = (
+            Arc::clone(&reception),
+            Arc::clone(&visit),
+            Arc::clone(&watched),
+        );
+        service_fn(move |request| {
+            let (reception, visit, watched) = (
+                Arc::clone(&reception),
+                Arc::clone(&visit),
+                Arc::clone(&watched),
+            );
+            async move { Ok::<_, Infallible>(respond(reception, visit, watched, request).await) }
+        })
+    };
+    let connection = http1::Builder::new()
+        .auto_date_header(false)
+        .max_headers(limits.fields)
+        .max_header_size(limits.head)
+        .max_buf_size(WRITE_BUFFER.max(limits.head))
+        .half_close(false)
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades();
+    let mut connection = Box::pin(connection);
+    let mut finishing = Box::pin(reception.drain.finishing());
+    let mut told = false;
+    let mut watch = Box::pin(sleep_until(after(limits.patience.head)));
+    let ended = poll_fn(|cx| {
+        loop {
+            if !told && finishing.as_mut().poll(cx).is_ready() {
+                told = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+                return Poll::Ready(Ended::Over(result));
+            }
+            if watch.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            match watched.look(&limits) {
+                Ok(again) => watch.as_mut().reset(again.into()),
+                Err(None) => watch.as_mut().reset(after(Duration::from_secs(1))),
+                Err(Some(overdue)) => return Poll::Ready(Ended::Overdue(overdue)),
+            }
+        }
+    })
+    .await;
+    match ended {
+        Ended::Over(Ok(())) => {}
+        Ended::Over(Err(error)) => failed(&visit, &pulse, &error),
+        Ended::Overdue(Overdue::Head) => {
+            if let Some(parts) = Pin::into_inner(connection).into_parts() {
+                let began = pulse.first_line();
+                head_timeout(parts.io.into_inner(), &visit, Some(began)).await;
+            }
+        }
+        // A connection that nobody used is closed without a word (RFC 9112 §9.5); one that is not read is cut.
+        Ended::Overdue(overdue) => {
+            debug!(visitor = %visit.visitor, ?overdue, "a visitor's connection was ended")
+        }
+    }
+}
+
+enum Ended {
+    Over(hyper::Result<()>),
+    Overdue(Overdue),
+}
+
+fn after(pause: Duration) -> tokio::time::Instant {
+    (Instant::now() + pause).into()
+}
+
+/// The pulse, and what the watch has decided about the request in hand.
+struct Watched {
+    pulse: Arc<Pulse>,
+    verdict: AtomicU8,
+}
+
+const NONE: u8 = 0;
+const BODY: u8 = 1;
+const RESPONSE: u8 = 2;
+
+impl Watched {
+    /// Looks at the pulse: when to look again, or what is overdue. `None` where the request in hand answers for itself.
+    fn look(&self, limits: &Limits) -> Result<Instant, Option<Overdue>> {
+        let now = clock::now_ms();
+        if let Some(most) = limits.response
+            && self.pulse.waits_for_response(now, most)
+        {
+            self.verdict.store(RESPONSE, Relaxed);
+            return Err(None);
+        }
+        match self.pulse.overdue(&limits.patience, now) {
+            Ok(again) => Ok(
+                Instant::now() + Duration::from_millis(again.saturating_sub(now).clamp(1, 5000))
+            ),
+            Err(Overdue::Body) if !self.pulse.is_responding() => {
+                self.verdict.store(BODY, Relaxed);
+                Err(None)
+            }
+            Err(overdue) => Err(Some(overdue)),
+        }
+    }
+}
+
+/// A connection that ended in an error of HTTP/1: hyper has answered it if there was anything to answer.
+fn failed(visit: &Visit, pulse: &Pulse, error: &hyper::Error) {
+    if !error.is_parse() && !error.is_parse_too_large() {
+        return debug!(visitor = %visit.visitor, "a visitor's connection failed: {error}");
+    }
+    let failure = match error.to_string() {
+        text if error.is_parse_too_large() && text.contains("URI") => Failure::TargetTooLong,
+        _ if error.is_parse_too_large() => Failure::HeadTooLarge,
+        _ => Failure::Malformed,
+    };
+    let mut record =
+        visit
+            .gateway
+            .access
+            .record(visit.visitor, visit.tls.is_some(), Instant::now());
+    record.raw = Some(pulse.first_line());
+    record.failed(failure);
+}
+
+/// Answers a visitor whose head does not come, and closes.
+pub(super) async fn head_timeout<T: AsyncWrite + Unpin>(
+    mut stream: T,
+    visit: &Visit,
+    began: Option<String>,
+) {
+    let mut record =
+        visit
+            .gateway
+            .access
+            .record(visit.visitor, visit.tls.is_some(), Instant::now());
+    record.raw = began;
+    record.failed(Failure::HeadTimeout);
+    let answer = format!(
+        "HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-type: text/plain\r\n{}: {}\r\ncontent-length: {}\r\n\r\n{}\n",
+        page::REASON,
+        Failure::HeadTimeout.reason(),
+        Failure::HeadTimeout.sentence().len() + 1,
+        Failure::HeadTimeout.sentence(),
+    );
+    // Whoever does not send does not always read either.
+    let _told = timeout(Duration::from_secs(1), async {
+        stream.write_all(answer.as_bytes()).await?;
+        stream.shutdown().await
+    })
+    .await;
+}
+
+async fn respond(
+    reception: Arc<Reception>,
+    visit: Arc<Visit>,
+    watched: Arc<Watched>,
+    request: Request<Incoming>,
+) -> Response<InHand> {
+    let headed = Instant::now();
+    let since = watched.pulse.request_began(clock::ms(headed));
+    watched.verdict.store(NONE, Relaxed);
+    let began = headed - Duration::from_millis(clock::ms(headed).saturating_sub(since));
+    let mut record = visit
+        .gateway
+        .access
+        .record(visit.visitor, visit.tls.is_some(), began);
+    let version = request.version();
+    let wants = Wants::of(request.headers());
+    let close = reception.drain.is_finishing();
+    let outcome = ask(&visit, &watched, request, &mut record).await;
+    watched.pulse.response_began();
+    let pulse = Arc::clone(&watched.pulse);
+    let (mut response, close) = match outcome {
+        Ok(Responded::Tunnel(opened)) => {
+            let (parts, answer) = Answer::tunnel(opened, record);
+            (
+                Response::from_parts(
+                    parts,
+                    InHand {
+                        answer: Some(answer),
+                        pulse,
+                    },
+                ),
+                close,
+            )
+        }
+        Ok(Responded::Upgraded(response, joining)) => {
+            joining.spawn(&reception.drain, visit.visitor, record);
+            return response.map(|()| InHand {
+                answer: None,
+                pulse,
+            });
+        }
+        Err(Unavailable { failure, about }) => {
+            record.failed(failure);
+            let response = page::failed(failure, about.as_deref(), &record.id(), wants);
+            let close = close || failure.closes_connection();
+            (
+                response.map(|body| InHand {
+                    answer: Some(Answer::own(body, record)),
+                    pulse,
+                }),
+                close,
+            )
+        }
+    };
+    *response.version_mut() = version;
+    if close && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+enum Responded {
+    Tunnel(crate::exchange::Opened<Incoming>),
+    Upgraded(Response<()>, upgrade::Joining),
+}
+
+/// Checks a request and sends it.
+async fn ask(
+    visit: &Arc<Visit>,
+    watched: &Arc<Watched>,
+    mut request: Request<Incoming>,
+    record: &mut Record,
+) -> Result<Responded, Unavailable> {
+    let version = request.version();
+    record.version = version;
+    record.method = Some(request.method().clone());
+    record.path = request.uri().path_and_query().cloned();
+    let refused = |failure| Unavailable {
+        failure,
+        about: None,
+    };
+    if request.method() == Method::CONNECT {
+        return Err(refused(Failure::ConnectRefused));
+    }
+    check_framing(&request, &watched.pulse).map_err(refused)?;
+    let authority = forward::authority(request.uri(), request.headers()).map_err(refused)?;
+    record.host = Some(authority.clone());
+    let host = forward::host(&authority)
+        .map_err(refused)?
+        .name()
+        .to_owned();
+    if let Some(most) = visit.gateway.max_body
+        && declared(request.headers()).is_some_and(|length| length > most)
+    {
+        return Err(refused(Failure::BodyTooLarge));
+    }
+    let expects = version >= Version::HTTP_11
+        && request
+            .headers()
+            .get(EXPECT)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    let upgrading = upgrade::wanted(&mut request);
+    let octets = head_octets(request.headers());
+    let (parts, body) = request.into_parts();
+    let path = parts.uri.into_parts().path_and_query;
+    let uri = forward::target(path, &authority, visit.tls.is_some()).map_err(refused)?;
+    let mut head = Outgoing {
+        method: parts.method,
+        uri,
+        headers: parts.headers,
+    };
+    forward::rewrite(
+        &mut head.headers,
+        &visit.gateway.policy,
+        &visit.origin,
+        &authority,
+        version,
+    );
+    let mut side = Front {
+        watched: Arc::clone(watched),
+        interim: version >= Version::HTTP_11,
+    };
+    if let Some(upgrading) = upgrading {
+        let ask = Ask {
+            host,
+            head,
+            body: None,
+            protocol: None,
+            expects: false,
+            octets,
+        };
+        return upgrade::http1(visit, upgrading, ask, record, &mut side)
+            .await
+            .map(Responded::from);
+    }
+    let body = (!body.is_end_stream() && may_have_body(&head.method)).then_some(body);
+    let ask = Ask {
+        host,
+        head,
+        body,
+        protocol: None,
+        expects,
+        octets,
+    };
+    open(visit, ask, record, &mut side)
+        .await
+        .map(Responded::Tunnel)
+}
+
+impl From<upgrade::Http1> for Responded {
+    fn from(outcome: upgrade::Http1) -> Self {
+        match outcome {
+            upgrade::Http1::Switched(response, joining) => Self::Upgraded(response, joining),
+            upgrade::Http1::Plain(opened) => Self::Tunnel(opened),
+        }
+    }
+}
+
+/// hyper takes `Transfer-Encoding` with `Content-Length` beside it, and several `Transfer-Encoding`; both are how requests
+/// are smuggled (RFC 9112 §6.1, §11.2), and neither is needed.
+fn check_framing(request: &Request<Incoming>, pulse: &Pulse) -> Result<(), Failure> {
+    let mut codings = request.headers().get_all(TRANSFER_ENCODING).iter();
+    let Some(coding) = codings.next() else {
+        return Ok(());
+    };
+    let chunked = coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+    if !chunked || codings.next().is_some() || pulse.head_has("content-length") {
+        return Err(Failure::AmbiguousFraming);
+    }
+    Ok(())
+}
+
+fn declared(headers: &http::HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn head_octets(headers: &http::HeaderMap) -> usize {
+    // Names, values and the map's own entry; what it costs to hold, not what it was on the wire.
+    headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 64)
+        .sum::<usize>()
+        + 512
+}
+
+/// The visitor's side of a waiting request on HTTP/1.
+struct Front {
+    watched: Arc<Watched>,
+    /// HTTP/1.0 knows no interim responses (RFC 9110 §15.2).
+    interim: bool,
+}
+
+impl Side for Front {
+    fn interim(&mut self, response: Response<()>) {
+        if !self.interim || response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return;
+        }
+        let status = response.status();
+        let mut octets = format!(
+            "HTTP/1.1 {} {}\r\n",
+            status.as_u16(),
+            status.canonical_reason().unwrap_or("")
+        )
+        .into_bytes();
+        for (name, value) in response.headers() {
+            octets.extend_from_slice(name.as_str().as_bytes());
+            octets.extend_from_slice(b": ");
+            octets.extend_from_slice(value.as_bytes());
+            octets.extend_from_slice(b"\r\n");
+        }
+        octets.extend_from_slice(b"\r\n");
+        self.watched.pulse.send_interim(&octets);
+    }
+
+    fn go_on(&mut self) {
+        // hyper says 100 by itself when the body is first asked for.
+    }
+
+    fn body_due(&mut self, due: bool) {
+        self.watched.pulse.body_due(due);
+    }
+
+    fn poll_over(&mut self, _cx: &mut Context<'_>) -> Poll<Failure> {
+        // hyper drops this request when the visitor leaves; the watch polls the connection when it has decided.
+        match self.watched.verdict.load(Relaxed) {
+            BODY => Poll::Ready(Failure::BodyTimeout),
+            RESPONSE => Poll::Ready(Failure::ResponseTimeout),
+            _ => Poll::Pending,
+        }
+    }
+}
+
+/// An answer on its way out. While it is, the connection has a request in hand.
+pub(super) struct InHand {
+    answer: Option<Answer<Incoming>>,
+    pulse: Arc<Pulse>,
+}
+
+impl Body for InHand {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        match &mut self.answer {
+            Some(answer) => Pin::new(answer).poll_frame(cx),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.answer.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.answer
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        drop(self.answer.take());
+        self.pulse.request_ended();
+    }
+}

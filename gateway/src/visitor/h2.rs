@@ -1,0 +1,464 @@
+//! HTTP/2, over TLS or by prior knowledge. `h2` is used directly: resets go through in both directions at once, trailers
+//! and extended CONNECT (RFC 8441) pass, and one stream that is not read does not slow its neighbours.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use h2::ext::Protocol;
+use h2::server::{Builder, Connection, SendResponse};
+use h2::{Ping, Reason, RecvStream};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::{Method, Request, Response, Version};
+use http_body::Body;
+use tidegate_shared::clock;
+use tidegate_shared::inbound::Inbound;
+use tidegate_shared::pump::{Pump, Stop};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Sleep, sleep, timeout};
+use tracing::debug;
+
+use super::io::VisitorIo;
+use super::pulse::Pulse;
+use super::{Limits, Reception};
+use crate::access::Record;
+use crate::exchange::{Answer, Ask, Cut, Side, Visit, may_have_body, open};
+use crate::failure::Failure;
+use crate::forward::{self, Outgoing};
+use crate::page::{self, Wants};
+use crate::pool::Unavailable;
+
+/// What a visitor may send ahead on one stream, and on all together.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
+
+/// What may wait to be written on one stream.
+const SEND_BUFFER: usize = 128 * 1024;
+
+/// `h2` ends a connection whose unread small frames add up to this charge; bounded because the visitor chose them.
+const SMALL_FRAME_BUDGET: usize = 16 * 1024 * 1024;
+
+/// Requests that a visitor may cancel within ten seconds; more is an attack (CVE-2023-44487).
+const CANCELLED_IN_TEN_SECONDS: u32 = 200;
+
+/// A visitor's connection is pinged so often while something is open on it, so that one that vanished is noticed.
+const PING_EVERY: Duration = Duration::from_secs(30);
+
+/// Serves one connection until the visitor leaves, is idle too long, or the gateway drains and its streams are done.
+pub(super) async fn serve<T>(reception: Arc<Reception>, stream: T, seen: Bytes, visit: Arc<Visit>)
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let limits = &reception.limits;
+    let io = VisitorIo::new(stream, seen, Arc::new(Pulse::default()));
+    let mut builder = Builder::new();
+    builder
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(u32::try_from(limits.head).unwrap_or(u32::MAX))
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_local_error_reset_streams(Some(256))
+        .data_frame_budget(SMALL_FRAME_BUDGET)
+        .enable_connect_protocol();
+    let mut connection = match timeout(limits.patience.head, builder.handshake(io)).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => {
+            return debug!(visitor = %visit.visitor, "HTTP/2 with a visitor failed: {error}");
+        }
+        Err(_elapsed) => {
+            return debug!(visitor = %visit.visitor, "a visitor did not begin HTTP/2 in time");
+        }
+    };
+    let mut care = Care::new(&mut connection, limits);
+    let mut finishing = Box::pin(reception.drain.finishing());
+    let mut told = false;
+    let ending = poll_fn(|cx| {
+        if !told && finishing.as_mut().poll(cx).is_ready() {
+            told = true;
+            connection.graceful_shutdown();
+        }
+        loop {
+            match connection.poll_accept(cx) {
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    care.asked();
+                    let (reception, visit, cancelled) = (
+                        Arc::clone(&reception),
+                        Arc::clone(&visit),
+                        Arc::clone(&care.cancelled),
+                    );
+                    reception.drain.clone().spawn(async move {
+                        Box::pin(exchange(reception, visit, request, respond, cancelled)).await;
+                    });
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(error)),
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => match care.poll(cx, &mut connection) {
+                    Poll::Ready(true) => {}
+                    Poll::Ready(false) => return Poll::Ready(None),
+                    Poll::Pending => return Poll::Pending,
+                },
+            }
+        }
+    })
+    .await;
+    if let Some(error) = ending {
+        debug!(visitor = %visit.visitor, "a visitor's HTTP/2 connection failed: {error}");
+    }
+}
+
+/// Looks after one connection as a whole.
+struct Care {
+    ping: Option<h2::PingPong>,
+    pinged: Option<Instant>,
+    tick: Pin<Box<Sleep>>,
+    idle: Duration,
+    head: Duration,
+    last: Instant,
+    requests: u64,
+    cancelled: Arc<Cancelled>,
+    calm: bool,
+}
+
+/// Requests that the visitor reset before their response, counted over ten seconds.
+#[derive(Debug, Default)]
+struct Cancelled(std::sync::Mutex<(u64, u32)>);
+
+impl Cancelled {
+    fn count(&self) {
+        let now = clock::now_ms();
+        let mut counted = self
+            .0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        if now.saturating_sub(counted.0) > 10_000 {
+            *counted = (now, 0);
+        }
+        counted.1 += 1;
+    }
+
+    fn too_many(&self) -> bool {
+        self.0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .1
+            > CANCELLED_IN_TEN_SECONDS
+    }
+}
+
+impl Care {
+    fn new<T>(connection: &mut Connection<T, Bytes>, limits: &Limits) -> Self
+    where
+        T: AsyncRead + AsyncWrite + Unpin,
+    {
+        Self {
+            ping: connection.ping_pong(),
+            pinged: None,
+            tick: Box::pin(sleep(limits.patience.head)),
+            idle: limits.patience.idle,
+            head: limits.patience.head,
+            last: Instant::now(),
+            requests: 0,
+            cancelled: Arc::default(),
+            calm: true,
+        }
+    }
+
+    fn asked(&mut self) {
+        self.requests += 1;
+        self.last = Instant::now();
+    }
+
+    /// Whether to go on; pending while there is nothing to do.
+    fn poll<T>(&mut self, cx: &mut Context<'_>, connection: &mut Connection<T, Bytes>) -> Poll<bool>
+    where
+        T: AsyncRead + AsyncWrite + Unpin,
+    {
+        if self.calm && self.cancelled.too_many() {
+            self.calm = false;
+            connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+            return Poll::Ready(true);
+        }
+        if self.pinged.is_some()
+            && let Some(ping) = &mut self.ping
+            && ping.poll_pong(cx).is_ready()
+        {
+            self.pinged = None;
+        }
+        if self.tick.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        if self.pinged.is_some_and(|at| at.elapsed() >= PING_EVERY) {
+            return Poll::Ready(false);
+        }
+        if !connection.has_streams() {
+            let patience = if self.requests == 0 {
+                self.head
+            } else {
+                self.idle
+            };
+            if self.last.elapsed() >= patience {
+                connection.graceful_shutdown();
+                // A visitor that does not close after that is not waited for a second time.
+                if self.last.elapsed() >= patience + Duration::from_secs(5) {
+                    return Poll::Ready(false);
+                }
+            }
+        } else {
+            self.last = Instant::now();
+            if self.pinged.is_none()
+                && let Some(ping) = &mut self.ping
+                && ping.send_ping(Ping::opaque()).is_ok()
+            {
+                self.pinged = Some(Instant::now());
+            }
+        }
+        self.tick
+            .as_mut()
+            .reset((Instant::now() + self.idle.min(Duration::from_secs(10))).into());
+        Poll::Ready(true)
+    }
+}
+
+/// One request on one stream, to its end.
+async fn exchange(
+    reception: Arc<Reception>,
+    visit: Arc<Visit>,
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+    cancelled: Arc<Cancelled>,
+) {
+    let mut record =
+        visit
+            .gateway
+            .access
+            .record(visit.visitor, visit.tls.is_some(), Instant::now());
+    record.version = Version::HTTP_2;
+    let wants = Wants::of(request.headers());
+    let mut front = Front {
+        respond,
+        until: None,
+        limits: reception.limits.clone(),
+        body: None,
+        since: Instant::now(),
+    };
+    let (parts, answer) = match ask(&visit, request, &mut record, &mut front).await {
+        Ok(opened) => Answer::tunnel(opened, record),
+        Err(Unavailable {
+            failure: Failure::VisitorGone,
+            ..
+        }) => {
+            record.failed(Failure::VisitorGone);
+            cancelled.count();
+            return;
+        }
+        Err(Unavailable { failure, about }) => {
+            record.failed(failure);
+            let (parts, body) =
+                page::failed(failure, about.as_deref(), &record.id(), wants).into_parts();
+            (parts, Answer::own(body, record))
+        }
+    };
+    send(&reception.limits, front.respond, parts, answer).await;
+}
+
+async fn send(
+    limits: &Limits,
+    mut respond: SendResponse<Bytes>,
+    parts: http::response::Parts,
+    answer: Answer<Inbound>,
+) {
+    let mut response = Response::from_parts(parts, ());
+    *response.version_mut() = Version::HTTP_2;
+    let ends = answer.is_end_stream();
+    // An error here means that the stream or the connection is gone; dropping the answer tells the tunnel.
+    let Ok(stream) = respond.send_response(response, ends) else {
+        return;
+    };
+    if ends {
+        return;
+    }
+    let mut pump = Pump::new(answer, stream);
+    let mut stalled: Option<Pin<Box<Sleep>>> = None;
+    let mut mark = 0;
+    let result = poll_fn(|cx| {
+        match pump.poll(cx) {
+            Poll::Ready(result) => return Poll::Ready(Some(result)),
+            Poll::Pending if !pump.waits_for_window() => {
+                stalled = None;
+                return Poll::Pending;
+            }
+            Poll::Pending => {}
+        }
+        if stalled.is_none() || mark != pump.sent() {
+            mark = pump.sent();
+            stalled = Some(Box::pin(sleep(limits.patience.stall)));
+        }
+        match stalled.as_mut().map(|timer| timer.as_mut().poll(cx)) {
+            Some(Poll::Ready(())) => Poll::Ready(None),
+            _ => Poll::Pending,
+        }
+    })
+    .await;
+    match result {
+        Some(Ok(()) | Err(Stop::Reset(_) | Stop::Gone(_))) => {}
+        // The pump has reset the stream: a visitor sees that the response was cut (RFC 9113 §8.1).
+        Some(Err(Stop::Body(Cut::Tunnel(_) | Cut::Visitor))) => {}
+        // Not read for too long.
+        None => pump.reset(Reason::CANCEL),
+    }
+}
+
+/// Checks a request and sends it.
+async fn ask(
+    visit: &Arc<Visit>,
+    mut request: Request<RecvStream>,
+    record: &mut Record,
+    front: &mut Front,
+) -> Result<crate::exchange::Opened<Inbound>, Unavailable> {
+    record.method = Some(request.method().clone());
+    record.path = request.uri().path_and_query().cloned();
+    let refused = |failure| Unavailable {
+        failure,
+        about: None,
+    };
+    let protocol = request.extensions_mut().remove::<Protocol>();
+    if request.method() == Method::CONNECT && protocol.is_none() {
+        return Err(refused(Failure::ConnectRefused));
+    }
+    let authority = forward::authority(request.uri(), request.headers()).map_err(refused)?;
+    record.host = Some(authority.clone());
+    let host = forward::host(&authority)
+        .map_err(refused)?
+        .name()
+        .to_owned();
+    // A connection opened for one name may only be used for others that its certificate covers.
+    if let Some((certs, Some(sni))) = &visit.tls
+        && !certs.covers(Some(sni), &host)
+    {
+        return Err(refused(Failure::Misdirected));
+    }
+    // Fields that HTTP/2 forbids and `h2` lets pass would frame an HTTP/1 request at the app (RFC 9113 §8.2.2).
+    if request.headers().contains_key(TRANSFER_ENCODING) || request.headers().contains_key(UPGRADE)
+    {
+        return Err(refused(Failure::Malformed));
+    }
+    if let Some(most) = visit.gateway.max_body
+        && request
+            .headers()
+            .get(CONTENT_LENGTH)
+            .and_then(|length| length.to_str().ok()?.parse::<u64>().ok())
+            .is_some_and(|length| length > most)
+    {
+        return Err(refused(Failure::BodyTooLarge));
+    }
+    let expects = request
+        .headers()
+        .get(EXPECT)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    let octets = request
+        .headers()
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 64)
+        .sum::<usize>()
+        + 512;
+    let (parts, recv) = request.into_parts();
+    let uri = forward::target(
+        parts.uri.into_parts().path_and_query,
+        &authority,
+        visit.tls.is_some(),
+    )
+    .map_err(refused)?;
+    let mut head = Outgoing {
+        method: parts.method,
+        uri,
+        headers: parts.headers,
+    };
+    debug_assert!(
+        head.headers.get_all(HOST).iter().count() <= 1,
+        "checked with the authority"
+    );
+    forward::rewrite(
+        &mut head.headers,
+        &visit.gateway.policy,
+        &visit.origin,
+        &authority,
+        Version::HTTP_2,
+    );
+    let body = Inbound::new(recv);
+    let streams = protocol.is_some() || (!body.is_end_stream() && may_have_body(&head.method));
+    let ask = Ask {
+        host,
+        head,
+        body: streams.then_some(body),
+        protocol,
+        expects,
+        octets,
+    };
+    open(visit, ask, record, front).await
+}
+
+/// The visitor's side of a waiting request on HTTP/2.
+struct Front {
+    respond: SendResponse<Bytes>,
+    /// When waiting ends: armed with the first wait.
+    until: Option<Pin<Box<Sleep>>>,
+    limits: Limits,
+    /// Since when the body is due.
+    body: Option<Instant>,
+    since: Instant,
+}
+
+impl Side for Front {
+    fn interim(&mut self, response: Response<()>) {
+        let mut interim = Response::new(());
+        *interim.status_mut() = response.status();
+        *interim.headers_mut() = response.headers().clone();
+        // A visitor that cannot take it has left, which the response will find out.
+        let _gone = self.respond.send_informational(interim);
+    }
+
+    fn go_on(&mut self) {
+        let mut response = Response::new(());
+        *response.status_mut() = http::StatusCode::CONTINUE;
+        let _gone = self.respond.send_informational(response);
+    }
+
+    fn body_due(&mut self, due: bool) {
+        match (due, self.body) {
+            (true, None) => self.body = Some(Instant::now()),
+            (false, Some(_)) => self.body = None,
+            _ => {}
+        }
+    }
+
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<Failure> {
+        if self.respond.poll_reset(cx).is_ready() {
+            return Poll::Ready(Failure::VisitorGone);
+        }
+        let (limits, since) = (&self.limits, self.since);
+        let until = self.until.get_or_insert_with(|| {
+            let first = limits.response.map_or(limits.patience.stall, |most| {
+                most.min(limits.patience.stall)
+            });
+            Box::pin(sleep(first))
+        });
+        while until.as_mut().poll(cx).is_ready() {
+            if self
+                .body
+                .is_some_and(|due| due.elapsed() >= limits.patience.stall)
+            {
+                return Poll::Ready(Failure::BodyTimeout);
+            }
+            if self.body.is_none() && limits.response.is_some_and(|most| since.elapsed() >= most) {
+                return Poll::Ready(Failure::ResponseTimeout);
+            }
+            let again = limits.patience.stall.min(Duration::from_secs(5));
+            until.as_mut().reset((Instant::now() + again).into());
+        }
+        Poll::Pending
+    }
+}

@@ -1,0 +1,160 @@
+//! A visitor's connection, from its first octet to its last: TLS or not, HTTP/1 or HTTP/2, then one request after
+//! another into the exchange.
+//!
+//! ```text
+//!  listen ─▶ serve ─┬─ TLS, ALPN decides ─┬─▶ h1 ─┐
+//!                   └─ first octets decide┴─▶ h2 ─┴─▶ exchange
+//! ```
+
+mod h1;
+mod h2;
+mod io;
+pub mod pulse;
+mod upgrade;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use rustls::ServerConfig;
+use tidegate_shared::drain::Drain;
+use tidegate_shared::reversal::PREFACE;
+use tidegate_shared::tls::{HandshakeFault, VisitorCerts};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tracing::debug;
+
+use crate::exchange::{Gateway, Visit};
+use crate::forward::Origin;
+use pulse::Patience;
+
+/// What a visitor may use, and for how long.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    pub patience: Patience,
+    /// TLS handshake.
+    pub tls: Duration,
+    /// Octets of a request's head.
+    pub head: usize,
+    /// Fields of a request's head.
+    pub fields: usize,
+    /// Requests at once on one HTTP/2 connection.
+    pub streams: u32,
+    /// Without a response head; `None` for ever.
+    pub response: Option<Duration>,
+}
+
+/// What serves visitors; one for all listeners.
+#[derive(Debug)]
+pub struct Reception {
+    pub gateway: Arc<Gateway>,
+    pub limits: Limits,
+    pub drain: Drain,
+}
+
+/// TLS towards visitors.
+#[derive(Clone, Debug)]
+pub struct Secured {
+    pub config: Arc<ServerConfig>,
+    pub certs: Arc<VisitorCerts>,
+}
+
+/// Which protocol a connection speaks.
+enum Spoken {
+    Http1(Bytes),
+    Http2(Bytes),
+    Nothing,
+}
+
+impl Reception {
+    /// Serves one connection until it ends.
+    pub async fn serve(
+        self: Arc<Self>,
+        stream: TcpStream,
+        visitor: SocketAddr,
+        secured: Option<Secured>,
+    ) {
+        let Some(secured) = secured else {
+            let visit = self.visit(visitor, None);
+            return self.speak(stream, visit).await;
+        };
+        let accepting = TlsAcceptor::from(secured.config).accept(stream);
+        let tls = match timeout(self.limits.tls, accepting).await {
+            Ok(Ok(tls)) => tls,
+            Ok(Err(error)) => {
+                return debug!(%visitor, "TLS with a visitor failed: {}", HandshakeFault::from_io(&error));
+            }
+            Err(_elapsed) => {
+                return debug!(%visitor, "a visitor did not finish its TLS handshake in time");
+            }
+        };
+        let session = tls.get_ref().1;
+        let sni = session.server_name().map(str::to_owned);
+        let http2 = session.alpn_protocol() == Some(b"h2");
+        let visit = self.visit(visitor, Some((secured.certs, sni)));
+        if http2 {
+            Box::pin(h2::serve(self, tls, Bytes::new(), visit)).await;
+        } else {
+            self.speak(tls, visit).await;
+        }
+    }
+
+    fn visit(
+        &self,
+        visitor: SocketAddr,
+        tls: Option<(Arc<VisitorCerts>, Option<String>)>,
+    ) -> Arc<Visit> {
+        let origin = Origin::new(&self.gateway.policy, visitor, tls.is_some());
+        Arc::new(Visit {
+            gateway: Arc::clone(&self.gateway),
+            visitor,
+            tls,
+            origin,
+        })
+    }
+
+    /// Lets the first octets decide: no method of HTTP/1 begins like the preface of HTTP/2 (RFC 9113 §3.3).
+    async fn speak<T>(self: Arc<Self>, mut stream: T, visit: Arc<Visit>)
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let drain = self.drain.clone();
+        let spoken = tokio::select! {
+            biased;
+            spoken = timeout(self.limits.patience.head, listen(&mut stream)) => spoken,
+            // Nothing was asked yet, so nothing is lost.
+            () = drain.finishing() => return,
+        };
+        match spoken {
+            Ok(Spoken::Http1(seen)) => Box::pin(h1::serve(self, stream, seen, visit)).await,
+            Ok(Spoken::Http2(seen)) => Box::pin(h2::serve(self, stream, seen, visit)).await,
+            Ok(Spoken::Nothing) => {
+                debug!(visitor = %visit.visitor, "a visitor left without a word")
+            }
+            Err(_elapsed) => h1::head_timeout(stream, &visit, None).await,
+        }
+    }
+}
+
+async fn listen<T: AsyncRead + Unpin>(stream: &mut T) -> Spoken {
+    let mut seen = BytesMut::with_capacity(4096);
+    loop {
+        match stream.read_buf(&mut seen).await {
+            Ok(0) | Err(_) if seen.is_empty() => return Spoken::Nothing,
+            // What came is no preface; HTTP/1 says what is wrong with it.
+            Ok(0) | Err(_) => return Spoken::Http1(seen.freeze()),
+            Ok(_) => {}
+        }
+        let common = seen.len().min(PREFACE.len());
+        if seen[..common] != PREFACE[..common] {
+            return Spoken::Http1(seen.freeze());
+        }
+        // `PRI ` is enough: HTTP/1 reserves that method for nobody (RFC 9113 §3.4).
+        if common >= 4 {
+            return Spoken::Http2(seen.freeze());
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! What goes on on a visitor's HTTP/1 connection, noted by its socket and by the request in hand, and read by the watch
+//! that ends it when nothing does. One timer per connection and none per request: the watch looks at these notes when
+//! the earliest possible deadline is due.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tidegate_shared::clock;
+
+/// How long a visitor may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// From the connection's start, or a head's first octet, to the head's end.
+    pub head: Duration,
+    /// Between requests.
+    pub idle: Duration,
+    /// Without an octet of a body that is due, or without taking one of a response.
+    pub stall: Duration,
+    /// Octets per second that a body must bring on average, until its response has begun; zero for any.
+    pub body_rate: u64,
+}
+
+/// Over how long a body's rate is averaged.
+const RATE_OVER_MS: u64 = 30_000;
+
+/// A visitor that closes its half so soon after its request has half-closed on purpose; one that closes it later has
+/// left. The two cannot be told apart on the wire (RFC 9112 §9.6).
+pub(crate) const HALF_CLOSE_WITHIN_MS: u64 = 250;
+
+/// See the module's head. All times by [`clock::now_ms`]; zero means "not".
+#[derive(Debug)]
+pub struct Pulse {
+    began: u64,
+    /// Octets of a head that have arrived while no request is in hand, from its first.
+    head_since: AtomicU64,
+    idle_since: AtomicU64,
+    in_hand: AtomicBool,
+    request_since: AtomicU64,
+    responding: AtomicBool,
+    body_due_since: AtomicU64,
+    rate_since: AtomicU64,
+    rate_mark: AtomicU64,
+    heard: AtomicU64,
+    blocked_since: AtomicU64,
+    pub(crate) received: AtomicU64,
+    pub(crate) sent: AtomicU64,
+    finished_half: AtomicBool,
+    requests: AtomicU64,
+    /// The raw octets of the head in hand, as far as they are of interest.
+    head: Mutex<Vec<u8>>,
+    /// Interim responses that the socket is to send before anything else.
+    interim: Mutex<Vec<u8>>,
+}
+
+/// Octets of a head that are kept to look at.
+const HEAD_KEPT: usize = 64 * 1024;
+
+/// What is overdue on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overdue {
+    /// A head that does not end.
+    Head,
+    /// Nothing was asked for some time.
+    Idle,
+    /// A body that does not come.
+    Body,
+    /// A response that is not taken.
+    Reading,
+}
+
+impl Default for Pulse {
+    fn default() -> Self {
+        let now = clock::now_ms();
+        Self {
+            began: now,
+            head_since: AtomicU64::new(0),
+            idle_since: AtomicU64::new(now),
+            in_hand: AtomicBool::new(false),
+            request_since: AtomicU64::new(0),
+            responding: AtomicBool::new(false),
+            body_due_since: AtomicU64::new(0),
+            rate_since: AtomicU64::new(0),
+            rate_mark: AtomicU64::new(0),
+            heard: AtomicU64::new(now),
+            blocked_since: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            finished_half: AtomicBool::new(false),
+            requests: AtomicU64::new(0),
+            head: Mutex::default(),
+            interim: Mutex::default(),
+        }
+    }
+}
+
+impl Pulse {
+    /// Octets arrived.
+    pub(crate) fn read(&self, octets: &[u8]) {
+        let now = clock::now_ms();
+        self.heard.store(now, Relaxed);
+        self.received.fetch_add(octets.len() as u64, Relaxed);
+        if !self.in_hand.load(Relaxed) {
+            if self.head_since.load(Relaxed) == 0 {
+                self.head_since.store(now, Relaxed);
+            }
+            let mut head = self.head();
+            let room = HEAD_KEPT.saturating_sub(head.len());
+            head.extend_from_slice(&octets[..octets.len().min(room)]);
+        }
+    }
+
+    pub(crate) fn wrote(&self, octets: usize) {
+        self.sent.fetch_add(octets as u64, Relaxed);
+        if self.blocked_since.load(Relaxed) != 0 {
+            self.blocked_since.store(0, Relaxed);
+        }
+    }
+
+    pub(crate) fn write_blocked(&self) {
+        if self.blocked_since.load(Relaxed) == 0 {
+            self.blocked_since.store(clock::now_ms(), Relaxed);
+        }
+    }
+
+    /// The visitor closed its half. Whether it meant only that half is for the time to say.
+    pub(crate) fn closed_half(&self) -> bool {
+        let now = clock::now_ms();
+        let meant = self.in_hand.load(Relaxed)
+            && now.saturating_sub(
+                self.request_since
+                    .load(Relaxed)
+                    .max(self.heard.load(Relaxed)),
+            ) <= HALF_CLOSE_WITHIN_MS;
+        self.finished_half.store(meant, Relaxed);
+        meant
+    }
+
+    /// Whether the visitor will send nothing more and waits for what it asked.
+    pub(crate) fn half_closed(&self) -> bool {
+        self.finished_half.load(Relaxed)
+    }
+
+    pub(crate) fn is_in_hand(&self) -> bool {
+        self.in_hand.load(Relaxed)
+    }
+
+    /// A head is complete: returns when its first octet arrived.
+    pub(crate) fn request_began(&self, now: u64) -> u64 {
+        self.in_hand.store(true, Relaxed);
+        self.responding.store(false, Relaxed);
+        self.body_due_since.store(0, Relaxed);
+        self.request_since.store(now, Relaxed);
+        self.requests.fetch_add(1, Relaxed);
+        match self.head_since.swap(0, Relaxed) {
+            0 => now,
+            since => since,
+        }
+    }
+
+    /// The response is complete, or given up.
+    pub(crate) fn request_ended(&self) {
+        self.in_hand.store(false, Relaxed);
+        self.body_due_since.store(0, Relaxed);
+        self.idle_since.store(clock::now_ms(), Relaxed);
+        self.head().clear();
+    }
+
+    /// Whether the head in hand has a field of this name, as sent. For what a parser has already made up its mind about.
+    pub(crate) fn head_has(&self, name: &str) -> bool {
+        let head = self.head();
+        head.split(|octet| *octet == b'\n')
+            .skip(1)
+            .take_while(|line| !matches!(line, [] | [b'\r']))
+            .any(|line| {
+                line.len() > name.len()
+                    && line[name.len()] == b':'
+                    && line[..name.len()].eq_ignore_ascii_case(name.as_bytes())
+            })
+    }
+
+    /// The first line of what arrived and did not parse, made safe for a log.
+    pub(crate) fn first_line(&self) -> String {
+        let head = self.head();
+        let line = head
+            .split(|octet| matches!(octet, b'\r' | b'\n'))
+            .find(|line| !line.is_empty())
+            .unwrap_or(&[]);
+        line[..line.len().min(120)].escape_ascii().to_string()
+    }
+
+    /// A response has begun: a body is no longer held to a rate.
+    pub(crate) fn response_began(&self) {
+        self.responding.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_responding(&self) -> bool {
+        self.responding.load(Relaxed)
+    }
+
+    /// Whether the request in hand has had no response for so long, its own body not being the reason.
+    pub(crate) fn waits_for_response(&self, now: u64, most: Duration) -> bool {
+        let most = u64::try_from(most.as_millis()).unwrap_or(u64::MAX / 4);
+        self.in_hand.load(Relaxed)
+            && !self.is_responding()
+            && self.body_due_since.load(Relaxed) == 0
+            && now.saturating_sub(self.request_since.load(Relaxed)) >= most
+    }
+
+    /// Whether the request's body is what everything waits for.
+    pub(crate) fn body_due(&self, due: bool) {
+        let since = self.body_due_since.load(Relaxed);
+        if due && since == 0 {
+            let now = clock::now_ms();
+            self.body_due_since.store(now, Relaxed);
+            self.rate_since.store(now, Relaxed);
+            self.rate_mark.store(self.received.load(Relaxed), Relaxed);
+        } else if !due && since != 0 {
+            self.body_due_since.store(0, Relaxed);
+        }
+    }
+
+    pub(crate) fn send_interim(&self, octets: &[u8]) {
+        self.interim().extend_from_slice(octets);
+    }
+
+    pub(crate) fn interim(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.interim.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn head(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.head.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is overdue at this moment, or when to look again.
+    pub(crate) fn overdue(&self, patience: &Patience, now: u64) -> Result<u64, Overdue> {
+        let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4);
+        let check = |since: u64, patience: u64, what: Overdue| {
+            let end = since.saturating_add(patience);
+            if now >= end { Err(what) } else { Ok(end) }
+        };
+        let blocked = self.blocked_since.load(Relaxed);
+        if blocked != 0 {
+            check(blocked, ms(patience.stall), Overdue::Reading)?;
+        }
+        if self.in_hand.load(Relaxed) {
+            let due = self.body_due_since.load(Relaxed);
+            let again = now + ms(patience.stall).min(5000);
+            if due == 0 {
+                return Ok(again);
+            }
+            check(
+                due.max(self.heard.load(Relaxed)),
+                ms(patience.stall),
+                Overdue::Body,
+            )?;
+            return self.rate(patience, now).map(|()| again);
+        }
+        if self.requests.load(Relaxed) == 0 {
+            return check(self.began, ms(patience.head), Overdue::Head);
+        }
+        match self.head_since.load(Relaxed) {
+            0 => check(
+                self.idle_since.load(Relaxed),
+                ms(patience.idle),
+                Overdue::Idle,
+            ),
+            since => check(since, ms(patience.head), Overdue::Head),
+        }
+        .map(|end| end.min(now + ms(patience.head)))
+    }
+
+    fn rate(&self, patience: &Patience, now: u64) -> Result<(), Overdue> {
+        let since = self.rate_since.load(Relaxed);
+        if patience.body_rate == 0 || self.responding.load(Relaxed) || now < since + RATE_OVER_MS {
+            return Ok(());
+        }
+        let received = self.received.load(Relaxed);
+        let brought = received - self.rate_mark.load(Relaxed);
+        self.rate_since.store(now, Relaxed);
+        self.rate_mark.store(received, Relaxed);
+        if brought * 1000 / (now - since) < patience.body_rate {
+            Err(Overdue::Body)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Patience = Patience {
+        head: Duration::from_secs(10),
+        idle: Duration::from_secs(60),
+        stall: Duration::from_secs(30),
+        body_rate: 500,
+    };
+
+    #[test]
+    fn a_connection_that_says_nothing_or_half_a_head_is_overdue_after_the_heads_time() {
+        let pulse = Pulse::default();
+        let began = pulse.began;
+        assert!(pulse.overdue(&PATIENCE, began + 9_999).is_ok());
+        assert_eq!(pulse.overdue(&PATIENCE, began + 10_000), Err(Overdue::Head));
+        pulse.read(b"GET / HT");
+        assert_eq!(
+            pulse.overdue(&PATIENCE, began + 10_000),
+            Err(Overdue::Head),
+            "a drip does not extend it"
+        );
+    }
+
+    #[test]
+    fn between_requests_there_is_more_time() {
+        let pulse = Pulse::default();
+        pulse.request_began(pulse.began);
+        pulse.request_ended();
+        let idle = pulse.idle_since.load(Relaxed);
+        assert!(pulse.overdue(&PATIENCE, idle + 59_000).is_ok());
+        assert_eq!(pulse.overdue(&PATIENCE, idle + 60_001), Err(Overdue::Idle));
+        pulse.read(b"G");
+        let since = pulse.head_since.load(Relaxed);
+        assert_eq!(pulse.overdue(&PATIENCE, since + 10_001), Err(Overdue::Head));
+    }
+
+    #[test]
+    fn a_body_that_stalls_or_drips_is_overdue_and_a_slow_app_is_not() {
+        let pulse = Pulse::default();
+        pulse.request_began(pulse.began);
+        assert!(
+            pulse.overdue(&PATIENCE, pulse.began + 10_000_000).is_ok(),
+            "nothing is due of the visitor"
+        );
+        pulse.body_due(true);
+        let due = pulse.body_due_since.load(Relaxed);
+        assert_eq!(pulse.overdue(&PATIENCE, due + 30_001), Err(Overdue::Body));
+        pulse.heard.store(due + 29_000, Relaxed);
+        pulse.received.fetch_add(20, Relaxed);
+        assert_eq!(
+            pulse.overdue(&PATIENCE, due + 30_001),
+            Err(Overdue::Body),
+            "20 octets in 30 s"
+        );
+        pulse.rate_since.store(due, Relaxed);
+        pulse.response_began();
+        assert!(
+            pulse.overdue(&PATIENCE, due + 30_001).is_ok(),
+            "once the response has begun it may drip"
+        );
+    }
+
+    #[test]
+    fn fields_are_found_as_they_were_sent() {
+        let pulse = Pulse::default();
+        pulse.read(b"POST / HTTP/1.1\r\nHost: a\r\nCONTENT-length: 3\r\nTransfer-Encoding: chunked\r\n\r\nX-Body: 1\r\n");
+        assert!(pulse.head_has("content-length") && pulse.head_has("transfer-encoding"));
+        assert!(!pulse.head_has("x-body") && !pulse.head_has("hos"));
+        assert_eq!(pulse.first_line(), "POST / HTTP/1.1");
+    }
+}

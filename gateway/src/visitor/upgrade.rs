@@ -1,0 +1,166 @@
+//! WebSocket and whatever else a visitor upgrades to: over a tunnel an upgrade is an extended CONNECT (RFC 8441), whose
+//! stream is joined with the visitor's connection once the agent agrees. An HTTP/2 visitor's extended CONNECT needs
+//! nothing of this: its two streams are pumped like any other bodies.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+use data_encoding::BASE64;
+use h2::ext::Protocol;
+use http::header::{CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tidegate_shared::drain::Drain;
+use tidegate_shared::duplex::{self, Broken};
+use tidegate_shared::message::connection_names;
+use tracing::debug;
+
+use crate::access::Record;
+use crate::exchange::{Ask, Opened, Side, Visit, open};
+use crate::pool::Unavailable;
+
+/// An upgrade that a visitor asked for.
+pub(super) struct Upgrading {
+    on_upgrade: OnUpgrade,
+    protocol: HeaderValue,
+    key: Option<HeaderValue>,
+}
+
+/// How an upgrade ended.
+pub(super) enum Http1 {
+    /// 101, and what is to be joined behind it.
+    Switched(Response<()>, Joining),
+    /// The app answered otherwise.
+    Plain(Opened<Incoming>),
+}
+
+/// What the visitor upgrades to, if anything. `h2c` is not passed on: behind it requests would go unseen (RFC 9113 §3.1
+/// has withdrawn it), and neither is TLS, which is this gateway's to speak.
+pub(super) fn wanted(request: &mut Request<Incoming>) -> Option<Upgrading> {
+    if request.version() != http::Version::HTTP_11
+        || !connection_names(request.headers(), "upgrade")
+    {
+        return None;
+    }
+    let mut protocols = request.headers().get_all(UPGRADE).iter();
+    let protocol = protocols.next()?.clone();
+    if protocols.next().is_some() {
+        return None;
+    }
+    let name = protocol.to_str().ok()?.trim();
+    let token = |octet: u8| octet.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~/".contains(&octet);
+    if name.is_empty() || !name.bytes().all(token) {
+        return None;
+    }
+    let lower = name.to_ascii_lowercase();
+    if lower == "h2c" || lower == "h2" || lower.starts_with("http/") || lower.starts_with("tls/") {
+        return None;
+    }
+    // Only a WebSocket's opening has a fixed method, and a body that could be mistaken for the upgraded protocol's
+    // first octets must not be there (RFC 9110 §7.8).
+    if request.method() != Method::GET || !http_body::Body::is_end_stream(request.body()) {
+        return None;
+    }
+    let on_upgrade = request.extensions_mut().remove::<OnUpgrade>()?;
+    let key = request.headers_mut().remove(SEC_WEBSOCKET_KEY);
+    Some(Upgrading {
+        on_upgrade,
+        protocol: HeaderValue::from_str(&lower).ok()?,
+        key,
+    })
+}
+
+/// Opens the tunnel's stream and, returns what is to be joined once the agent agrees.
+pub(super) async fn http1<S: Side>(
+    visit: &Arc<Visit>,
+    upgrading: Upgrading,
+    mut ask: Ask<Incoming>,
+    record: &mut Record,
+    side: &mut S,
+) -> Result<Http1, Unavailable> {
+    let Upgrading {
+        on_upgrade,
+        protocol,
+        key,
+    } = upgrading;
+    ask.head.method = Method::CONNECT;
+    ask.protocol = protocol.to_str().ok().map(Protocol::from);
+    let opened = open(visit, ask, record, side).await?;
+    if !opened.parts.status.is_success() {
+        return Ok(Http1::Plain(opened));
+    }
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    *response.headers_mut() = opened.parts.headers.clone();
+    let headers = response.headers_mut();
+    for framing in [
+        http::header::CONTENT_LENGTH,
+        http::header::TRANSFER_ENCODING,
+        http::header::TRAILER,
+    ] {
+        headers.remove(framing);
+    }
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, protocol);
+    if let Some(key) = key
+        && let Ok(accept) = HeaderValue::from_str(&accept(key.as_bytes()))
+    {
+        headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    Ok(Http1::Switched(response, Joining { on_upgrade, opened }))
+}
+
+/// A visitor's connection and a tunnel's stream that are to be one.
+pub(super) struct Joining {
+    on_upgrade: OnUpgrade,
+    opened: Opened<Incoming>,
+}
+
+impl Joining {
+    /// Joins them in a task of its own; the record ends with it.
+    pub(super) fn spawn(self, drain: &Drain, visitor: SocketAddr, mut record: Record) {
+        drain.spawn(async move {
+            let Opened { inbound, upload, lease, .. } = self.opened;
+            let _held = lease;
+            let upgraded = match self.on_upgrade.await {
+                Ok(upgraded) => TokioIo::new(upgraded),
+                Err(error) => {
+                    record.cut("visitor-gone");
+                    return debug!(%visitor, "a visitor left while its upgrade was answered: {error}");
+                }
+            };
+            let (traffic, result) = duplex::join(upgraded, upload.into_stream(), inbound).await;
+            record.received = traffic.sent;
+            record.sent = traffic.received;
+            if let Err(broken) = result {
+                record.cut(match broken {
+                    Broken::Io(_) => "visitor-gone",
+                    Broken::Reset(_) | Broken::Gone(_) => "response-cut",
+                });
+                debug!(%visitor, ?traffic, "an upgraded connection broke: {broken}");
+            }
+        });
+    }
+}
+
+/// `Sec-WebSocket-Accept` for a key (RFC 6455 §4.2.2): over HTTP/2 nobody sends it, so the hop that speaks HTTP/1 makes it.
+fn accept(key: &[u8]) -> String {
+    const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+    BASE64.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, &[key, GUID].concat()).as_ref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::accept;
+
+    #[test]
+    fn the_example_of_rfc_6455() {
+        assert_eq!(
+            accept(b"dGhlIHNhbXBsZSBub25jZQ=="),
+            "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+        );
+    }
+}

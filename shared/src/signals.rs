@@ -1,0 +1,29 @@
+//! SIGTERM and SIGINT: the first asks a program to finish, the second ends it on the spot.
+
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Ready when the program is asked to finish. A second signal ends the process with code 130.
+pub async fn shutdown() {
+    let (Ok(mut term), Ok(mut int)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
+        // A system without signals has other ways of ending a process.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it must not be waited for: it ends the process"
+    )]
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        std::process::exit(130);
+    });
+}
