@@ -1,1 +1,43 @@
-//! Tidegate.
+//! The agent: dials gateways and serves an app's visitors through the tunnels it dialled.
+//!
+//! ```text
+//!            ┌─ reconcile ─ keeper (pure: how many, when) ─ backoff (pure: how long)
+//!  agent ────┤      │
+//!            │      ▼ one per tunnel, on a worker
+//!            │    dial: TCP ─▶ TLS ─▶ reversal ─▶ serve: frames, liveness, window, drain
+//!            │                                      │ one future per request
+//!            └─ wake, identity                      ▼
+//!                                                  app ─▶ the one TARGET
+//! ```
+//!
+//! Modules stand in the order of a program's life, and then of a byte's way.
+
+#![cfg_attr(not(test), deny(clippy::unwrap_used))]
+
+pub mod cli; // what a user may write
+
+pub mod target; // where the app is
+
+pub mod config; // what the program believes
+
+pub mod agent; // start, run, finish
+
+pub mod wake; // the machine slept
+
+pub mod identity; // the certificate was renewed, or runs out
+
+pub mod reconcile; // the wanted tunnels to every address
+
+pub mod keeper; // how many, and when
+
+pub mod backoff; // how long to wait
+
+pub mod random; // jitter
+
+pub mod report; // which failure is worth a line
+
+pub mod dial; // one attempt
+
+pub mod serve; // one tunnel
+
+pub mod app; // one request

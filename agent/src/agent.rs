@@ -1,0 +1,218 @@
+//! The whole agent: starts workers and tasks, runs until it is told to end, finishes what is in flight.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use tidegate_shared::drain::Drain;
+use tidegate_shared::tls::SwapIdentity;
+use tidegate_shared::workers::Workers;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Notify, watch};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tracing::{info, warn};
+
+use crate::app::App;
+use crate::config::Config;
+use crate::identity;
+use crate::reconcile::{Common, Orders, keep_gateway};
+use crate::wake::{self, Watch};
+
+/// An agent whose workers run and which has not dialled yet.
+#[derive(Debug)]
+pub struct Agent {
+    config: Config,
+    workers: Arc<Workers>,
+    drain: Drain,
+    signals: Signals,
+}
+
+#[derive(Debug)]
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+/// What a signal says.
+enum Told {
+    End(&'static str),
+    Reload,
+}
+
+/// Connections to the app are looked through this often.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+impl Agent {
+    /// Takes what the system gives: threads and signals. To be called on a runtime.
+    ///
+    /// # Errors
+    /// The system's own.
+    pub fn start(config: Config) -> io::Result<Self> {
+        if config.identity.is_none() {
+            warn!(
+                "CLEAR TEXT to the gateway: everybody on the way can read and change everything, and the gateway cannot know who this is"
+            );
+        }
+        Ok(Self {
+            workers: Workers::start(config.workers.get(), "worker")?,
+            config,
+            drain: Drain::new(),
+            signals: Signals::new()?,
+        })
+    }
+
+    /// Keeps tunnels up until SIGTERM or SIGINT, then finishes what is in flight, for as long as it was given. A second
+    /// signal ends that. `print` is called with each line for standard output: the gateways, and `ready` once one of
+    /// them has all its tunnels.
+    ///
+    /// # Errors
+    /// What `print` returned.
+    pub async fn run(mut self, print: impl Fn(&str) -> io::Result<()>) -> io::Result<()> {
+        let (give, orders) = watch::channel(Orders::default());
+        let give = Arc::new(give);
+        let app = App::new(
+            self.config.app.clone(),
+            self.config.workers,
+            self.drain.clone(),
+        );
+        let complete = Arc::new(Notify::new());
+        let common = Common {
+            tunnels: self.config.tunnels,
+            care: self.config.care,
+            app: Arc::clone(&app),
+            workers: Arc::clone(&self.workers),
+            drain: self.drain.clone(),
+            orders,
+            complete: Arc::clone(&complete),
+        };
+        info!("visitors go to the app at {}", self.config.app.target);
+        self.sweep(&app);
+        let (drain, for_wake) = (self.drain.clone(), Arc::clone(&give));
+        let _waited_for = self.drain.spawn(async move {
+            tokio::select! {
+                () = drain.finishing() => {}
+                () = watch_sleep(&for_wake) => {}
+            }
+        });
+        for (gateway, dialler) in &self.config.gateways {
+            print(&format!("tunnels {gateway}"))?;
+            let keeping = keep_gateway(gateway.clone(), dialler.clone(), common.clone());
+            let _waited_for = self.drain.spawn(Box::pin(keeping));
+        }
+        drop(common);
+        let mut identity = self.config.identity.take().map(|identity| {
+            let keeper = identity::Keeper::new(&identity);
+            (identity, keeper)
+        });
+        let mut ready = false;
+        loop {
+            tokio::select! {
+                told = self.signals.next() => match told {
+                    Told::Reload => renew(&mut identity, &give),
+                    Told::End(signal) => {
+                        info!("{signal}: no more requests are taken, those in flight have {:?}", self.config.drain);
+                        break;
+                    }
+                },
+                () = look_again(identity.as_ref()) => renew(&mut identity, &give),
+                () = complete.notified(), if !ready => {
+                    ready = true;
+                    print("ready")?;
+                }
+            }
+        }
+        tokio::select! {
+            left = self.drain.finish(self.config.drain) => {
+                if left > 0 {
+                    warn!("{left} tasks were not finished in time and are dropped");
+                }
+            }
+            signal = self.signals.end() => warn!("{signal} again: ending at once"),
+        }
+        Ok(())
+    }
+
+    fn sweep(&self, app: &Arc<App>) {
+        for worker in 0..self.workers.count() {
+            let (drain, app) = (self.drain.clone(), Arc::clone(app));
+            let sweeping = self.drain.track(async move {
+                let every = async {
+                    loop {
+                        sleep(SWEEP_EVERY).await;
+                        app.sweep();
+                    }
+                };
+                tokio::select! {
+                    () = drain.finishing() => {}
+                    () = every => {}
+                }
+            });
+            self.workers.spawn_on(worker, async move {
+                // `None` when it was told to end at once.
+                let _either = sweeping.await;
+            });
+        }
+    }
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Told {
+        tokio::select! {
+            _any = self.terminate.recv() => Told::End("SIGTERM"),
+            _any = self.interrupt.recv() => Told::End("SIGINT"),
+            _any = self.hangup.recv() => Told::Reload,
+        }
+    }
+
+    /// The next signal that ends the agent.
+    async fn end(&mut self) -> &'static str {
+        loop {
+            if let Told::End(signal) = self.next().await {
+                return signal;
+            }
+        }
+    }
+}
+
+async fn look_again(identity: Option<&(Arc<SwapIdentity>, identity::Keeper)>) {
+    match identity {
+        Some((_, keeper)) => sleep(keeper.pause()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn renew(
+    identity: &mut Option<(Arc<SwapIdentity>, identity::Keeper)>,
+    give: &watch::Sender<Orders>,
+) {
+    if let Some((identity, keeper)) = identity
+        && keeper.look(identity)
+    {
+        give.send_modify(|orders| orders.renewed += 1);
+    }
+}
+
+/// Has everything doubted after the machine slept.
+async fn watch_sleep(give: &watch::Sender<Orders>) {
+    let mut watch = Watch::new(SystemTime::now(), Instant::now());
+    let mut ticks = interval(wake::EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if let Some(slept) = watch.look(SystemTime::now(), Instant::now()) {
+            info!(
+                "nothing ran here for {slept:.1?}; every tunnel is asked whether it is still there"
+            );
+            give.send_modify(|orders| orders.woke += 1);
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! What the visitor gets when the app gives nothing: status, reason and text for every failure are decided here.
+
+use std::fmt;
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+
+use super::App;
+
+/// Why there is no answer from the app.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// No connection to the app.
+    Unreachable(String),
+    /// The app closed the connection without an answer.
+    Closed,
+    /// What the app answered is not HTTP.
+    Invalid(String),
+    /// No head of a response within the limit.
+    Slow,
+    /// The app answered an upgrade as if it were an ordinary request.
+    UpgradeIgnored(StatusCode),
+    /// The app's answer to an upgrade is wrong.
+    UpgradeInvalid(&'static str),
+    /// CONNECT without a protocol: a tunnel to anywhere, which an agent never is.
+    Connect,
+}
+
+impl Trouble {
+    pub(super) const fn status(&self) -> StatusCode {
+        match self {
+            Self::Unreachable(_)
+            | Self::Closed
+            | Self::Invalid(_)
+            | Self::UpgradeIgnored(_)
+            | Self::UpgradeInvalid(_) => StatusCode::BAD_GATEWAY,
+            Self::Slow => StatusCode::GATEWAY_TIMEOUT,
+            Self::Connect => StatusCode::NOT_IMPLEMENTED,
+        }
+    }
+
+    pub(super) const fn reason(&self) -> &'static str {
+        match self {
+            Self::Unreachable(_) => "app-unreachable",
+            Self::Closed => "app-closed",
+            Self::Invalid(_) => "app-invalid-response",
+            Self::Slow => "app-timeout",
+            Self::UpgradeIgnored(_) => "upgrade-ignored",
+            Self::UpgradeInvalid(_) => "upgrade-invalid",
+            Self::Connect => "connect-unsupported",
+        }
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable(why) => write!(f, "is not: {why}"),
+            Self::Closed => f.write_str("closed the connection without an answer"),
+            Self::Invalid(why) => write!(f, "did not answer in HTTP: {why}"),
+            Self::Slow => f.write_str("has not answered in time"),
+            Self::UpgradeIgnored(status) => write!(
+                f,
+                "answered {} where a change of protocol was asked for",
+                status.as_u16()
+            ),
+            Self::UpgradeInvalid(why) => write!(f, "answered a change of protocol wrongly: {why}"),
+            Self::Connect => f.write_str(
+                "is the only place that requests go to; CONNECT to others is not offered",
+            ),
+        }
+    }
+}
+
+/// Answers in the app's place. For a request whose head is still at hand.
+pub(super) fn send<B>(
+    app: &App,
+    request: &Request<B>,
+    respond: SendResponse<Bytes>,
+    trouble: &Trouble,
+) {
+    let asker = Asker::of(request.method(), request.headers());
+    asker.send(app, respond, trouble);
+}
+
+/// What must be known of a request to answer it later, when its head has gone to the app.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asker {
+    head_only: bool,
+    html: bool,
+}
+
+impl Asker {
+    pub(super) fn of(method: &Method, headers: &HeaderMap) -> Self {
+        Self {
+            head_only: *method == Method::HEAD,
+            html: headers.get(ACCEPT).is_some_and(|accept| {
+                accept
+                    .as_bytes()
+                    .windows(9)
+                    .any(|part| part == b"text/html")
+            }),
+        }
+    }
+
+    pub(super) fn send(self, app: &App, mut respond: SendResponse<Bytes>, trouble: &Trouble) {
+        let (kind, page) = self.page(&app.settings.target.to_string(), trouble);
+        let mut response = Response::new(());
+        *response.status_mut() = trouble.status();
+        let headers = response.headers_mut();
+        headers.insert(
+            "tidegate-reason",
+            HeaderValue::from_static(trouble.reason()),
+        );
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(page.len()));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        // A visitor who has gone cannot be told; there is nobody else to tell.
+        if let Ok(mut stream) = respond.send_response(response, self.head_only)
+            && !self.head_only
+        {
+            let _gone = stream.send_data(Bytes::from(page), true);
+        }
+    }
+
+    fn page(self, target: &str, trouble: &Trouble) -> (&'static str, String) {
+        let status = trouble.status();
+        let title = format!(
+            "{} {}",
+            status.as_u16(),
+            status.canonical_reason().unwrap_or_default()
+        );
+        let text = format!("The agent is connected, the app at {target} {trouble}.");
+        if !self.html {
+            return ("text/plain; charset=utf-8", format!("{title}\n{text}\n"));
+        }
+        let (text, reason) = (escaped(&text), trouble.reason());
+        let page = format!(
+            "<!doctype html>\n<html lang=en>\n<meta charset=utf-8>\n<meta name=viewport content=\"width=device-width\">\n\
+             <title>{title}</title>\n<style>body{{font:16px/1.5 system-ui,sans-serif;max-width:40em;margin:15vh auto;padding:0 1em}}\
+             small{{color:#777}}</style>\n<h1>{title}</h1>\n<p>{text}</p>\n<p><small>{reason}</small></p>\n</html>\n"
+        );
+        ("text/html; charset=utf-8", page)
+    }
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_says_who_is_there_and_who_is_not() {
+        let asker = |accept: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(ACCEPT, HeaderValue::from_str(accept).unwrap());
+            Asker::of(&Method::GET, &headers)
+        };
+        let trouble = Trouble::Unreachable("connection refused <&>".to_owned());
+        let (kind, text) = asker("*/*").page("http://localhost:3000", &trouble);
+        assert_eq!(kind, "text/plain; charset=utf-8");
+        assert!(text.contains("The agent is connected, the app at http://localhost:3000 is not: connection refused <&>."));
+        let (kind, page) = asker("text/html,application/xhtml+xml").page("x", &trouble);
+        assert_eq!(kind, "text/html; charset=utf-8");
+        assert!(page.contains("connection refused &lt;&amp;&gt;"));
+    }
+}

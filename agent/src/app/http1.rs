@@ -1,0 +1,323 @@
+//! HTTP/1.1 to the app. A request's future drives the app's connection itself, so that a request costs no second task and
+//! dropping it closes the connection.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::SendResponse;
+use http::request::Parts;
+use http::{HeaderMap, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+use hyper::client::conn::http1::{Builder, Connection, SendRequest};
+use hyper_util::rt::TokioIo;
+use tidegate_shared::clock;
+use tidegate_shared::message::strip_hop_by_hop;
+use tidegate_shared::pump::Pump;
+use tidegate_shared::seam::Wire;
+use tokio::time::{Sleep, sleep};
+
+use super::App;
+use super::answer::{Asker, Trouble};
+use super::connect::Line;
+use super::request::{Upload, for_http1, is_idempotent};
+
+/// What of a response is read at once; also the longest head (`reliability` asks for 64 KiB).
+const BUFFER: usize = 64 * 1024;
+
+/// A request that cannot be repeated goes on a fresh connection rather than on one that has rested longer than this: the
+/// app may be about to close it.
+const FRESH_MS: u64 = 1_000;
+
+/// A connection that has rested longer than this may be closed under a request's feet; the request's head is kept.
+const DOUBTFUL_MS: u64 = 100;
+
+/// A connection to the app.
+#[derive(Debug)]
+pub(super) struct Link {
+    requests: SendRequest<Upload>,
+    /// `None` once it is over.
+    connection: Option<Connection<TokioIo<Line>, Upload>>,
+    interim: Arc<Interim>,
+    pub(super) rested_since: u64,
+}
+
+/// Interim responses (1xx) that the app has sent and the visitor has not.
+type Interim = Mutex<Vec<Response<()>>>;
+
+/// Why a request has no response.
+pub(super) enum Miss {
+    /// Nothing of it was sent; here it is again.
+    Unsent(Box<Request<Upload>>),
+    /// The connection ended, or broke, after some or all of it was sent, before any response.
+    Closed,
+    Invalid(String),
+    Slow,
+    /// The visitor went away.
+    Unwanted,
+}
+
+impl Link {
+    pub(super) async fn open(app: &App) -> Result<Box<Self>, Trouble> {
+        let line = app.connect().await?;
+        let (requests, connection) = Builder::new()
+            .max_buf_size(BUFFER)
+            .handshake(TokioIo::new(line))
+            .await
+            .map_err(|error| Trouble::Invalid(error.to_string()))?;
+        Ok(Box::new(Self {
+            requests,
+            connection: Some(connection),
+            interim: Arc::default(),
+            rested_since: 0,
+        }))
+    }
+
+    /// Lets the connection read and write.
+    pub(super) fn drive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
+        match &mut self.connection {
+            Some(connection) => connection.poll_without_shutdown(cx),
+            None => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Whether it could carry another request.
+    pub(super) fn is_open(&mut self, cx: &mut Context<'_>) -> bool {
+        self.drive(cx).is_pending() && self.requests.is_ready()
+    }
+
+    /// Sends a request and waits for the head of its response, or for the visitor to go away.
+    pub(super) async fn ask(
+        &mut self,
+        mut request: Request<Upload>,
+        respond: &mut SendResponse<Bytes>,
+        within: Option<Duration>,
+    ) -> Result<Response<Incoming>, Miss> {
+        let interim = Arc::clone(&self.interim);
+        hyper::ext::on_informational(&mut request, move |response| {
+            note(&interim, response.status(), response.headers());
+        });
+        let mut response = pin!(self.requests.try_send_request(request));
+        let mut limit = pin!(within.map(sleep));
+        poll_fn(|cx| {
+            let over = match &mut self.connection {
+                Some(connection) => connection.poll_without_shutdown(cx),
+                None => Poll::Ready(Ok(())),
+            };
+            pass_interim(&self.interim, respond);
+            if let Poll::Ready(answer) = response.as_mut().poll(cx) {
+                return Poll::Ready(answer.map_err(Miss::from));
+            }
+            if over.is_ready() {
+                // What still waits in the connection's queue comes back when the connection is dropped.
+                self.connection = None;
+                return match response.as_mut().poll(cx) {
+                    Poll::Ready(answer) => Poll::Ready(answer.map_err(Miss::from)),
+                    Poll::Pending => Poll::Ready(Err(Miss::Closed)),
+                };
+            }
+            if respond.poll_reset(cx).is_ready() {
+                return Poll::Ready(Err(Miss::Unwanted));
+            }
+            if is_over(limit.as_mut().as_pin_mut(), cx) {
+                return Poll::Ready(Err(Miss::Slow));
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Moves the body of a response to the visitor, and goes on with the request's. Says whether the connection is fit for
+    /// another request.
+    pub(super) async fn stream(&mut self, mut pump: Pump<Incoming>) -> bool {
+        let whole = poll_fn(|cx| {
+            if self.drive(cx).is_ready() {
+                // What the app has said is with the body already.
+                self.connection = None;
+            }
+            pump.poll(cx)
+        })
+        .await
+        .is_ok();
+        whole && poll_fn(|cx| Poll::Ready(self.is_open(cx))).await
+    }
+
+    /// The socket, and what was read from it beyond the response: for what was upgraded.
+    pub(super) fn into_parts(self) -> Option<(Line, Bytes)> {
+        let parts = self.connection?.into_parts();
+        Some((parts.io.into_inner(), parts.read_buf))
+    }
+}
+
+/// Polls a limit that may not be there.
+fn is_over(limit: Option<std::pin::Pin<&mut Sleep>>, cx: &mut Context<'_>) -> bool {
+    limit.is_some_and(|limit| limit.poll(cx).is_ready())
+}
+
+fn note(interim: &Interim, status: StatusCode, headers: &HeaderMap) {
+    let mut copy = Response::new(());
+    *copy.status_mut() = status;
+    *copy.headers_mut() = headers.clone();
+    interim
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .push(copy);
+}
+
+fn pass_interim(interim: &Interim, respond: &mut SendResponse<Bytes>) {
+    let mut waiting = interim.lock().unwrap_or_else(PoisonError::into_inner);
+    for mut response in waiting.drain(..) {
+        strip_hop_by_hop(response.headers_mut());
+        *response.version_mut() = Version::HTTP_2;
+        // Only a visitor who has gone cannot be told.
+        let _gone = respond.send_informational(response);
+    }
+}
+
+impl From<TrySendError<Request<Upload>>> for Miss {
+    fn from(mut error: TrySendError<Request<Upload>>) -> Self {
+        if let Some(request) = error.take_message() {
+            return Self::Unsent(Box::new(request));
+        }
+        let error = error.into_error();
+        if error.is_parse() {
+            Self::Invalid(error.to_string())
+        } else {
+            Self::Closed
+        }
+    }
+}
+
+/// Serves one request. Ends when the response has gone to the visitor, or the visitor has gone, or either side broke off;
+/// a response that the app did not finish is reset and never ended.
+pub(super) async fn relay(
+    app: Arc<App>,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    wire: Arc<Wire>,
+) {
+    let (mut head, recv) = request.into_parts();
+    let asker = Asker::of(&head.method, &head.headers);
+    let upload = Upload::new(recv, wire);
+    for_http1(&mut head, app.settings.host.as_ref(), !upload.is_none());
+    let (mut link, response) = match fetch(&app, head, upload, &mut respond).await {
+        Ok(answered) => answered,
+        Err(Some(trouble)) => return asker.send(&app, respond, &trouble),
+        Err(None) => return,
+    };
+    let Some(pump) = begin(response, respond) else {
+        return;
+    };
+    let reusable = match pump {
+        Some(pump) => link.stream(pump).await,
+        None => poll_fn(|cx| Poll::Ready(link.is_open(cx))).await,
+    };
+    if reusable {
+        app.pool().put(link);
+    }
+}
+
+/// Sends the head of the app's response. Returns what is left to do; nothing for a visitor who has gone.
+#[expect(
+    clippy::option_option,
+    reason = "the outer one says whether to go on, the inner one whether there is a body"
+)]
+pub(super) fn begin(
+    response: Response<Incoming>,
+    mut respond: SendResponse<Bytes>,
+) -> Option<Option<Pump<Incoming>>> {
+    use http_body::Body as _;
+
+    let (mut head, body) = response.into_parts();
+    strip_hop_by_hop(&mut head.headers);
+    head.version = Version::HTTP_2;
+    head.extensions.clear();
+    let empty = body.is_end_stream();
+    let stream = respond
+        .send_response(Response::from_parts(head, ()), empty)
+        .ok()?;
+    Some((!empty).then(|| Pump::new(body, stream)))
+}
+
+/// Gets a response, on a connection that rests or on a fresh one. `Err(None)` when the visitor has gone.
+async fn fetch(
+    app: &App,
+    head: Parts,
+    upload: Upload,
+    respond: &mut SendResponse<Bytes>,
+) -> Result<(Box<Link>, Response<Incoming>), Option<Trouble>> {
+    let repeatable = upload.is_none() && is_idempotent(&head.method);
+    let within = app.settings.first_byte_within;
+    let mut request = Request::from_parts(head, upload);
+    let mut refused = false;
+    while !refused
+        && let Some(mut link) = app
+            .pool()
+            .take(if repeatable { u64::MAX } else { FRESH_MS })
+    {
+        let doubtful = clock::now_ms().saturating_sub(link.rested_since) > DOUBTFUL_MS;
+        let again = (repeatable && doubtful).then(|| head_of(&request));
+        request = match (link.ask(request, respond, within).await, again) {
+            (Ok(response), _) => return Ok((link, response)),
+            (Err(Miss::Unsent(unsent)), _) => *unsent,
+            // The app closed while the request was on its way to it. Once is chance; a fresh connection must tell.
+            (Err(Miss::Closed), Some(again)) => {
+                refused = true;
+                again
+            }
+            (Err(miss), _) => return Err(miss.trouble(respond)),
+        };
+    }
+    let mut link = connect(app, respond).await?;
+    match link.ask(request, respond, within).await {
+        Ok(response) => Ok((link, response)),
+        Err(miss) => Err(miss.trouble(respond)),
+    }
+}
+
+/// A fresh connection, unless the visitor goes away first.
+pub(super) async fn connect(
+    app: &App,
+    respond: &mut SendResponse<Bytes>,
+) -> Result<Box<Link>, Option<Trouble>> {
+    let mut opening = pin!(Link::open(app));
+    poll_fn(|cx| {
+        if let Poll::Ready(opened) = opening.as_mut().poll(cx) {
+            return Poll::Ready(opened.map_err(Some));
+        }
+        respond.poll_reset(cx).map(|_gone| Err(None))
+    })
+    .await
+}
+
+/// The same request once more; only for one without a body.
+fn head_of(request: &Request<Upload>) -> Request<Upload> {
+    let mut copy = Request::new(Upload::None);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    copy
+}
+
+impl Miss {
+    /// What to tell the visitor, if there still is one.
+    pub(super) fn trouble(self, respond: &mut SendResponse<Bytes>) -> Option<Trouble> {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        // An upload that the visitor broke off looks like a broken connection to the app.
+        if respond.poll_reset(&mut cx).is_ready() {
+            return None;
+        }
+        match self {
+            Self::Unsent(_) | Self::Closed => Some(Trouble::Closed),
+            Self::Invalid(why) => Some(Trouble::Invalid(why)),
+            Self::Slow => Some(Trouble::Slow),
+            Self::Unwanted => None,
+        }
+    }
+}

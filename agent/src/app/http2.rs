@@ -1,0 +1,333 @@
+//! HTTP/2 with prior knowledge to the app: streams are relayed frame by frame, trailers included (gRPC). One connection per
+//! worker, and another when the app lets no more streams onto those that are there.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::{Builder, ResponseFuture, SendRequest};
+use h2::ext::Protocol;
+use h2::server::SendResponse;
+use h2::{Ping, RecvStream};
+use http::header::HOST;
+use http::request::Parts;
+use http::uri::{Authority, Scheme};
+use http::{Request, Response, Uri, Version};
+use tidegate_shared::inbound::Inbound;
+use tidegate_shared::message::strip_hop_by_hop;
+use tidegate_shared::pump::{Pump, Stop};
+use tidegate_shared::seam::Wire;
+use tidegate_shared::window;
+use tokio::time::{sleep, timeout};
+
+use super::App;
+use super::answer::{Asker, Trouble};
+use super::request::{is_idempotent, path_of, set_host};
+
+/// The worker's connections to the app.
+#[derive(Debug, Default)]
+pub(super) struct Links {
+    open: Mutex<Vec<Link>>,
+}
+
+#[derive(Clone, Debug)]
+struct Link {
+    requests: SendRequest<Bytes>,
+    /// One clone per stream, and one in [`Links`].
+    in_flight: Arc<()>,
+}
+
+/// Most connections of one worker.
+const MOST: usize = 16;
+
+/// What the app may send ahead on all streams of one connection.
+const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+
+/// The largest header list taken from an app.
+const HEADER_LIST: u32 = 64 * 1024;
+
+/// How long an app may take to answer the first PING: with that its SETTINGS have arrived.
+const SETTLE_WITHIN: Duration = Duration::from_secs(5);
+
+impl Links {
+    fn lock(&self) -> MutexGuard<'_, Vec<Link>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A connection with room for a stream; the last one, full or not, when there are as many as there may be.
+    fn take(&self) -> Option<Link> {
+        let mut open = self.lock();
+        let mut cx = Context::from_waker(Waker::noop());
+        open.retain_mut(|link| {
+            !matches!(link.requests.poll_ready(&mut cx), Poll::Ready(Err(_over)))
+        });
+        let room = |link: &&Link| {
+            Arc::strong_count(&link.in_flight) <= link.requests.current_max_send_streams()
+        };
+        let full = open.len() >= MOST;
+        open.iter()
+            .find(room)
+            .or_else(|| open.last().filter(|_| full))
+            .cloned()
+    }
+
+    /// Lets the connections end with their last stream.
+    fn clear(&self) {
+        self.lock().clear();
+    }
+}
+
+impl App {
+    async fn link(self: &Arc<Self>) -> Result<Link, Trouble> {
+        match self.links().take() {
+            Some(link) => Ok(link),
+            None => self.fresh_link().await,
+        }
+    }
+
+    async fn fresh_link(self: &Arc<Self>) -> Result<Link, Trouble> {
+        let line = self.connect().await?;
+        let invalid = |error: h2::Error| {
+            Trouble::Invalid(format!("{error}; does it speak HTTP/2 without an upgrade?"))
+        };
+        let (requests, mut connection) = Builder::new()
+            .enable_push(false)
+            .initial_window_size(window::BASE)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(HEADER_LIST)
+            .max_local_error_reset_streams(None)
+            .handshake(line)
+            .await
+            .map_err(invalid)?;
+        let pings = connection.ping_pong();
+        let app = Arc::clone(self);
+        let _detached = self.drain.spawn(async move {
+            let mut connection = pin!(connection);
+            let ended = tokio::select! {
+                ended = &mut connection => ended,
+                () = app.drain.finishing() => {
+                    app.links().clear();
+                    connection.await
+                }
+            };
+            if let Err(error) = ended {
+                tracing::debug!("an HTTP/2 connection to the app ended: {error}");
+            }
+        });
+        if let Some(mut pings) = pings {
+            match timeout(SETTLE_WITHIN, pings.ping(Ping::opaque())).await {
+                Ok(answered) => answered.map_err(invalid)?,
+                Err(_elapsed) => return Err(Trouble::Slow),
+            };
+        }
+        let link = Link {
+            requests,
+            in_flight: Arc::default(),
+        };
+        if !self.drain.is_finishing() {
+            self.links().lock().push(link.clone());
+        }
+        Ok(link)
+    }
+}
+
+/// Serves one request, or one upgraded stream. Ends when the app's response has gone to the visitor, or either side broke
+/// off; dropping it resets the app's stream.
+pub(super) async fn relay(
+    app: Arc<App>,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    wire: Arc<Wire>,
+) {
+    let (mut head, recv) = request.into_parts();
+    let asker = Asker::of(&head.method, &head.headers);
+    for_http2(&mut head, &app);
+    let body = (!recv.is_end_stream()).then(|| Inbound::counted(recv, wire));
+    let mut open = match fetch(&app, Request::from_parts(head, ()), body, &mut respond).await {
+        Ok(open) => open,
+        Err(Some(trouble)) => return asker.send(&app, respond, &trouble),
+        Err(None) => return,
+    };
+    let (mut head, body) = open.response.into_parts();
+    strip_hop_by_hop(&mut head.headers);
+    head.extensions.clear();
+    let empty = body.is_end_stream();
+    let Ok(stream) = respond.send_response(Response::from_parts(head, ()), empty) else {
+        return;
+    };
+    if empty {
+        return;
+    }
+    let mut download = Pump::new(Inbound::new(body), stream);
+    poll_fn(|cx| {
+        if let Err(Unwanted) = push(&mut open.upload, cx) {
+            return Poll::Ready(());
+        }
+        download.poll(cx).map(|_ended| ())
+    })
+    .await;
+}
+
+/// A request that the app has begun to answer.
+struct Open {
+    response: Response<RecvStream>,
+    upload: Option<Pump<Inbound>>,
+    _in_flight: Arc<()>,
+}
+
+/// The visitor broke the upload off.
+struct Unwanted;
+
+/// Moves the request's body on, if there still is one.
+fn push(upload: &mut Option<Pump<Inbound>>, cx: &mut Context<'_>) -> Result<(), Unwanted> {
+    let Some(pump) = upload else { return Ok(()) };
+    match pump.poll(cx) {
+        Poll::Pending => Ok(()),
+        Poll::Ready(Err(Stop::Body(_))) => Err(Unwanted),
+        // What the app no longer wants is left to the visitor's window; its answer says the rest.
+        Poll::Ready(Ok(()) | Err(Stop::Reset(_) | Stop::Gone(_))) => {
+            *upload = None;
+            Ok(())
+        }
+    }
+}
+
+fn for_http2(head: &mut Parts, app: &App) {
+    let target = &app.settings.target;
+    set_host(&mut head.headers, &head.uri, app.settings.host.as_ref());
+    strip_hop_by_hop(&mut head.headers);
+    let authority = head
+        .headers
+        .remove(HOST)
+        .and_then(|host| Authority::from_maybe_shared(Bytes::copy_from_slice(host.as_bytes())).ok())
+        .or_else(|| target.authority().parse().ok());
+    let mut parts = http::uri::Parts::default();
+    parts.scheme = Some(if target.tls {
+        Scheme::HTTPS
+    } else {
+        Scheme::HTTP
+    });
+    parts.authority = authority;
+    parts.path_and_query = Some(path_of(&head.uri));
+    head.uri = Uri::from_parts(parts).unwrap_or_default();
+    head.version = Version::HTTP_2;
+    let protocol = head.extensions.get::<Protocol>().cloned();
+    head.extensions.clear();
+    if let Some(protocol) = protocol {
+        head.extensions.insert(protocol);
+    }
+}
+
+/// Gets the head of a response; `Err(None)` when the visitor has gone. A request without a body that may be repeated is
+/// tried once more when the connection ended before the app said anything.
+async fn fetch(
+    app: &Arc<App>,
+    mut request: Request<()>,
+    mut body: Option<Inbound>,
+    respond: &mut SendResponse<Bytes>,
+) -> Result<Open, Option<Trouble>> {
+    let mut again = (body.is_none() && is_idempotent(request.method())).then(|| copy_of(&request));
+    loop {
+        let link = link_for(app, &request, respond).await?;
+        let mut requests = link.requests;
+        let (response, stream) = requests
+            .send_request(request, body.is_none())
+            .map_err(|error| Some(Trouble::Invalid(error.to_string())))?;
+        let mut upload = body.take().map(|body| Pump::new(body, stream));
+        let limit = app.settings.first_byte_within;
+        match head_of(response, &mut upload, respond, limit).await {
+            Ok(response) => {
+                return Ok(Open {
+                    response,
+                    upload,
+                    _in_flight: link.in_flight,
+                });
+            }
+            Err(Miss::Unwanted) => return Err(None),
+            Err(Miss::Slow) => return Err(Some(Trouble::Slow)),
+            Err(Miss::Broken(error)) => match again.take() {
+                Some(copy) if error.is_io() || error.is_go_away() => request = copy,
+                _ if error.is_io() => return Err(Some(Trouble::Closed)),
+                _ => return Err(Some(Trouble::Invalid(error.to_string()))),
+            },
+        }
+    }
+}
+
+/// A connection that takes the request, unless the visitor goes away first.
+async fn link_for(
+    app: &Arc<App>,
+    request: &Request<()>,
+    respond: &mut SendResponse<Bytes>,
+) -> Result<Link, Option<Trouble>> {
+    let upgrade = request.extensions().get::<Protocol>().is_some();
+    let mut opening = pin!(async {
+        let mut link = app.link().await?;
+        if poll_fn(|cx| link.requests.poll_ready(cx)).await.is_err() {
+            link = app.fresh_link().await?;
+        }
+        if upgrade && !link.requests.is_extended_connect_protocol_enabled() {
+            return Err(Trouble::UpgradeInvalid(
+                "it does not offer extended CONNECT (RFC 8441 §3)",
+            ));
+        }
+        Ok(link)
+    });
+    poll_fn(|cx| {
+        if let Poll::Ready(opened) = opening.as_mut().poll(cx) {
+            return Poll::Ready(opened.map_err(Some));
+        }
+        respond.poll_reset(cx).map(|_gone| Err(None))
+    })
+    .await
+}
+
+enum Miss {
+    Broken(h2::Error),
+    Slow,
+    Unwanted,
+}
+
+/// Waits for the head of a response, while the request's body goes on and interim responses pass.
+async fn head_of(
+    response: ResponseFuture,
+    upload: &mut Option<Pump<Inbound>>,
+    respond: &mut SendResponse<Bytes>,
+    within: Option<Duration>,
+) -> Result<Response<RecvStream>, Miss> {
+    let mut response = response;
+    let mut limit = pin!(within.map(sleep));
+    poll_fn(|cx| {
+        if let Err(Unwanted) = push(upload, cx) {
+            return Poll::Ready(Err(Miss::Unwanted));
+        }
+        while let Poll::Ready(Some(Ok(mut interim))) = response.poll_informational(cx) {
+            strip_hop_by_hop(interim.headers_mut());
+            // Only a visitor who has gone cannot be told.
+            let _gone = respond.send_informational(interim);
+        }
+        if let Poll::Ready(answer) = Pin::new(&mut response).poll(cx) {
+            return Poll::Ready(answer.map_err(Miss::Broken));
+        }
+        if respond.poll_reset(cx).is_ready() {
+            return Poll::Ready(Err(Miss::Unwanted));
+        }
+        match limit.as_mut().as_pin_mut().map(|limit| limit.poll(cx)) {
+            Some(Poll::Ready(())) => Poll::Ready(Err(Miss::Slow)),
+            _ => Poll::Pending,
+        }
+    })
+    .await
+}
+
+fn copy_of(request: &Request<()>) -> Request<()> {
+    let mut copy = Request::new(());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    copy
+}

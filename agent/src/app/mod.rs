@@ -1,0 +1,134 @@
+//! One request from the tunnel to the app and its response back. Modules stand in the order in which a byte meets them.
+//! Called by `serve`, once per stream; runs on the tunnel's own worker, with that worker's connections to the app.
+
+mod connect; // where the app is, and nowhere else
+
+mod pool; // connections that rest between two requests
+
+mod request; // what the app is sent: one hop's fields off, `Host` on
+
+mod http1; // HTTP/1.1 to the app
+
+mod upgrade; // WebSocket and whatever else is upgraded
+
+mod http2; // HTTP/2 with prior knowledge to the app
+
+mod answer; // what the visitor gets when the app gives nothing
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use h2::ext::Protocol;
+use http::{HeaderValue, Method};
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use tidegate_shared::drain::Drain;
+use tidegate_shared::reversal::io::Exchange;
+use tidegate_shared::seam::Wire;
+use tidegate_shared::workers;
+use tracing::{info, warn};
+
+use crate::serve::Serving;
+use crate::target::Target;
+use answer::Trouble;
+
+/// What is known of the app from the command line.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub target: Target,
+    /// For `https://`.
+    pub tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    /// HTTP/2 with prior knowledge, or by ALPN over TLS.
+    pub http2: bool,
+    /// Sent as `Host` in place of the visitor's.
+    pub host: Option<HeaderValue>,
+    /// For TCP and TLS together.
+    pub connect_within: Duration,
+    /// From the request to the head of the response; `None` for no limit.
+    pub first_byte_within: Option<Duration>,
+}
+
+/// The app, as all tunnels see it.
+#[derive(Debug)]
+pub struct App {
+    settings: Settings,
+    /// One per worker.
+    pools: Vec<pool::Pool>,
+    links: Vec<http2::Links>,
+    /// The last attempt to connect failed.
+    down: AtomicBool,
+    drain: Drain,
+}
+
+impl App {
+    pub fn new(settings: Settings, workers: NonZeroUsize, drain: Drain) -> Arc<Self> {
+        Arc::new(Self {
+            settings,
+            pools: (0..workers.get()).map(|_| pool::Pool::default()).collect(),
+            links: (0..workers.get())
+                .map(|_| http2::Links::default())
+                .collect(),
+            down: AtomicBool::new(false),
+            drain,
+        })
+    }
+
+    /// Serves one request to its end. Dropping the future drops the connection to the app that it uses.
+    pub fn serve(self: &Arc<Self>, (request, respond): Exchange, wire: &Arc<Wire>) -> Serving {
+        let (app, wire) = (Arc::clone(self), Arc::clone(wire));
+        let upgrade = request.extensions().get::<Protocol>().cloned();
+        if let Some(protocol) = upgrade {
+            return if app.settings.http2 {
+                Box::pin(http2::relay(app, request, respond, wire))
+            } else {
+                Box::pin(upgrade::relay(app, protocol, request, respond, wire))
+            };
+        }
+        if request.method() == Method::CONNECT {
+            return Box::pin(
+                async move { answer::send(&app, &request, respond, &Trouble::Connect) },
+            );
+        }
+        if app.settings.http2 {
+            Box::pin(http2::relay(app, request, respond, wire))
+        } else {
+            Box::pin(http1::relay(app, request, respond, wire))
+        }
+    }
+
+    /// Closes connections to the app that the app has closed, or that have rested for long. To be called now and then on
+    /// each worker.
+    pub fn sweep(&self) {
+        self.pool().sweep();
+    }
+
+    fn pool(&self) -> &pool::Pool {
+        &self.pools[self.here()]
+    }
+
+    fn links(&self) -> &http2::Links {
+        &self.links[self.here()]
+    }
+
+    fn here(&self) -> usize {
+        // On a thread that is no worker there is one for all.
+        workers::here().min(self.pools.len() - 1)
+    }
+
+    fn answers(&self) {
+        if self.down.load(Relaxed) && self.down.swap(false, Relaxed) {
+            info!("the app at {} answers again", self.settings.target);
+        }
+    }
+
+    fn is_down(&self, why: &str) {
+        if !self.down.swap(true, Relaxed) {
+            warn!(
+                "the app at {} cannot be reached: {why}; visitors get 502 until it answers",
+                self.settings.target
+            );
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Connections to the app that rest between two requests, of one worker. Last in, first out: under a light load few
+//! connections are used, and those that are used are warm.
+
+use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Waker};
+
+use tidegate_shared::clock;
+
+use super::http1::Link;
+
+/// Connections that may rest on one worker; more are closed when their request ends.
+const RESTING: usize = 256;
+
+/// A connection that has rested so long is closed.
+const REST_MS: u64 = 60_000;
+
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    // Only ever touched by its own worker, so never waited for.
+    #[expect(
+        clippy::vec_box,
+        reason = "a link is a kilobyte that moves in and out with every request"
+    )]
+    resting: Mutex<Vec<Box<Link>>>,
+}
+
+impl Pool {
+    /// The connection that was used last, if it has rested for `at_most` milliseconds. It may turn out to be closed.
+    pub(super) fn take(&self, at_most: u64) -> Option<Box<Link>> {
+        let mut resting = self.lock();
+        let since = resting.last()?.rested_since;
+        if clock::now_ms().saturating_sub(since) > at_most {
+            return None;
+        }
+        resting.pop()
+    }
+
+    /// Takes back a connection that is ready for another request.
+    pub(super) fn put(&self, mut link: Box<Link>) {
+        link.rested_since = clock::now_ms();
+        let mut resting = self.lock();
+        if resting.len() < RESTING {
+            resting.push(link);
+        }
+    }
+
+    /// Closes what the app has closed, and what has rested for long.
+    pub(super) fn sweep(&self) {
+        let mut resting = self.lock();
+        if resting.is_empty() {
+            return;
+        }
+        let now = clock::now_ms();
+        let mut cx = Context::from_waker(Waker::noop());
+        resting.retain_mut(|link| {
+            now.saturating_sub(link.rested_since) < REST_MS && link.is_open(&mut cx)
+        });
+    }
+
+    #[expect(clippy::vec_box, reason = "as above")]
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Box<Link>>> {
+        self.resting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

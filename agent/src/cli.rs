@@ -1,0 +1,186 @@
+//! The command line: a plain mirror of what a user may write. `config` turns it into what the program believes.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use tidegate_shared::{args, log, window};
+
+use crate::target::Target;
+
+/// Exit status for a mistake of the user's (sysexits.h, EX_USAGE).
+pub const USAGE: u8 = 64;
+
+/// The agent: dials a gateway and serves an app's visitors through the tunnels it dialled.
+#[derive(Debug, Parser)]
+#[command(name = "tidegate", version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Bring an HTTP app to the gateway's visitors.
+    Http(Box<Http>),
+}
+
+/// What becomes of a request's Host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum HostHeader {
+    /// The visitor's, unchanged.
+    Keep,
+    /// TARGET's own host and port.
+    Target,
+}
+
+/// Options of `tidegate http`.
+#[derive(Debug, clap::Args)]
+pub struct Http {
+    /// Where the app is: 3000, host:3000, http://host:3000, https://host or unix:/path.
+    #[arg(value_name = "TARGET", env = "TIDEGATE_TARGET")]
+    pub target: Target,
+
+    /// Where the gateway listens for tunnels. May be given several times; every address that the name resolves to is used.
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        env = "TIDEGATE_GATEWAY",
+        required = true,
+        value_delimiter = ','
+    )]
+    pub gateway: Vec<String>,
+
+    /// The agent's certificate and key in one PEM file; visitors reach the app under the certificate's names.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "TIDEGATE_IDENTITY",
+        required_unless_present = "clear"
+    )]
+    pub identity: Option<PathBuf>,
+
+    /// The certificate authority that the gateway's certificate must come from.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "TIDEGATE_CA",
+        required_unless_present = "clear"
+    )]
+    pub ca: Option<PathBuf>,
+
+    /// The name that the gateway's certificate must carry, where it is not the host of --gateway.
+    #[arg(long, value_name = "NAME", env = "TIDEGATE_SERVER_NAME")]
+    pub server_name: Option<String>,
+
+    /// How many tunnels to keep to each address of each gateway.
+    #[arg(long, value_name = "N", env = "TIDEGATE_TUNNELS", default_value_t = 4,
+          value_parser = clap::value_parser!(u16).range(1..=16384))]
+    pub tunnels: u16,
+
+    /// Speak HTTP/2 to the app, without an upgrade or by ALPN: for gRPC.
+    #[arg(long, env = "TIDEGATE_H2")]
+    pub h2: bool,
+
+    /// Certificate authorities that an https TARGET's certificate may come from, in place of the system's.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "TIDEGATE_TARGET_CA",
+        conflicts_with = "target_insecure"
+    )]
+    pub target_ca: Option<PathBuf>,
+
+    /// Take any certificate from an https TARGET. Whoever can answer at its address can then read and change everything.
+    #[arg(long, env = "TIDEGATE_TARGET_INSECURE")]
+    pub target_insecure: bool,
+
+    /// Whose Host the app sees.
+    #[arg(long, value_name = "WHOSE", env = "TIDEGATE_HOST_HEADER", value_enum, default_value_t = HostHeader::Keep)]
+    pub host_header: HostHeader,
+
+    /// Dial the gateway in clear text, without any identity. For tests and networks that you trust wholly.
+    #[arg(long, env = "TIDEGATE_CLEAR", conflicts_with_all = ["identity", "ca", "server_name"])]
+    pub clear: bool,
+
+    /// How long to wait for TCP to the gateway.
+    #[arg(long, value_name = "TIME", env = "TIDEGATE_CONNECT_TIMEOUT", default_value = "2s", value_parser = args::duration)]
+    pub connect_timeout: Duration,
+
+    /// How long to wait for a connection to the app, TLS included; then the visitor gets 502.
+    #[arg(long, value_name = "TIME", env = "TIDEGATE_APP_CONNECT_TIMEOUT", default_value = "3s", value_parser = args::duration)]
+    pub app_connect_timeout: Duration,
+
+    /// How long the app may take to begin its answer; then the visitor gets 504. 0 leaves that to the gateway.
+    #[arg(long, value_name = "TIME", env = "TIDEGATE_APP_TIMEOUT", default_value = "0", value_parser = args::duration)]
+    pub app_timeout: Duration,
+
+    /// How often to ask the gateway whether it is still there.
+    #[arg(long, value_name = "TIME", env = "TIDEGATE_PING_INTERVAL", default_value = "5s", value_parser = args::duration)]
+    pub ping_interval: Duration,
+
+    /// How long the gateway may take to answer before its tunnel is given up.
+    #[arg(long, value_name = "TIME", env = "TIDEGATE_PING_TIMEOUT", default_value = "5s", value_parser = args::duration)]
+    pub ping_timeout: Duration,
+
+    /// How long something that is due may be missing on a silent tunnel before it is asked at once.
+    #[arg(long, value_name = "TIME", env = "TIDEGATE_PROBE_AFTER", default_value = "300ms", value_parser = args::duration)]
+    pub probe_after: Duration,
+
+    /// How long requests in flight may take to finish after SIGTERM.
+    #[arg(long, value_name = "TIME", env = "TIDEGATE_DRAIN", default_value = "30s", value_parser = args::duration)]
+    pub drain: Duration,
+
+    /// The most that a visitor may be read ahead of the app, on one stream.
+    #[arg(long, value_name = "SIZE", env = "TIDEGATE_WINDOW_MAX", default_value = "16MiB", value_parser = window_max)]
+    pub window_max: u32,
+
+    /// Threads to serve on; as many as there are cores, unless given.
+    #[arg(long, value_name = "N", env = "TIDEGATE_WORKERS", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub workers: Option<u16>,
+
+    /// How log lines look, on standard error.
+    #[arg(
+        long,
+        value_name = "human|json",
+        env = "TIDEGATE_LOG",
+        default_value = "human"
+    )]
+    pub log: log::Format,
+
+    /// What is logged: error, warn, info, debug or trace.
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        env = "TIDEGATE_LOG_LEVEL",
+        default_value = "info"
+    )]
+    pub log_level: String,
+}
+
+impl Http {
+    /// The log's filter: a bare level is about what this program does, and not about every frame of its libraries.
+    pub fn filter(&self) -> String {
+        match self.log_level.as_str() {
+            level @ ("debug" | "trace") => {
+                format!("info,tidegate_agent={level},tidegate_shared={level}")
+            }
+            other => other.to_owned(),
+        }
+    }
+}
+
+fn window_max(text: &str) -> Result<u32, String> {
+    let size = args::size(text)?;
+    u32::try_from(size)
+        .ok()
+        .filter(|size| (window::BASE..=window::CONNECTION).contains(size))
+        .ok_or_else(|| {
+            format!(
+                "`{text}` is out of range; a window is from {} KiB to {} MiB",
+                window::BASE >> 10,
+                window::CONNECTION >> 20
+            )
+        })
+}

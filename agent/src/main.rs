@@ -1,0 +1,65 @@
+//! `tidegate`: from the command line to the agent, and from its end to an exit status.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use tidegate_agent::agent::Agent;
+use tidegate_agent::cli::{Cli, Command, Http, USAGE};
+use tidegate_agent::config::Config;
+use tidegate_shared::log;
+
+/// How long a slow reader of the log may keep a program that has nothing else to do.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+fn main() -> ExitCode {
+    match Cli::try_parse() {
+        Ok(Cli {
+            command: Command::Http(told),
+        }) => http(&told),
+        Err(asked) => {
+            // Where not even that can be written, the exit status says what there is to say.
+            let _unwritable = asked.print();
+            ExitCode::from(if asked.use_stderr() { USAGE } else { 0 })
+        }
+    }
+}
+
+fn http(told: &Http) -> ExitCode {
+    let log = match log::init(told.log, &told.filter()) {
+        Ok(log) => log,
+        Err(mistake) => return complain(&mistake, USAGE),
+    };
+    let status = match Config::new(told) {
+        Ok(config) => run(config).map_or_else(
+            |error| complain(&error.to_string(), 1),
+            |()| ExitCode::SUCCESS,
+        ),
+        Err(mistake) => complain(&mistake, USAGE),
+    };
+    log.flush(LAST_LINES);
+    status
+}
+
+fn run(config: Config) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let ended = runtime.block_on(async { Box::pin(Agent::start(config)?.run(print)).await });
+    // A name that is still being resolved is no reason to stay.
+    runtime.shutdown_background();
+    ended
+}
+
+fn print(line: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
+}
+
+fn complain(text: &str, status: u8) -> ExitCode {
+    // Where not even that can be written, the exit status says what there is to say.
+    let _unwritable = writeln!(io::stderr(), "tidegate: {text}");
+    ExitCode::from(status)
+}
