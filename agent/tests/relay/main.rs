@@ -1,0 +1,17 @@
+//! One tunnel without a network: the gateway's end is `h2` over a pipe, the app is raw bytes over TCP. What is tested is
+//! that a request and its response come through unharmed, and that every way of breaking off reaches the other side.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on stops where it stands"
+)]
+
+mod stage;
+
+mod http1;
+
+mod http2;
+
+mod life;
+
+mod upgrade;
