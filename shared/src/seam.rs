@@ -196,9 +196,11 @@ impl<T: AsyncRead + Unpin> AsyncRead for Seam<T> {
             let held = this.watch.held().len();
             if held > 0 {
                 if buf.remaining() <= held {
-                    return Poll::Ready(Err(io::Error::other(
-                        "a read buffer smaller than a frame's head",
-                    )));
+                    // `h2` reads into whatever room its buffer has left, which may be less than what is held back.
+                    ready!(this.poll_aside(cx))?;
+                    let run = this.replay.len().min(buf.remaining());
+                    buf.put_slice(&this.replay.split_to(run));
+                    return Poll::Ready(Ok(()));
                 }
                 buf.put_slice(this.watch.held());
             }
@@ -215,8 +217,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Seam<T> {
                 buf.set_filled(start);
                 return Poll::Ready(Ok(()));
             }
-            this.wire.heard.store(clock::now_ms(), Relaxed);
-            this.wire.received.fetch_add(arrived as u64, Relaxed);
+            this.heard(arrived);
             let kept = this.watch.pass(&mut buf.filled_mut()[start..]);
             buf.set_filled(start + kept);
             this.note();
@@ -228,6 +229,33 @@ impl<T: AsyncRead + Unpin> AsyncRead for Seam<T> {
 }
 
 impl<T: AsyncRead + Unpin> Seam<T> {
+    /// Reads into `replay`, which is empty. Leaves it empty only at the peer's end.
+    fn poll_aside(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let mut piece = [0; 1024];
+            let mut piece = ReadBuf::new(&mut piece);
+            piece.put_slice(self.watch.held());
+            let held = piece.filled().len();
+            ready!(Pin::new(&mut self.io).poll_read(cx, &mut piece))?;
+            let arrived = piece.filled().len() - held;
+            if arrived == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            self.heard(arrived);
+            let kept = self.watch.pass(piece.filled_mut());
+            self.note();
+            if kept > 0 {
+                self.replay = Bytes::copy_from_slice(&piece.filled()[..kept]);
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    fn heard(&self, arrived: usize) {
+        self.wire.heard.store(clock::now_ms(), Relaxed);
+        self.wire.received.fetch_add(arrived as u64, Relaxed);
+    }
+
     /// Reads until the gateway's SETTINGS are whole; nothing else than SETTINGS reaches `h2` first.
     fn poll_opening(
         &mut self,
@@ -396,5 +424,51 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Seam<T> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// A frame of `length` octets on stream 1.
+    fn frame(kind: u8, length: u8) -> Vec<u8> {
+        let mut frame = vec![0, 0, length, kind, 0, 0, 0, 0, 1];
+        frame.resize(9 + usize::from(length), kind);
+        frame
+    }
+
+    #[tokio::test]
+    async fn heads_cut_anywhere_come_through_buffers_of_any_size() {
+        // An empty DATA frame, which stays here, between frames that go on.
+        let wire = [frame(1, 3), frame(0, 0), frame(0, 2), frame(8, 4)].concat();
+        let expected = [frame(1, 3), frame(0, 2), frame(8, 4)].concat();
+        for cut in 1..wire.len() {
+            for room in 1..=10 {
+                let (near, mut far) = tokio::io::duplex(64);
+                let (mut seam, shared) = Seam::new(near, Opening::SwallowPreface, Bytes::new());
+                let (first, second) = wire.split_at(cut);
+                far.write_all(first).await.unwrap();
+                let mut seen = Vec::new();
+                let mut buffer = vec![0; room];
+                // What has arrived so far is read as far as it goes, so that the next read meets a head that is cut.
+                while let Ok(read) =
+                    tokio::time::timeout(std::time::Duration::ZERO, seam.read(&mut buffer)).await
+                {
+                    seen.extend_from_slice(&buffer[..read.unwrap()]);
+                }
+                far.write_all(second).await.unwrap();
+                drop(far);
+                loop {
+                    match seam.read(&mut buffer).await.unwrap() {
+                        0 => break,
+                        read => seen.extend_from_slice(&buffer[..read]),
+                    }
+                }
+                assert_eq!(seen, expected, "cut at {cut}, room for {room}");
+                assert_eq!(shared.octets().0, wire.len() as u64);
+            }
+        }
     }
 }
