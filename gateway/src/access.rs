@@ -179,6 +179,10 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        if self.status.is_none() {
+            // Dropped with its connection before anything was decided.
+            self.failed(Failure::VisitorGone);
+        }
         let status = self.status.map_or(0, |status| status.as_u16());
         self.access
             .metrics
@@ -364,7 +368,7 @@ mod tests {
             record.raw = Some("x\"\n{\"status\":200}".into())
         });
         let value: serde_json::Value = serde_json::from_str(json.trim()).unwrap();
-        assert_eq!(value["status"], 0);
+        assert_eq!(value["status"], 499);
         assert_eq!(value["id"], "000000ab-1");
     }
 }
