@@ -56,10 +56,10 @@ async fn names_are_compared_as_parsed_names() {
 #[tokio::test]
 async fn odd_certificates_are_refused_with_a_reason() {
     let world = World::start().await;
-    for (what, params) in odd_certificates() {
+    for (number, (what, params)) in (1..).zip(odd_certificates()) {
         let identity = world.pki.issue(&params, &format!("odd {what}"));
         let before = world.gateway.log().len();
-        let (told, _) = within(SOON, what, refusal(&world, Some(identity))).await;
+        let (told, _) = within(SOON, what, refusal(&world, number, Some(identity))).await;
         assert!(!told.is_empty(), "{what}: the agent is told why");
         let log = world.gateway.log();
         assert!(log.len() > before, "{what}: the log says why");
@@ -113,8 +113,10 @@ fn odd_certificates() -> Vec<(&'static str, CertificateParams)> {
 }
 
 /// What the gateway tells an agent that it refuses (debug data of GOAWAY, or the TLS error), and all its frames.
-async fn refusal(world: &World, identity: Option<PathBuf>) -> (String, Vec<Frame>) {
-    let connected = RawAgent::connect(world.tunnels, &world.pki, identity.as_deref()).await;
+/// Each comes from an address of its own: of one source only a line a minute is logged.
+async fn refusal(world: &World, number: u8, identity: Option<PathBuf>) -> (String, Vec<Frame>) {
+    let connected =
+        RawAgent::connect_from(number, world.tunnels, &world.pki, identity.as_deref()).await;
     let mut peer = match connected {
         Ok(conn) => Peer::over(conn),
         Err(error) => return (error.to_string(), Vec::new()),
@@ -154,10 +156,10 @@ async fn wrong_certificates_fail_in_the_handshake() {
         ("serverAuth only", Some(world.pki.issue(&server, "server"))),
         ("no certificate", None),
     ];
-    for (what, identity) in cases {
+    for (number, (what, identity)) in (1..).zip(cases) {
         let before = world.gateway.log().len();
         let limit = Duration::from_secs(2);
-        let (_, frames) = within(limit, what, refusal(&world, identity)).await;
+        let (_, frames) = within(limit, what, refusal(&world, number, identity)).await;
         assert_eq!(frames, [], "{what}: not one byte of HTTP");
         let logged = world.gateway.log().split_off(before);
         let text = logged.join("\n").to_lowercase();

@@ -1,7 +1,7 @@
 //! One connection, clear or TLS, that keeps its TCP socket in reach (for resets and for options).
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -11,7 +11,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 /// A TCP connection, or a TLS session over one.
@@ -39,7 +39,25 @@ impl Conn {
     /// # Errors
     /// What the operating system says, or why the handshake failed.
     pub async fn tls(to: SocketAddr, name: &str, config: Arc<ClientConfig>) -> io::Result<Self> {
-        let tcp = TcpStream::connect(to).await?;
+        Self::tls_over(TcpStream::connect(to).await?, name, config).await
+    }
+
+    /// As [`Conn::tls`], from a source address of the test's own: all of 127.0.0.0/8 is this machine.
+    ///
+    /// # Errors
+    /// As [`Conn::tls`].
+    pub async fn tls_from(
+        source: Ipv4Addr,
+        to: SocketAddr,
+        name: &str,
+        config: Arc<ClientConfig>,
+    ) -> io::Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((source, 0).into())?;
+        Self::tls_over(socket.connect(to).await?, name, config).await
+    }
+
+    async fn tls_over(tcp: TcpStream, name: &str, config: Arc<ClientConfig>) -> io::Result<Self> {
         tcp.set_nodelay(true)?;
         let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
         let session = TlsConnector::from(config).connect(name, tcp).await?;

@@ -1,7 +1,7 @@
 //! An agent by hand: dials a gateway as HAProxy's origin does (`wire.md` §1.2) and then is the server of its frames.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use super::frame::{Frame, PREFACE, flag, kind, setting};
@@ -33,6 +33,22 @@ impl RawAgent {
             Conn::tls(gateway, "localhost", config),
         )
         .await
+    }
+
+    /// As [`RawAgent::connect`], from the `number`th address of this machine: a source that has no history.
+    ///
+    /// # Errors
+    /// As [`RawAgent::connect`].
+    pub async fn connect_from(
+        number: u8,
+        gateway: SocketAddr,
+        pki: &Pki,
+        identity: Option<&Path>,
+    ) -> io::Result<Conn> {
+        let config = pki.client(identity, &["h2"]);
+        let source = Ipv4Addr::new(127, 0, 1, number);
+        let dialed = Conn::tls_from(source, gateway, "localhost", config);
+        within(SOON, "an agent's TLS handshake", dialed).await
     }
 
     /// HAProxy's settings, byte for byte (`wire.md` §1.2).
