@@ -219,7 +219,7 @@ async fn an_agent_accepts_the_name_that_server_name_gives() {
         "1",
         &options,
     );
-    let _tunnel = gateway.reversed().await;
+    let _tunnel = gateway.reversed().await.idle();
     agent.ready().await;
 }
 

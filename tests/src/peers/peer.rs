@@ -10,6 +10,7 @@ use super::hpack::{self, Decoder, Fields};
 use crate::conn::Conn;
 use crate::eventually::{SOON, within};
 use crate::http1::Reader;
+use crate::task::{Task, spawn};
 
 /// What a peer met, field blocks joined and decoded.
 #[derive(Debug)]
@@ -121,7 +122,8 @@ impl Peer {
         let frame = self.frame().await?;
         if self.polite {
             for answer in answers(&frame) {
-                self.write(&answer.encode()).await?;
+                // The other side may have closed after what it had to say, and that is still to be read.
+                let _ = self.write(&answer.encode()).await;
             }
         }
         if frame.kind != kind::HEADERS {
@@ -178,6 +180,12 @@ impl Peer {
         })
         .await;
         frames
+    }
+
+    /// Answers SETTINGS, PING and DATA for as long as the connection or the task lasts.
+    #[must_use]
+    pub fn idle(mut self) -> Task {
+        spawn(async move { while self.event().await.is_ok() {} })
     }
 
     /// The connection underneath.
