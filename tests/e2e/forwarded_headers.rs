@@ -220,3 +220,53 @@ async fn a_visitor_of_a_name_without_agent_learns_nothing_of_others() {
         "no product and version for scanners"
     );
 }
+
+#[tokio::test]
+async fn each_addition_can_be_switched_off() {
+    let gateway = World::builder()
+        .option("--no-x-forwarded", "")
+        .option("--no-forwarded", "")
+        .option("--no-via", "");
+    let site = Site::start_with(gateway, &[]).await;
+    let head = seen(
+        &site,
+        "X-Forwarded-For: 9.9.9.9\r\nForwarded: for=9.9.9.9\r\n",
+    )
+    .await;
+    for name in [
+        "x-forwarded-for",
+        "x-forwarded-proto",
+        "x-forwarded-host",
+        "forwarded",
+        "via",
+    ] {
+        assert_eq!(
+            head.get(name),
+            None,
+            "{name}: neither ours nor the visitor's"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_trusted_range_is_believed() {
+    let gateway = World::builder().option("--trust", "127.0.0.0/8");
+    let site = Site::start_with(gateway, &[]).await;
+    let head = seen(
+        &site,
+        "X-Forwarded-For: 203.0.113.9\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: shop.example\r\n",
+    )
+    .await;
+    let list = head.all("x-forwarded-for").join(", ");
+    assert_eq!(list, "203.0.113.9, 127.0.0.1", "the chain grows by one");
+    assert_eq!(head.get("x-forwarded-proto"), Some("https"));
+    assert_eq!(head.get("x-forwarded-host"), Some("shop.example"));
+}
+
+#[tokio::test]
+async fn an_untrusted_range_is_not_believed() {
+    let gateway = World::builder().option("--trust", "10.0.0.0/8");
+    let site = Site::start_with(gateway, &[]).await;
+    let head = seen(&site, "X-Forwarded-For: 203.0.113.9\r\n").await;
+    assert_eq!(head.get("x-forwarded-for"), Some("127.0.0.1"));
+}

@@ -15,6 +15,7 @@ mod hostile_agent;
 mod hostile_http1;
 mod hostile_http2;
 mod lifetime;
+mod limits;
 mod liveness;
 mod names_and_certs;
 mod observability;

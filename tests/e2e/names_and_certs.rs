@@ -348,3 +348,49 @@ async fn a_tunnel_that_is_gone_is_not_listed() {
     drop(conn);
     world.wait_filed("blog.test", 0, SOON).await;
 }
+
+/// `*.example.com` counts only where the gateway is told so; then for one label, and never over an exact name.
+#[tokio::test]
+async fn wildcards_count_only_where_they_are_allowed() {
+    let world = World::builder()
+        .option("--allow-wildcards", "")
+        .start()
+        .await;
+    let wild = RawAgent::dial(
+        world.tunnels,
+        &world.pki,
+        &world.pki.agent(&["*.shop.test"]),
+    )
+    .await;
+    let _wild = answering(wild, |_, _| "wildcard".to_owned());
+    world.wait_filed("*.shop.test", 1, SOON).await;
+    let exact = RawAgent::dial(
+        world.tunnels,
+        &world.pki,
+        &world.pki.agent(&["a.shop.test"]),
+    )
+    .await;
+    let _exact = answering(exact, |_, _| "exact".to_owned());
+    world.wait_filed("a.shop.test", 1, SOON).await;
+    for (host, expected) in [("a.shop.test", "exact"), ("b.shop.test", "wildcard")] {
+        for _ in 0..5 {
+            assert_eq!(world.get(host, "/").await.text(), expected, "{host}");
+        }
+    }
+    for host in ["shop.test", "a.b.shop.test"] {
+        assert_eq!(
+            world.get(host, "/").await.reason(),
+            "no-such-name",
+            "{host}"
+        );
+    }
+    for (number, name) in (1..).zip(["*", "*.com", "*.co.uk", "a.*.test", "*a.shop.test"]) {
+        let mut params = Pki::agent_params(&["x.test"]);
+        params.subject_alt_names.clear();
+        params.distinguished_name = common_name(name);
+        let identity = world.pki.issue(&params, &format!("wild {number}"));
+        let (told, _) = within(SOON, name, refusal(&world, number, Some(identity))).await;
+        assert!(!told.is_empty(), "{name}");
+    }
+    assert_eq!(world.listed().await.len(), 2);
+}

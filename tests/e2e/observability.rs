@@ -213,10 +213,17 @@ async fn the_list_of_tunnels_says_who_is_attached() {
     assert_eq!(site.world.streams(HOST).await, 1);
 
     let admin = site.world.admin.to_string();
-    let args = ["tunnels", "--admin", &admin].map(std::ffi::OsString::from);
-    let table = run(&built("tidegated"), &args).await;
-    assert_eq!(table.code, Some(0), "{}", table.stderr);
-    assert_eq!(table.stdout.matches(HOST).count(), 4, "{}", table.stdout);
+    let ask = async |more: &[&str]| {
+        let args = [&["tunnels", "--admin", admin.as_str()], more].concat();
+        let args: Vec<_> = args.iter().map(Into::into).collect();
+        let finished = run(&built("tidegated"), &args).await;
+        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+        finished.stdout
+    };
+    let table = ask(&[]).await;
+    assert_eq!(table.matches(HOST).count(), 4, "{table}");
+    let json: Value = serde_json::from_str(&ask(&["--json"]).await).unwrap();
+    assert_eq!(json.as_array().unwrap().len(), 4, "{json}");
 }
 
 #[tokio::test]

@@ -350,3 +350,45 @@ fn the_flag_of_an_acknowledgement_is_the_first_bit() {
     assert!(Frame::settings_ack().has(flag::ACK));
     assert_eq!(Frame::settings_ack().encode(), [0, 0, 0, 4, 1, 0, 0, 0, 0]);
 }
+
+/// Clear text, for tests and trusted networks: an explicit option at both ends, and a loud warning.
+#[tokio::test]
+async fn a_tunnel_in_clear_text_works_and_warns() {
+    let world = World::builder()
+        .option("--tunnels-clear", "127.0.0.1:0")
+        .option("--tunnels-clear-name", HOST)
+        .start()
+        .await;
+    let clear = world
+        .gateway
+        .address("tunnels-clear")
+        .expect("its address on stdout");
+    let app = HttpApp::start("blog").await;
+    let args = [
+        "http",
+        app.target(),
+        "--gateway",
+        &clear.to_string(),
+        "--clear",
+    ];
+    let args: Vec<std::ffi::OsString> = args.map(Into::into).to_vec();
+    let path = tidegate_tests::program::built("tidegate");
+    let mut agent = Program::start("tidegate", &path, &args);
+    agent.ready().await;
+    assert_eq!(world.get(HOST, "/hello").await.text(), "hello from blog\n");
+    for program in [&world.gateway, &agent] {
+        assert!(
+            !program.logged(&["WARN", "lear"]).is_empty(),
+            "{:?}",
+            program.log()
+        );
+    }
+    // The same false starts are named here too.
+    let mut stranger = Peer::over(Conn::plain(clear).await.unwrap());
+    stranger
+        .write(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+        .await
+        .unwrap();
+    stranger.until_closed(OPENING + GRACE).await;
+    world.gateway.wait_log(&["TLS"]).await;
+}

@@ -15,7 +15,7 @@ use crate::eventually::{SOON, eventually};
 use crate::netns::Netns;
 use crate::options::metric::HELD;
 use crate::pki::Pki;
-use crate::program::{Program, built, run};
+use crate::program::{Program, built};
 use crate::visitors::http1::{Answer, Visitor, get};
 
 /// The names that the gateway's visitor certificates cover.
@@ -279,20 +279,13 @@ impl World {
         .await;
     }
 
-    /// What `tidegated tunnels --json` lists.
+    /// What the admin page lists: one object per tunnel.
     pub async fn listed(&self) -> Vec<Value> {
-        let admin = self.admin.to_string();
-        let args = ["tunnels", "--admin", &admin, "--json"].map(OsString::from);
-        let finished = run(&built("tidegated"), &args).await;
-        assert_eq!(
-            finished.code,
-            Some(0),
-            "tidegated tunnels: {}",
-            finished.stderr
-        );
-        match serde_json::from_str(&finished.stdout) {
+        let answer = get(self.admin, "localhost", "/tunnels").await;
+        assert_eq!(answer.status(), 200, "/tunnels");
+        match serde_json::from_slice(&answer.body) {
             Ok(Value::Array(tunnels)) => tunnels,
-            other => panic!("`tidegated tunnels --json` prints an array: {other:?}"),
+            other => panic!("/tunnels is an array: {other:?}"),
         }
     }
 

@@ -1,0 +1,402 @@
+//! Every limit has an option, an answer, and a way back (issue §7), and the gateway ends as it should.
+
+use std::time::{Duration, Instant};
+
+use tidegate_tests::apps::HttpApp;
+use tidegate_tests::eventually::{SOON, eventually};
+use tidegate_tests::http1::pattern;
+use tidegate_tests::peers::agent::RawAgent;
+use tidegate_tests::peers::frame::kind;
+use tidegate_tests::visitors::http1::try_get;
+use tidegate_tests::visitors::{H2Visitor, Visitor};
+use tidegate_tests::{HOST, Site, World};
+
+/// A site whose gateway has one option set.
+async fn site(option: &str, value: &str) -> Site {
+    Site::start_with(World::builder().option(option, value), &[]).await
+}
+
+#[tokio::test]
+async fn a_head_beyond_its_size_is_a_431() {
+    let site = site("--max-head", "8KiB").await;
+    let value = "v".repeat(9000);
+    let request = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nX: {value}\r\n\r\n");
+    assert_eq!(site.ask("GET", request).await.status(), 431);
+    let mut visitor = H2Visitor::connect(site.world.visitors).await;
+    let mut head = visitor.head(http::Method::GET, HOST, "/hello");
+    head.headers_mut().insert("x", value.parse().unwrap());
+    let (response, _) = visitor.begin(head, true).await;
+    match response.await {
+        Ok(response) => assert_eq!(response.status(), 431),
+        Err(error) => assert!(error.is_reset() || error.is_go_away(), "{error}"),
+    }
+    assert_eq!(site.app.requests().len(), 0);
+    assert_eq!(site.get("/hello").await.status(), 200);
+}
+
+#[tokio::test]
+async fn too_many_fields_are_a_431() {
+    let site = site("--max-fields", "10").await;
+    let fields = |count: usize| {
+        (0..count)
+            .map(|n| format!("X-{n}: 1\r\n"))
+            .collect::<String>()
+    };
+    let request = |count| {
+        format!(
+            "GET /hello HTTP/1.1\r\nHost: {HOST}\r\n{}\r\n",
+            fields(count)
+        )
+    };
+    assert_eq!(site.ask("GET", request(9)).await.status(), 200);
+    assert_eq!(site.ask("GET", request(20)).await.status(), 431);
+}
+
+#[tokio::test]
+async fn a_declared_body_beyond_the_limit_is_a_413() {
+    let site = site("--max-body", "1000").await;
+    let request = format!("POST /upload HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 1001\r\n\r\n");
+    let answer = site.ask("POST", request).await;
+    assert_eq!((answer.status(), answer.reason()), (413, "body-too-large"));
+    let mut visitor = site.visitor().await;
+    visitor
+        .send(format!(
+            "POST /upload HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 1000\r\n\r\n"
+        ))
+        .await;
+    visitor.send(pattern(1000)).await;
+    assert_eq!(visitor.answer("POST").await.text(), "1000 intact");
+    assert_eq!(site.app.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_head_that_takes_too_long_is_a_408() {
+    let site = site("--head-timeout", "1s").await;
+    let began = Instant::now();
+    let mut visitor = site.visitor().await;
+    visitor.send("GET / HTTP/1.1\r\nHost: blog").await;
+    let said = String::from_utf8(visitor.closed_within(Duration::from_secs(4)).await).unwrap();
+    assert!(said.starts_with("HTTP/1.1 408 "), "{said}");
+    assert!(
+        began.elapsed() > Duration::from_millis(800),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn an_idle_visitor_is_closed_without_a_word() {
+    let site = site("--idle-timeout", "1s").await;
+    let mut visitor = site.visitor().await;
+    visitor.send_get(HOST, "/hello").await;
+    assert_eq!(visitor.answer("GET").await.status(), 200);
+    assert_eq!(visitor.closed_within(Duration::from_secs(4)).await, b"");
+    let mut http2 = H2Visitor::connect(site.world.visitors).await;
+    assert_eq!(http2.get(HOST, "/hello").await.status, 200);
+    let closed = async || http2.is_closed().then_some(());
+    eventually(
+        Duration::from_secs(4),
+        "an idle HTTP/2 connection is closed",
+        closed,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_body_that_stalls_is_a_408_and_ends_for_the_app() {
+    let site = site("--stall-timeout", "1s").await;
+    let mut visitor = site.visitor().await;
+    let head = format!("POST /upload HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 100\r\n\r\nbegun");
+    visitor.send(head).await;
+    let answer = visitor.answer_within(Duration::from_secs(5), "POST").await;
+    assert_eq!((answer.status(), answer.reason()), (408, "body-timeout"));
+    eventually(SOON, "no stream is left", async || {
+        (site.world.streams(HOST).await == 0).then_some(())
+    })
+    .await;
+}
+
+/// A visitor who takes nothing of his answer is given up, and the stream with him.
+#[tokio::test]
+async fn a_visitor_who_reads_nothing_is_given_up() {
+    let site = site("--stall-timeout", "1s").await;
+    let mut visitor = Visitor::connect_narrow(site.world.visitors).await;
+    visitor.send_get(HOST, "/size/50000000").await;
+    site.app.wait_request("/size/50000000").await;
+    eventually(SOON, "no stream is left", async || {
+        (site.world.streams(HOST).await == 0).then_some(())
+    })
+    .await;
+    // A stream of events is not stalled while its visitor reads, however long it runs.
+    let mut events = site.visitor().await;
+    events.send_get(HOST, "/sse").await;
+    let head = events.head().await;
+    let mut framing = tidegate_tests::http1::Framing::of_answer(&head, "GET").unwrap();
+    let end = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < end {
+        assert!(events.piece(&mut framing).await.is_some());
+    }
+}
+
+#[tokio::test]
+async fn an_app_that_does_not_answer_is_a_504() {
+    let site = site("--response-timeout", "1s").await;
+    let answer = site.get("/never").await;
+    assert_eq!(
+        (answer.status(), answer.reason()),
+        (504, "response-timeout")
+    );
+    site.app.wait_abandoned("/never", SOON).await;
+}
+
+#[tokio::test]
+async fn visitors_beyond_the_limit_are_told_and_there_is_room_again() {
+    let site = site("--max-visitors", "5").await;
+    let mut inside = Vec::new();
+    for _ in 0..5 {
+        let mut visitor = site.visitor().await;
+        visitor.send_get(HOST, "/hello").await;
+        assert_eq!(visitor.answer("GET").await.status(), 200);
+        inside.push(visitor);
+    }
+    let answer = site.get("/hello").await;
+    assert_eq!((answer.status(), answer.reason()), (503, "limit"));
+    assert!(answer.head.get("retry-after").is_some());
+    inside.pop().unwrap().reset();
+    let room = async || (site.get("/hello").await.status() == 200).then_some(());
+    eventually(SOON, "there is room again", room).await;
+    let shed = site
+        .world
+        .metrics()
+        .await
+        .sum("tidegate_visitors_shed_total", &[]);
+    assert!(shed >= 1.0, "{shed}");
+}
+
+#[tokio::test]
+async fn one_source_does_not_take_all_places() {
+    let site = site("--max-visitors-per-source", "3").await;
+    let mut inside = Vec::new();
+    for _ in 0..3 {
+        let mut visitor = site.visitor().await;
+        visitor.send_get(HOST, "/hello").await;
+        assert_eq!(visitor.answer("GET").await.status(), 200);
+        inside.push(visitor);
+    }
+    let answer = site.get("/hello").await;
+    assert_eq!(
+        (answer.status(), answer.reason()),
+        (429, "too-many-connections")
+    );
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.1.7:0".parse().unwrap()).unwrap();
+    let other = socket.connect(site.world.visitors).await.unwrap();
+    let mut other = Visitor::over(tidegate_tests::conn::Conn::Plain(other));
+    other.send_get(HOST, "/hello").await;
+    assert_eq!(
+        other.answer("GET").await.status(),
+        200,
+        "another source has its own places"
+    );
+}
+
+#[tokio::test]
+async fn tunnels_have_limits_in_all_by_name_and_by_source() {
+    for option in [
+        "--max-tunnels",
+        "--max-tunnels-per-name",
+        "--max-tunnels-per-source",
+    ] {
+        let world = World::builder().option(option, "2").start().await;
+        let app = HttpApp::start("blog").await;
+        let agent = world.launch_agent(&world.pki.agent(&[HOST]), app.target(), &[]);
+        world.wait_filed(HOST, 2, SOON).await;
+        agent.wait_log(&["refused-by-gateway"]).await;
+        assert_eq!(world.filed(HOST).await, 2, "{option}");
+        assert_eq!(world.get(HOST, "/hello").await.status(), 200, "{option}");
+        let refused = world
+            .metrics()
+            .await
+            .sum("tidegate_tunnels_refused_total", &["limit"]);
+        assert!(refused >= 1.0, "{option}: {refused}");
+    }
+}
+
+#[tokio::test]
+async fn connections_that_are_not_tunnels_yet_are_few_per_source() {
+    let site = site("--max-handshakes-per-source", "3").await;
+    let mut silent = Vec::new();
+    for _ in 0..3 {
+        silent.push(Visitor::connect(site.world.tunnels).await);
+    }
+    let mut fourth = Visitor::connect(site.world.tunnels).await;
+    assert_eq!(fourth.closed_within(Duration::from_secs(2)).await, b"");
+    assert_eq!(site.get("/hello").await.status(), 200);
+    drop(silent);
+    let identity = site.world.pki.agent(&["shop.test"]);
+    eventually(SOON, "there is room again", async || {
+        let conn = RawAgent::connect(site.world.tunnels, &site.world.pki, Some(&identity)).await;
+        conn.ok().map(drop)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn held_requests_are_bounded() {
+    for (option, value) in [("--max-held", "2"), ("--max-held-per-name", "2")] {
+        let mut site = site(option, value).await;
+        site.agent.kill().await;
+        site.world.wait_filed(HOST, 0, SOON).await;
+        let mut held = Vec::new();
+        for count in 1..=2 {
+            let mut visitor = site.visitor().await;
+            visitor.send_get(HOST, "/hello").await;
+            site.world.wait_held(count).await;
+            held.push(visitor);
+        }
+        let began = Instant::now();
+        let answer = site.get("/hello").await;
+        assert_eq!(answer.status(), 503, "{option}");
+        assert!(
+            matches!(answer.reason(), "limit" | "agent-gone"),
+            "{option}: {}",
+            answer.reason()
+        );
+        assert!(
+            began.elapsed() < Duration::from_millis(500),
+            "{option}: at once"
+        );
+        site.agent = site.world.agent(HOST, site.app.target()).await;
+        for mut visitor in held {
+            assert_eq!(visitor.answer("GET").await.status(), 200, "{option}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn holding_can_be_switched_off() {
+    let mut site = site("--hold", "0s").await;
+    site.agent.kill().await;
+    site.world.wait_filed(HOST, 0, SOON).await;
+    let began = Instant::now();
+    assert_eq!(site.get("/").await.reason(), "agent-gone");
+    assert!(
+        began.elapsed() < Duration::from_millis(500),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn the_descriptor_limit_is_raised_to_the_hard_one() {
+    let world = World::builder().prlimit("--nofile=64:1024").start().await;
+    let mut visitors = Vec::new();
+    for _ in 0..200 {
+        let mut visitor = world.visitor().await;
+        visitor.send_get(HOST, "/").await;
+        assert_eq!(visitor.answer("GET").await.status(), 503);
+        visitors.push(visitor);
+    }
+}
+
+/// Out of descriptors: visitors are shed, tunnels are not, nothing spins, and it passes.
+#[tokio::test]
+async fn running_out_of_descriptors_sheds_visitors_and_recovers() {
+    let gateway = World::builder().prlimit("--nofile=100:100");
+    let site = Site::start_with(gateway, &[]).await;
+    let mut crowd = Vec::new();
+    for _ in 0..200 {
+        crowd.push(Visitor::connect(site.world.visitors).await);
+    }
+    let cpu = site.world.gateway.cpu_time();
+    let mut every = tokio::time::interval(Duration::from_millis(500));
+    for _ in 0..5 {
+        every.tick().await;
+        assert_eq!(
+            site.world.gateway.logged(&["filed"]).len(),
+            4,
+            "the tunnels stay"
+        );
+    }
+    let used = site.world.gateway.cpu_time() - cpu;
+    assert!(used < Duration::from_millis(250), "{used:?} of CPU in 2 s");
+    assert!(
+        site.world.gateway.log().len() < 30,
+        "{:?}",
+        site.world.gateway.log()
+    );
+    // There is still a descriptor for an agent.
+    let shop = HttpApp::start("shop").await;
+    let _agent = site
+        .world
+        .agent_with("shop.test", shop.target(), &["--tunnels", "1"])
+        .await;
+    drop(crowd);
+    let limit = Duration::from_secs(2);
+    eventually(limit, "visitors are served again", async || {
+        let answer = try_get(site.world.visitors, HOST, "/hello", limit).await;
+        answer
+            .is_ok_and(|answer| answer.status() == 200)
+            .then_some(())
+    })
+    .await;
+    assert_eq!(site.world.filed(HOST).await, 4);
+}
+
+#[tokio::test]
+async fn an_idle_gateway_ends_at_once() {
+    let mut site = Site::start().await;
+    assert_eq!(site.get("/hello").await.status(), 200);
+    site.world.gateway.terminate();
+    assert!(
+        site.world
+            .gateway
+            .ended(Duration::from_secs(1))
+            .await
+            .success()
+    );
+}
+
+#[tokio::test]
+async fn a_gateway_that_ends_finishes_what_is_in_flight() {
+    let mut site = Site::start().await;
+    let mut visitor = site.visitor().await;
+    visitor.send_get(HOST, "/slow/1200").await;
+    site.app.wait_request("/slow/1200").await;
+    let mut http2 = H2Visitor::connect(site.world.visitors).await;
+    let head = http2.head(http::Method::GET, HOST, "/slow/1300");
+    let (response, _) = http2.begin(head, true).await;
+    site.app.wait_request("/slow/1300").await;
+    site.world.gateway.terminate();
+    assert_eq!(visitor.answer("GET").await.text(), "slow\n");
+    let answer = tidegate_tests::visitors::http2::answer(response).await;
+    assert_eq!(answer.text(), "slow\n");
+    assert!(site.world.gateway.ended(SOON).await.success());
+}
+
+#[tokio::test]
+async fn a_gateway_that_ends_says_goaway_to_its_agents() {
+    let mut world = World::start().await;
+    let identity = world.pki.agent(&[HOST]);
+    let mut peer = RawAgent::dial(world.tunnels, &world.pki, &identity).await;
+    world.wait_filed(HOST, 1, SOON).await;
+    world.gateway.terminate();
+    peer.wait_frame(kind::GOAWAY).await;
+    assert!(world.gateway.ended(SOON).await.success());
+}
+
+#[tokio::test]
+async fn the_drain_has_a_deadline() {
+    let mut site = site("--drain", "1s").await;
+    let mut visitor = site.visitor().await;
+    visitor.send_get(HOST, "/sse").await;
+    visitor.head().await;
+    let began = Instant::now();
+    site.world.gateway.terminate();
+    site.world.gateway.ended(Duration::from_secs(4)).await;
+    assert!(
+        began.elapsed() > Duration::from_millis(800),
+        "{:?}",
+        began.elapsed()
+    );
+}
