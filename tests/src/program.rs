@@ -235,9 +235,21 @@ impl Drop for Program {
         self.readers.clear();
         if std::thread::panicking() {
             let log = self.stderr.lock().unwrap();
-            eprintln!("--- log of {} ({} lines)", self.name, log.len());
-            for line in &log[log.len().saturating_sub(200)..] {
-                eprintln!("{}: {line}", self.name);
+            eprintln!(
+                "--- log of {} ({} lines; of its requests the last)",
+                self.name,
+                log.len()
+            );
+            let is_request =
+                |line: &&String| line.contains(" access ") || line.contains("\"access\"");
+            let requests = log.iter().filter(is_request).count();
+            let mut skip = requests.saturating_sub(12);
+            for line in log.iter() {
+                if is_request(&line) && skip > 0 {
+                    skip -= 1;
+                } else {
+                    eprintln!("{}: {line}", self.name);
+                }
             }
         }
     }
