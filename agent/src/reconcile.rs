@@ -438,7 +438,7 @@ impl Post {
         match live.stage {
             Stage::Dialling => self.failed(now, live.began, &before_up(ending)),
             Stage::Up { since } => {
-                let polite = matches!(ending, Ending::Closed { polite: true } | Ending::Retired);
+                let polite = matches!(ending, Ending::Closed | Ending::Retired);
                 self.keeper.lost(now, since, polite);
                 self.lost(now, ending, polite);
             }

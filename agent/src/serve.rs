@@ -26,13 +26,15 @@ use tokio::time::{Sleep, sleep};
 pub enum Ending {
     /// We were asked to end it, and what was in flight is finished.
     Retired,
-    /// The gateway closed; politely, if it had sent GOAWAY or closed TLS and TCP in order.
-    Closed { polite: bool },
+    /// The gateway closed in order, with or without a GOAWAY.
+    Closed,
     /// The gateway sent GOAWAY with an error and this text.
     Refused(String),
     /// The gateway did not answer a PING, and nothing was heard for so long.
     Silent { ms: u64 },
-    /// The connection or HTTP/2 on it failed.
+    /// The connection broke.
+    Broken(String),
+    /// HTTP/2 on it failed.
     Failed(String),
 }
 
@@ -40,8 +42,8 @@ impl fmt::Display for Ending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Retired => f.write_str("it was retired"),
-            Self::Closed { polite: true } => f.write_str("the gateway closed it"),
-            Self::Closed { polite: false } => f.write_str("the connection broke"),
+            Self::Closed => f.write_str("the gateway closed it"),
+            Self::Broken(why) => write!(f, "the connection broke: {why}"),
             Self::Refused(text) => write!(f, "refused by the gateway: {text}"),
             Self::Silent { ms } => write!(
                 f,
@@ -240,8 +242,8 @@ where
         match (&self.life, error) {
             (Life::Refused { text, .. }, _) => Ending::Refused(text.clone()),
             (Life::Retiring { .. }, _) => Ending::Retired,
-            (Life::Left, _) | (_, None) => Ending::Closed { polite: true },
-            (_, Some(error)) if error.is_io() => Ending::Closed { polite: false },
+            (Life::Left, _) | (_, None) => Ending::Closed,
+            (_, Some(error)) if error.is_io() => Ending::Broken(error.to_string()),
             (_, Some(error)) => Ending::Failed(error.to_string()),
         }
     }
