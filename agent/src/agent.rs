@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tidegate_shared::drain::Drain;
 use tidegate_shared::tls::SwapIdentity;
 use tidegate_shared::workers::Workers;
+use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -17,6 +18,18 @@ use crate::config::Config;
 use crate::identity;
 use crate::reconcile::{Common, Orders, keep_gateway};
 use crate::wake::{self, Watch};
+
+/// Runs an agent on the calling thread until it is told to end; see [`Agent::run`].
+///
+/// # Errors
+/// The system's own, or what `print` returned.
+pub fn run(config: Config, print: impl Fn(&str) -> io::Result<()>) -> io::Result<()> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let ended = runtime.block_on(async { Box::pin(Agent::start(config)?.run(print)).await });
+    // A name that is still being resolved is no reason to stay.
+    runtime.shutdown_background();
+    ended
+}
 
 /// An agent whose workers run and which has not dialled yet.
 #[derive(Debug)]

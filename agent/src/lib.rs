@@ -1,13 +1,14 @@
 //! The agent: dials gateways and serves an app's visitors through the tunnels it dialled.
 //!
 //! ```text
-//!            ┌─ reconcile ─ keeper (pure: how many, when) ─ backoff (pure: how long)
-//!  agent ────┤      │
-//!            │      ▼ one per tunnel, on a worker
-//!            │    dial: TCP ─▶ TLS ─▶ reversal ─▶ serve: frames, liveness, window, drain
-//!            │                                      │ one future per request
-//!            └─ wake, identity                      ▼
-//!                                                  app ─▶ the one TARGET
+//!  agent ─┬─ wake, identity ─────────┐ doubt everything, replace everything
+//!         └─ reconcile: addresses ─▶ post: one address ◀─▶ keeper, backoff (pure: how many, when)
+//!                                      │ one task per tunnel, on a worker
+//!                                      ▼
+//!    dial: TCP ─▶ TLS ─▶ reversal ─▶ serve: frames, liveness, window, drain
+//!                                      │ one future per request
+//!                                      ▼
+//!                                     app ─▶ the one TARGET
 //! ```
 //!
 //! Modules stand in the order of a program's life, and then of a byte's way.
@@ -26,7 +27,9 @@ pub mod wake; // the machine slept
 
 pub mod identity; // the certificate was renewed, or runs out
 
-pub mod reconcile; // the wanted tunnels to every address
+pub mod reconcile; // where the gateways are
+
+pub mod post; // the wanted tunnels to one address
 
 pub mod keeper; // how many, and when
 

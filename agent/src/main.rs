@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use tidegate_agent::agent::Agent;
+use tidegate_agent::agent;
 use tidegate_agent::cli::{Cli, Command, Http, USAGE};
 use tidegate_agent::config::Config;
 use tidegate_shared::log;
@@ -32,7 +32,7 @@ fn http(told: &Http) -> ExitCode {
         Err(mistake) => return complain(&mistake, USAGE),
     };
     let status = match Config::new(told) {
-        Ok(config) => run(config).map_or_else(
+        Ok(config) => agent::run(config, print).map_or_else(
             |error| complain(&error.to_string(), 1),
             |()| ExitCode::SUCCESS,
         ),
@@ -40,16 +40,6 @@ fn http(told: &Http) -> ExitCode {
     };
     log.flush(LAST_LINES);
     status
-}
-
-fn run(config: Config) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let ended = runtime.block_on(async { Box::pin(Agent::start(config)?.run(print)).await });
-    // A name that is still being resolved is no reason to stay.
-    runtime.shutdown_background();
-    ended
 }
 
 fn print(line: &str) -> io::Result<()> {

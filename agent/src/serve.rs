@@ -70,6 +70,16 @@ impl Control {
         self.driver.wake();
     }
 
+    /// Ready once [`Self::retire`] was called. One task at a time may wait: first who dials, then the tunnel.
+    pub fn poll_retired(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.driver.register(cx.waker());
+        if self.retire.load(Relaxed) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
+
     /// Find out at once whether the gateway is still there.
     pub fn probe(&self) {
         self.probe.store(true, Relaxed);
@@ -205,12 +215,13 @@ where
     /// again, so that all that were ready leave together in the next turn.
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ending> {
         let this = self.get_mut();
-        this.control.driver.register(cx.waker());
+        if this.control.poll_retired(cx).is_ready() {
+            this.retire();
+        }
         if let Some(ending) = this.receive(cx) {
             return Poll::Ready(ending);
         }
         this.hear_goaway();
-        this.obey();
         this.hear_pong(cx);
         while let Poll::Ready(Some(())) = Pin::new(&mut this.streams).poll_next(cx) {}
         this.tend(cx).map_or(Poll::Pending, Poll::Ready)
@@ -284,10 +295,8 @@ where
         }
     }
 
-    fn obey(&mut self) {
-        if self.control.retire.load(Relaxed)
-            && !matches!(self.life, Life::Retiring { .. } | Life::Refused { .. })
-        {
+    fn retire(&mut self) {
+        if !matches!(self.life, Life::Retiring { .. } | Life::Refused { .. }) {
             self.life = Life::Retiring { idle_since: None };
             self.connection.graceful_shutdown();
         }
