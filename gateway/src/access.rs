@@ -1,7 +1,7 @@
 //! One line per request, whatever became of it. A record is made when a request's head is complete (or when it turns out
 //! that there will be none) and writes itself when it is dropped, so there is no way to end a request without a line.
 
-use std::io::Write;
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -12,6 +12,7 @@ use serde::Serialize;
 use tidegate_shared::log::{Format, Sink};
 
 use crate::failure::Failure;
+use crate::line;
 use crate::metrics::{Ids, Metrics};
 use crate::tunnel::Tunnel;
 use crate::when;
@@ -42,14 +43,14 @@ impl Access {
     /// Begins a record: the visitor's first octet came at `began`, the head was complete just now.
     pub(crate) fn record(
         self: &Arc<Self>,
-        visitor: SocketAddr,
+        visitor: &Arc<str>,
         tls: bool,
         began: Instant,
     ) -> Record {
         Record {
             access: Arc::clone(self),
             number: self.ids.next(),
-            visitor,
+            visitor: Arc::clone(visitor),
             tls,
             version: Version::HTTP_11,
             method: None,
@@ -77,7 +78,8 @@ impl Access {
 pub struct Record {
     access: Arc<Access>,
     number: u64,
-    visitor: SocketAddr,
+    /// The visitor's address, as text.
+    visitor: Arc<str>,
     tls: bool,
     pub(crate) version: Version,
     pub(crate) method: Option<Method>,
@@ -135,27 +137,97 @@ impl Record {
         self.reason.or_else(|| self.said.as_ref()?.to_str().ok())
     }
 
-    fn view<'a>(&'a self, id: &'a str, time: &'a str, ended: Instant) -> View<'a> {
+    fn path(&self) -> &str {
+        match (&self.path, &self.raw) {
+            (Some(path), _) => path.as_str(),
+            (None, Some(raw)) => raw,
+            (None, None) => "-",
+        }
+    }
+
+    fn host(&self) -> &str {
+        self.host
+            .as_ref()
+            .and_then(|host| host.to_str().ok())
+            .unwrap_or("-")
+    }
+
+    fn times(&self, ended: Instant) -> Times {
         let answered = self.answered.unwrap_or(ended);
         let asked = self.headed + self.hold + self.pick;
-        View {
-            time,
+        Times {
+            head: self.headed.saturating_duration_since(self.began),
+            hold: self.hold,
+            pick: self.pick,
+            first: answered.saturating_duration_since(asked),
+            body: ended.saturating_duration_since(answered),
+            total: ended.saturating_duration_since(self.began),
+        }
+    }
+
+    /// The line for people. Written piece by piece: at full load the machinery of `format!` would cost more than all the
+    /// rest of the gateway's own work on a request.
+    fn human(&self, ended: Instant, out: &mut Vec<u8>) {
+        when::stamp(SystemTime::now(), out);
+        out.extend_from_slice(b" access ");
+        line::hex(self.access.run, out);
+        out.push(b'-');
+        line::number(self.number, out);
+        out.push(b' ');
+        out.extend_from_slice(self.visitor.as_bytes());
+        out.extend_from_slice(b" \"");
+        out.extend_from_slice(self.method.as_ref().map_or("-", Method::as_str).as_bytes());
+        out.push(b' ');
+        line::plain(self.host(), out);
+        line::plain(self.path(), out);
+        out.push(b' ');
+        out.extend_from_slice(version(self.version).as_bytes());
+        out.extend_from_slice(b"\" ");
+        let of_none = "name=- agent=- tunnel=-";
+        out.extend_from_slice(
+            self.tunnel
+                .as_ref()
+                .map_or(of_none, |tunnel| tunnel.label())
+                .as_bytes(),
+        );
+        out.extend_from_slice(b" status=");
+        line::number(
+            self.status.map_or(0, |status| u64::from(status.as_u16())),
+            out,
+        );
+        out.extend_from_slice(b" reason=");
+        line::plain(self.reason().unwrap_or("-"), out);
+        for (name, value) in [(&b" in="[..], self.received), (b" out=", self.sent)] {
+            out.extend_from_slice(name);
+            line::number(value, out);
+        }
+        if self.attempts > 1 {
+            out.extend_from_slice(b" attempts=");
+            line::number(u64::from(self.attempts), out);
+        }
+        for (name, time) in self.times(ended).all() {
+            out.push(b' ');
+            out.extend_from_slice(name.as_bytes());
+            out.push(b'=');
+            line::milliseconds(time, out);
+        }
+        out.extend_from_slice(b"ms");
+    }
+
+    fn json(&self, ended: Instant, out: &mut Vec<u8>) -> serde_json::Result<()> {
+        let mut time = Vec::with_capacity(24);
+        when::stamp(SystemTime::now(), &mut time);
+        let times = self.times(ended);
+        let view = View {
+            time: &String::from_utf8_lossy(&time),
             kind: "access",
-            id,
-            visitor: self.visitor,
+            id: &self.id(),
+            visitor: &self.visitor,
             tls: self.tls,
             version: version(self.version),
             method: self.method.as_ref().map_or("-", Method::as_str),
-            host: self
-                .host
-                .as_ref()
-                .and_then(|host| host.to_str().ok())
-                .unwrap_or("-"),
-            path: match (&self.path, &self.raw) {
-                (Some(path), _) => path.as_str(),
-                (None, Some(raw)) => raw,
-                (None, None) => "-",
-            },
+            host: self.host(),
+            path: self.path(),
             name: self
                 .tunnel
                 .as_ref()
@@ -167,13 +239,37 @@ impl Record {
             reason: self.reason(),
             bytes_in: self.received,
             bytes_out: self.sent,
-            head_ms: ms(self.headed.saturating_duration_since(self.began)),
-            hold_ms: ms(self.hold),
-            pick_ms: ms(self.pick),
-            first_ms: ms(answered.saturating_duration_since(asked)),
-            body_ms: ms(ended.saturating_duration_since(answered)),
-            total_ms: ms(ended.saturating_duration_since(self.began)),
-        }
+            head_ms: ms(times.head),
+            hold_ms: ms(times.hold),
+            pick_ms: ms(times.pick),
+            first_ms: ms(times.first),
+            body_ms: ms(times.body),
+            total_ms: ms(times.total),
+        };
+        serde_json::to_writer(out, &view)
+    }
+}
+
+/// Where a request's time went.
+struct Times {
+    head: Duration,
+    hold: Duration,
+    pick: Duration,
+    first: Duration,
+    body: Duration,
+    total: Duration,
+}
+
+impl Times {
+    fn all(&self) -> [(&'static str, Duration); 6] {
+        [
+            ("head", self.head),
+            ("hold", self.hold),
+            ("pick", self.pick),
+            ("first", self.first),
+            ("body", self.body),
+            ("total", self.total),
+        ]
     }
 }
 
@@ -190,24 +286,28 @@ impl Drop for Record {
         let Some(sink) = &self.access.sink else {
             return;
         };
-        let mut time = Vec::with_capacity(24);
-        when::stamp(SystemTime::now(), &mut time);
-        let time = String::from_utf8_lossy(&time);
-        let id = self.id();
-        let view = self.view(&id, &time, Instant::now());
-        let mut line = Vec::with_capacity(384);
-        let written = match self.access.format {
-            Format::Human => view.human(&mut line),
-            Format::Json => serde_json::to_writer(&mut line, &view).map_err(std::io::Error::from),
-        };
-        // A vector takes everything; a record that cannot be written is still worth its id.
-        if written.is_err() {
+        let ended = Instant::now();
+        LINE.with_borrow_mut(|line| {
             line.clear();
-            line.extend_from_slice(id.as_bytes());
-        }
-        line.push(b'\n');
-        sink.line(&line);
+            match self.access.format {
+                Format::Human => self.human(ended, line),
+                Format::Json => {
+                    if let Err(error) = self.json(ended, line) {
+                        // Its parts are text and numbers; should one still not go, the id says which request it was.
+                        line.clear();
+                        line.extend_from_slice(format!("{} {error}", self.id()).as_bytes());
+                    }
+                }
+            }
+            line.push(b'\n');
+            sink.line(line);
+        });
     }
+}
+
+thread_local! {
+    /// A line being put together; its room is used again.
+    static LINE: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(512));
 }
 
 /// What a line says, in its order.
@@ -216,7 +316,7 @@ struct View<'a> {
     time: &'a str,
     kind: &'static str,
     id: &'a str,
-    visitor: SocketAddr,
+    visitor: &'a str,
     tls: bool,
     version: &'static str,
     method: &'a str,
@@ -238,67 +338,6 @@ struct View<'a> {
     total_ms: f64,
 }
 
-impl View<'_> {
-    fn human(&self, out: &mut Vec<u8>) -> std::io::Result<()> {
-        write!(
-            out,
-            "{} access {} {} \"{} {}{} {}\" ",
-            self.time,
-            self.id,
-            self.visitor,
-            self.method,
-            Plain(self.host),
-            Plain(self.path),
-            self.version
-        )?;
-        match (&self.name, self.agent, self.tunnel) {
-            (Some(name), Some(agent), Some(tunnel)) => {
-                write!(out, "name={name} agent={agent} tunnel={tunnel} ")?
-            }
-            _ => out.extend_from_slice(b"name=- agent=- tunnel=- "),
-        }
-        write!(
-            out,
-            "status={} reason={} in={} out={} ",
-            self.status,
-            Plain(self.reason.unwrap_or("-")),
-            self.bytes_in,
-            self.bytes_out
-        )?;
-        if self.attempts > 1 {
-            write!(out, "attempts={} ", self.attempts)?;
-        }
-        write!(
-            out,
-            "head={} hold={} pick={} first={} body={} total={}ms",
-            self.head_ms, self.hold_ms, self.pick_ms, self.first_ms, self.body_ms, self.total_ms
-        )
-    }
-}
-
-/// Text that a visitor chose, on one line and between quotes.
-struct Plain<'a>(&'a str);
-
-impl std::fmt::Display for Plain<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self
-            .0
-            .bytes()
-            .all(|octet| octet.is_ascii_graphic() && octet != b'"' && octet != b'\\')
-        {
-            return f.write_str(self.0);
-        }
-        for part in self.0.chars() {
-            match part {
-                '"' | '\\' => write!(f, "\\{part}")?,
-                part if part.is_control() => write!(f, "{}", part.escape_default())?,
-                part => write!(f, "{part}")?,
-            }
-        }
-        Ok(())
-    }
-}
-
 /// Milliseconds, to the microsecond.
 fn ms(duration: Duration) -> f64 {
     // Exact for anything below a century.
@@ -317,6 +356,7 @@ fn version(version: Version) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
     use std::sync::mpsc;
 
     struct Lines(mpsc::Sender<Vec<u8>>);
@@ -341,7 +381,7 @@ mod tests {
             Arc::new(Metrics::new()),
             0xab,
         ));
-        let mut record = access.record("192.0.2.1:5".parse().unwrap(), false, Instant::now());
+        let mut record = access.record(&"192.0.2.1:5".into(), false, Instant::now());
         fill(&mut record);
         drop(record);
         String::from_utf8(lines.recv_timeout(Duration::from_secs(10)).unwrap()).unwrap()

@@ -43,6 +43,8 @@ pub struct Gateway {
 pub struct Visit {
     pub gateway: Arc<Gateway>,
     pub visitor: SocketAddr,
+    /// The same as text, for every line of the access log.
+    pub label: Arc<str>,
     /// Which certificates were offered, and for which SNI.
     pub tls: Option<(Arc<VisitorCerts>, Option<String>)>,
     pub origin: Origin,

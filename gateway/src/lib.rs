@@ -43,4 +43,6 @@ pub mod admin; // what the operator asks
 
 pub mod list; // `tidegated tunnels`
 
+mod line; // pieces of a log line
+
 mod when; // moments as text

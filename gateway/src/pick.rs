@@ -30,8 +30,9 @@ pub enum Standing {
     Tried,
 }
 
-/// A local tunnel may have this many requests more than the best one and still be taken.
-const LOCAL_MAY_LAG: usize = 4;
+/// Under load a local tunnel may have twice the best one's requests and this many more, and still be taken. A tunnel
+/// that carries nothing is always taken before one that does.
+const LOCAL_MAY_LAG: usize = 8;
 
 /// And its latency may be twice the best one's and this much.
 const LOCAL_MAY_BE_SLOWER_US: u64 = 500;
@@ -54,7 +55,8 @@ pub fn pick(candidates: impl Iterator<Item = Candidate>) -> Option<usize> {
     let (best_index, best) = best?;
     if let Some((index, local)) = best_local
         && local.standing == best.standing
-        && local.outstanding <= best.outstanding + LOCAL_MAY_LAG
+        && (local.outstanding == best.outstanding
+            || best.outstanding > 0 && local.outstanding <= best.outstanding * 2 + LOCAL_MAY_LAG)
         && local.latency_us <= best.latency_us.saturating_mul(2) + LOCAL_MAY_BE_SLOWER_US
     {
         return Some(index);
@@ -111,9 +113,14 @@ mod tests {
             "near enough"
         );
         assert_eq!(
-            of(&[candidate(9, 10, true, good), candidate(1, 10, false, good)]),
+            of(&[candidate(11, 10, true, good), candidate(1, 10, false, good)]),
             Some(1),
             "too busy"
+        );
+        assert_eq!(
+            of(&[candidate(1, 10, true, good), candidate(0, 10, false, good)]),
+            Some(1),
+            "an idle one comes first"
         );
         assert_eq!(
             of(&[

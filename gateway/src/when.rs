@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::line;
+
 /// `2026-11-20 14:03:22 UTC`.
 pub(crate) fn utc(moment: SystemTime) -> String {
     let (date, time, _) = parts(moment);
@@ -13,14 +15,20 @@ pub(crate) fn utc(moment: SystemTime) -> String {
 
 /// `2026-11-20T14:03:22.123Z`, appended.
 pub(crate) fn stamp(moment: SystemTime, out: &mut Vec<u8>) {
-    use std::io::Write;
     let (date, time, ms) = parts(moment);
-    let written = write!(
-        out,
-        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{ms:03}Z",
-        date.0, date.1, date.2, time.0, time.1, time.2
-    );
-    debug_assert!(written.is_ok(), "a vector takes everything");
+    for (value, digits, before) in [
+        (date.0, 4, b"".as_slice()),
+        (date.1, 2, b"-".as_slice()),
+        (date.2, 2, b"-".as_slice()),
+        (time.0, 2, b"T".as_slice()),
+        (time.1, 2, b":".as_slice()),
+        (time.2, 2, b":".as_slice()),
+        (ms, 3, b".".as_slice()),
+    ] {
+        out.extend_from_slice(before);
+        line::padded(value, digits, out);
+    }
+    out.push(b'Z');
 }
 
 type Triple = (u64, u64, u64);

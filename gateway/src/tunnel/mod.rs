@@ -131,6 +131,8 @@ pub struct Tunnel {
     pub since: SystemTime,
     pub since_ms: u64,
     pub wire: Arc<Wire>,
+    /// `name=… agent=… tunnel=…`, for the access log.
+    label: String,
     requests: Mutex<Option<SendRequest<Bytes>>>,
     life: AtomicU8,
     outstanding: AtomicUsize,
@@ -160,6 +162,7 @@ impl Tunnel {
         wire: Arc<Wire>,
         requests: SendRequest<Bytes>,
     ) -> Self {
+        let label = format!("name={} agent={} tunnel={id}", agent.primary, agent.address);
         Self {
             id,
             agent,
@@ -169,6 +172,7 @@ impl Tunnel {
             since: SystemTime::now(),
             since_ms: clock::now_ms(),
             wire,
+            label,
             requests: Mutex::new(Some(requests)),
             life: AtomicU8::new(Life::Filed as u8),
             outstanding: AtomicUsize::new(0),
@@ -184,6 +188,11 @@ impl Tunnel {
             driver: Notify::new(),
             groups: OnceLock::new(),
         }
+    }
+
+    /// What the access log says of it.
+    pub fn label(&self) -> &str {
+        &self.label
     }
 
     pub fn life(&self) -> Life {

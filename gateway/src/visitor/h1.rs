@@ -161,11 +161,10 @@ fn failed(visit: &Visit, pulse: &Pulse, error: &hyper::Error) {
         _ if error.is_parse_too_large() => Failure::HeadTooLarge,
         _ => Failure::Malformed,
     };
-    let mut record =
-        visit
-            .gateway
-            .access
-            .record(visit.visitor, visit.tls.is_some(), Instant::now());
+    let mut record = visit
+        .gateway
+        .access
+        .record(&visit.label, visit.tls.is_some(), Instant::now());
     record.raw = Some(pulse.first_line());
     record.failed(failure);
 }
@@ -176,11 +175,10 @@ pub(super) async fn head_timeout<T: AsyncWrite + Unpin>(
     visit: &Visit,
     began: Option<String>,
 ) {
-    let mut record =
-        visit
-            .gateway
-            .access
-            .record(visit.visitor, visit.tls.is_some(), Instant::now());
+    let mut record = visit
+        .gateway
+        .access
+        .record(&visit.label, visit.tls.is_some(), Instant::now());
     record.raw = began;
     record.failed(Failure::HeadTimeout);
     let answer = format!(
@@ -211,7 +209,7 @@ async fn respond(
     let mut record = visit
         .gateway
         .access
-        .record(visit.visitor, visit.tls.is_some(), began);
+        .record(&visit.label, visit.tls.is_some(), began);
     let version = request.version();
     let wants = Wants::of(request.headers());
     let close = reception.drain.is_finishing();

@@ -231,11 +231,10 @@ async fn exchange(
     respond: SendResponse<Bytes>,
     cancelled: Arc<Cancelled>,
 ) {
-    let mut record =
-        visit
-            .gateway
-            .access
-            .record(visit.visitor, visit.tls.is_some(), Instant::now());
+    let mut record = visit
+        .gateway
+        .access
+        .record(&visit.label, visit.tls.is_some(), Instant::now());
     record.version = Version::HTTP_2;
     let wants = Wants::of(request.headers());
     let mut front = Front {

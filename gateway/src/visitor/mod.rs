@@ -111,6 +111,7 @@ impl Reception {
         Arc::new(Visit {
             gateway: Arc::clone(&self.gateway),
             visitor,
+            label: visitor.to_string().into(),
             tls,
             origin,
         })

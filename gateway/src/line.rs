@@ -1,0 +1,94 @@
+//! Pieces of a log line, appended without the machinery of `format!`. Pure.
+
+use std::time::Duration;
+
+/// A number in decimal.
+pub(crate) fn number(mut value: u64, out: &mut Vec<u8>) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        // A remainder of ten is a digit.
+        digits[at] = b'0' + (value % 10) as u8;
+        value /= 10;
+        if value == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+/// A number in as many decimal digits as are asked for, zeros before it.
+pub(crate) fn padded(value: u64, digits: usize, out: &mut Vec<u8>) {
+    let start = out.len();
+    out.resize(start + digits, b'0');
+    let mut left = value;
+    for place in out[start..].iter_mut().rev() {
+        *place = b'0' + (left % 10) as u8;
+        left /= 10;
+    }
+}
+
+/// Eight hexadecimal digits.
+pub(crate) fn hex(value: u32, out: &mut Vec<u8>) {
+    for shift in (0..8).rev() {
+        out.push(b"0123456789abcdef"[(value >> (shift * 4) & 0xf) as usize]);
+    }
+}
+
+/// Milliseconds to the microsecond: `12.345`.
+pub(crate) fn milliseconds(time: Duration, out: &mut Vec<u8>) {
+    let us = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    number(us / 1000, out);
+    out.push(b'.');
+    padded(us % 1000, 3, out);
+}
+
+/// Text that somebody else chose, such that it stays on its line and within its quotes.
+pub(crate) fn plain(text: &str, out: &mut Vec<u8>) {
+    if text
+        .bytes()
+        .all(|octet| octet.is_ascii_graphic() && octet != b'"' && octet != b'\\')
+    {
+        return out.extend_from_slice(text.as_bytes());
+    }
+    for part in text.chars() {
+        match part {
+            '"' | '\\' => {
+                out.push(b'\\');
+                out.push(part as u8);
+            }
+            part if part.is_control() => out.extend(part.escape_default().map(|octet| octet as u8)),
+            part => out.extend_from_slice(part.encode_utf8(&mut [0; 4]).as_bytes()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(write: impl FnOnce(&mut Vec<u8>)) -> String {
+        let mut out = Vec::new();
+        write(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn as_format_would_have_it() {
+        for value in [0, 7, 10, 999, 1000, 123_456_789, u64::MAX] {
+            assert_eq!(text(|out| number(value, out)), value.to_string());
+        }
+        assert_eq!(text(|out| hex(0xab, out)), "000000ab");
+        assert_eq!(text(|out| padded(7, 3, out)), "007");
+        assert_eq!(
+            text(|out| milliseconds(Duration::from_micros(12_045), out)),
+            "12.045"
+        );
+        assert_eq!(text(|out| plain("/a?b=1", out)), "/a?b=1");
+        assert_eq!(
+            text(|out| plain("a\"\n\u{1b}[31mü", out)),
+            "a\\\"\\n\\u{1b}[31mü"
+        );
+    }
+}
