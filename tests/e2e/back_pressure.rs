@@ -9,7 +9,7 @@ use tidegate_tests::visitors::Visitor;
 use tidegate_tests::{HOST, World};
 
 /// What one stuck stream may hold in each program: 256 KiB of ours and the tunnel's stream window.
-const PER_STREAM_KIB: u64 = 256 + 256;
+const PER_STREAM_KIB: u64 = 256 + 512;
 
 /// What an allocator and a busy moment add to a process.
 const SLACK_KIB: u64 = 8 * 1024;

@@ -80,9 +80,12 @@ async fn errors_in_trailers_and_in_resets_pass() {
         .and_then(|trailers| trailers.get("grpc-status").cloned());
     assert!(status == "5" || in_trailers.is_some_and(|value| value == "5"));
 
-    let (future, _send) = scene.visitor.begin(scene.call("Abort"), false).await;
-    let aborted = read(response(future).await).await;
-    assert!(aborted.cut.is_some(), "a reset is not an end");
+    let (future, mut send) = scene.visitor.begin(scene.call("Abort"), false).await;
+    let mut response = response(future).await;
+    assert_eq!(piece(response.body_mut()).await.unwrap(), "one");
+    send.send_data("now".into(), false).unwrap();
+    let aborted = read(response).await;
+    assert!(aborted.cut.is_some(), "a reset is not an end: {aborted:?}");
 }
 
 #[tokio::test]

@@ -302,10 +302,10 @@ async fn the_descriptor_limit_is_raised_to_the_hard_one() {
 /// Out of descriptors: visitors are shed, tunnels are not, nothing spins, and it passes.
 #[tokio::test]
 async fn running_out_of_descriptors_sheds_visitors_and_recovers() {
-    let gateway = World::builder().prlimit("--nofile=100:100");
+    let gateway = World::builder().prlimit("--nofile=256:256");
     let site = Site::start_with(gateway, &[]).await;
     let mut crowd = Vec::new();
-    for _ in 0..200 {
+    for _ in 0..400 {
         crowd.push(Visitor::connect(site.world.visitors).await);
     }
     let cpu = site.world.gateway.cpu_time();

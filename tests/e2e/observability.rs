@@ -203,7 +203,7 @@ async fn the_list_of_tunnels_says_who_is_attached() {
                 .as_object()
                 .unwrap()
                 .keys()
-                .any(|key| key.starts_with(field));
+                .any(|key| key.contains(field));
             assert!(found, "{field} in {tunnel}");
         }
     }

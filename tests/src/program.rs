@@ -4,20 +4,20 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io::{BufRead, BufReader, PipeReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use crate::eventually::{SOON, eventually};
-use crate::task::{Task, spawn};
 
 /// A running child process; killed when dropped. If the test fails, its log is printed.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub struct Program {
     stdout: Lines,
     stderr: Lines,
     log_is_read: Arc<AtomicBool>,
-    readers: Vec<Task>,
+    log_reader: Option<JoinHandle<()>>,
 }
 
 type Lines = Arc<Mutex<Vec<String>>>;
@@ -62,25 +62,26 @@ impl Program {
     /// Starts a prepared command (in a namespace, with other limits).
     #[must_use]
     pub fn spawn(name: &str, command: &mut Command) -> Self {
-        let mut child = command
+        let (stdout_end, stdout_pipe) = std::io::pipe().unwrap();
+        let (stderr_end, stderr_pipe) = std::io::pipe().unwrap();
+        let child = command
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stdout(stdout_pipe)
+            .stderr(stderr_pipe)
             .kill_on_drop(true)
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {name} ({command:?}): {error}"));
+        // The command holds the pipes' other ends: without this the readers would never see the program's end.
+        command.stdout(Stdio::null()).stderr(Stdio::null());
         let pid = Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
         let (stdout, stderr) = (Lines::default(), Lines::default());
-        let read = Arc::new(AtomicBool::new(true));
         let log_is_read = Arc::new(AtomicBool::new(true));
-        let readers = vec![
-            collect(child.stdout.take().unwrap(), Arc::clone(&stdout), read),
-            collect(
-                child.stderr.take().unwrap(),
-                Arc::clone(&stderr),
-                Arc::clone(&log_is_read),
-            ),
-        ];
+        collect(
+            stdout_end,
+            Arc::clone(&stdout),
+            Arc::new(AtomicBool::new(true)),
+        );
+        let log_reader = collect(stderr_end, Arc::clone(&stderr), Arc::clone(&log_is_read));
         Self {
             name: name.to_owned(),
             child,
@@ -88,7 +89,7 @@ impl Program {
             stdout,
             stderr,
             log_is_read,
-            readers,
+            log_reader: Some(log_reader),
         }
     }
 
@@ -232,8 +233,13 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        self.readers.clear();
-        if std::thread::panicking() {
+        if thread::panicking() {
+            // Its last words are often the ones that matter, and the programs gather lines for 5 ms.
+            thread::sleep(Duration::from_millis(50));
+            let killed = self.child.start_kill();
+            if killed.is_ok() && self.log_is_read.load(Ordering::Relaxed) {
+                let _ = self.log_reader.take().map(JoinHandle::join);
+            }
             let log = self.stderr.lock().unwrap();
             eprintln!(
                 "--- log of {} ({} lines; of its requests the last)",
@@ -281,24 +287,19 @@ pub async fn run(path: &Path, args: &[OsString]) -> Finished {
     }
 }
 
-fn collect(
-    from: impl AsyncRead + Send + Unpin + 'static,
-    into: Lines,
-    is_read: Arc<AtomicBool>,
-) -> Task {
-    spawn(async move {
+fn collect(from: PipeReader, into: Lines, is_read: Arc<AtomicBool>) -> JoinHandle<()> {
+    thread::spawn(move || {
         let mut lines = BufReader::new(from);
         let mut line = Vec::new();
         while lines
             .read_until(b'\n', &mut line)
-            .await
             .is_ok_and(|read| read > 0)
         {
             let text = String::from_utf8_lossy(&line).trim_end().to_owned();
             into.lock().unwrap().push(text);
             line.clear();
-            if !is_read.load(Ordering::Relaxed) {
-                std::future::pending::<()>().await;
+            while !is_read.load(Ordering::Relaxed) {
+                thread::park();
             }
         }
     })

@@ -73,7 +73,7 @@ async fn stream(
     let path = request.uri().path().to_owned();
     let outcome = match path.as_str() {
         "/test.Echo/Fail" => fail(respond),
-        "/test.Echo/Abort" => abort(respond),
+        "/test.Echo/Abort" => abort(request.into_body(), respond).await,
         _ => echo(request.into_body(), respond).await,
     };
     if outcome.is_err_and(|error| error.is_reset()) {
@@ -91,9 +91,11 @@ fn fail(mut respond: SendResponse<Bytes>) -> Result<(), h2::Error> {
     respond.send_response(head, true).map(|_| ())
 }
 
-fn abort(mut respond: SendResponse<Bytes>) -> Result<(), h2::Error> {
+async fn abort(mut body: RecvStream, mut respond: SendResponse<Bytes>) -> Result<(), h2::Error> {
     let mut send = respond.send_response(Response::new(()), false)?;
     send.send_data(Bytes::from_static(b"one"), false)?;
+    // h2 drops what it has not written when it resets: the client says when it has the first piece.
+    body.data().await.transpose()?;
     send.send_reset(h2::Reason::INTERNAL_ERROR);
     Ok(())
 }
