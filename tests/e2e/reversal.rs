@@ -137,9 +137,15 @@ async fn a_false_start_ends_the_connection_and_is_named_in_the_log() {
         let mut peer = connect_from(&world, number).await;
         peer.write(&bytes).await.unwrap();
         let sent = peer.until_closed(OPENING + GRACE).await;
-        let answers = sent.iter().filter(|frame| frame.kind == kind::HEADERS).count();
+        let answers = sent
+            .iter()
+            .filter(|frame| frame.kind == kind::HEADERS)
+            .count();
         assert_eq!(answers, 0, "{bytes:?}: no request for it");
-        world.gateway.wait_log(&[&format!("127.0.1.{number}:"), words]).await;
+        world
+            .gateway
+            .wait_log(&[&format!("127.0.1.{number}:"), words])
+            .await;
     }
     assert_eq!(world.filed(HOST).await, 0);
 }
