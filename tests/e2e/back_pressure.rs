@@ -149,5 +149,6 @@ async fn others_are_served(world: &World) {
         assert_eq!(world.get(HOST, "/size/100000").await.body.len(), 100_000);
         slowest = slowest.max(began.elapsed());
     }
-    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    // Milliseconds, in truth; the machine may be busy with other tests.
+    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
 }

@@ -335,6 +335,11 @@ async fn a_request_that_waits_a_second_asks_for_a_ping() {
     let mut peer = RawAgent::dial(world.tunnels, &world.pki, &identity).await;
     world.wait_filed(HOST, 1, SOON).await;
     peer.wait_frame(kind::PING).await;
+    // Its answer must be there first: it would be a sign of life after the request.
+    eventually(SOON, "a round trip is measured", async || {
+        world.listed().await[0]["rtt_ms"].is_number().then_some(())
+    })
+    .await;
     let mut visitor = world.visitor().await;
     visitor.send_get(HOST, "/slow").await;
     let (stream, fields) = peer.head().await;
