@@ -192,6 +192,9 @@ fn counters(
 ) -> Result<(), std::fmt::Error> {
     let mut encoder = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
     for (labels, value) in rows {
+        if labels.is_empty() {
+            return ConstCounter::new(value).encode(encoder);
+        }
         ConstCounter::new(value).encode(encoder.encode_family(&labels)?)?;
     }
     Ok(())
@@ -205,6 +208,9 @@ fn gauges(
 ) -> Result<(), std::fmt::Error> {
     let mut encoder = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
     for (labels, value) in rows {
+        if labels.is_empty() {
+            return ConstGauge::new(value).encode(encoder);
+        }
         ConstGauge::new(value).encode(encoder.encode_family(&labels)?)?;
     }
     Ok(())
@@ -361,7 +367,7 @@ impl Live {
         )?;
         gauges(
             encoder,
-            ("tunnels_total", "Tunnels in the pool"),
+            ("tunnels_filed", "Tunnels in the pool, over all names"),
             None,
             std::iter::once((Vec::new(), count(tunnels.len()))),
         )?;

@@ -261,12 +261,12 @@ fn adds_up(metrics: &Metrics) {
     let live = sum("tidegate_tunnels_opened_total") - sum("tidegate_tunnels_closed_total");
     assert_eq!(
         live,
-        sum("tidegate_tunnels_total"),
+        sum("tidegate_tunnels_filed"),
         "opened - closed = live"
     );
     assert_eq!(
         sum("tidegate_tunnels"),
-        sum("tidegate_tunnels_total"),
+        sum("tidegate_tunnels_filed"),
         "sum over names = total"
     );
     let visitors = sum("tidegate_visitors_opened_total") - sum("tidegate_visitors_closed_total");
@@ -309,7 +309,7 @@ async fn metrics_add_up_through_everything() {
     .await;
     let after = site.world.metrics().await;
     adds_up(&after);
-    assert_eq!(after.sum("tidegate_tunnels_total", &[]), 0.0);
+    assert_eq!(after.sum("tidegate_tunnels_filed", &[]), 0.0);
     assert_eq!(
         after.sum("tidegate_requests_total", &[]),
         6.0,

@@ -95,7 +95,7 @@ impl Intake {
                 drop(entry);
                 driving
             }
-            Err(refused) => return self.hold_back(refused, address, &mut entry).await,
+            Err(refused) => return Box::pin(self.hold_back(refused, address, &mut entry)).await,
         };
         driving.await;
     }
@@ -224,9 +224,15 @@ impl Intake {
             agent = %tunnel.agent.address,
             "tunnel filed"
         );
-        let (pool, care, drain) = (Arc::clone(&self.pool), self.care, self.drain.clone());
+        let driving = drive(
+            connection,
+            Arc::clone(&tunnel),
+            Arc::clone(&self.pool),
+            self.care,
+            &self.drain,
+        );
         Ok(Box::pin(async move {
-            let ending = drive(connection, Arc::clone(&tunnel), pool, care, drain).await;
+            let ending = driving.await;
             gone(&tunnel, &ending);
         }))
     }

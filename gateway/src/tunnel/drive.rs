@@ -1,7 +1,7 @@
 //! The task that owns a tunnel's connection. No other task may hold it; requests reach it through handles.
 
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
@@ -46,18 +46,21 @@ const FLOOD_FOR: u64 = 5;
 /// answered in time; (3) the agent said GOAWAY, the certificate expired, or the gateway drains, and the last stream
 /// finished or the grace is over; (4) the agent floods it with control frames. Whichever it is, the tunnel has left the
 /// pool before this returns, and those who wait for a response on it have been told.
-pub(crate) async fn drive<T>(
+///
+/// The driver is put in its box before anything waits, so that an idle tunnel keeps its connection's room once and not
+/// again in every future that hands it on.
+pub(crate) fn drive<T>(
     connection: client::Connection<Seam<T>, Bytes>,
     tunnel: Arc<Tunnel>,
     pool: Arc<Pool>,
     care: Care,
-    drain: Drain,
-) -> Ending
+    drain: &Drain,
+) -> impl Future<Output = Ending> + Send + use<T>
 where
-    T: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let now = clock::now_ms();
-    let mut driver = Driver {
+    let mut driver = Box::new(Driver {
         connection,
         liveness: Liveness::new(care.patience, now),
         window: Window::new(care.window_most),
@@ -75,31 +78,33 @@ where
         tunnel,
         pool,
         care,
-    };
+    });
     driver.ping = driver.connection.ping_pong();
     // The first round trip decides the window before the first visitor comes.
     driver.send_ping(false);
-    let tunnel = Arc::clone(&driver.tunnel);
-    let mut tick = Box::pin(sleep_until(Instant::now().into()));
-    let mut drained = Box::pin(drain.finishing());
-    let mut called = Box::pin(tunnel.driver().notified());
-    let ending = poll_fn(|cx| {
-        if !driver.told && drained.as_mut().poll(cx).is_ready() {
-            driver.told = true;
-            driver.leave(Ending::Drained);
-        }
-        while called.as_mut().poll(cx).is_ready() {
-            called.set(tunnel.driver().notified());
-            driver.idle = false;
-            driver.wake(tick.as_mut());
-        }
-        driver.poll(cx, tick.as_mut())
-    })
-    .await;
-    let ending = driver.leaving.take().map_or(ending, |leaving| leaving.why);
-    driver.pool.unfile(&tunnel, &ending);
-    tunnel.end(ending.clone());
-    ending
+    let mut drained = drain.finishing();
+    async move {
+        let tunnel = Arc::clone(&driver.tunnel);
+        let mut tick = pin!(sleep_until(Instant::now().into()));
+        let mut called = pin!(tunnel.driver().notified());
+        let ending = poll_fn(|cx| {
+            if !driver.told && Pin::new(&mut drained).poll(cx).is_ready() {
+                driver.told = true;
+                driver.leave(Ending::Drained);
+            }
+            while called.as_mut().poll(cx).is_ready() {
+                called.set(tunnel.driver().notified());
+                driver.idle = false;
+                driver.wake(tick.as_mut());
+            }
+            driver.poll(cx, tick.as_mut())
+        })
+        .await;
+        let ending = driver.leaving.take().map_or(ending, |leaving| leaving.why);
+        driver.pool.unfile(&tunnel, &ending);
+        tunnel.end(ending.clone());
+        ending
+    }
 }
 
 struct Driver<T>
