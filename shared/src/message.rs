@@ -29,6 +29,10 @@ const PROTECTED: [&str; 14] = [
 
 /// Removes what concerns one hop, and what `Connection` names. `TE: trailers` stays, alone (RFC 9113 §8.2.2).
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    // Most messages have nothing to strip, and comparing a few names costs less than looking up all of these.
+    if !headers.keys().any(concerns_one_hop) {
+        return;
+    }
     if headers.contains_key(CONNECTION) {
         strip_named(headers);
         headers.remove(CONNECTION);
@@ -47,6 +51,11 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
             headers.remove(TE);
         }
     }
+}
+
+fn concerns_one_hop(name: &HeaderName) -> bool {
+    [CONNECTION, TRANSFER_ENCODING, UPGRADE, TE].contains(name)
+        || [&KEEP_ALIVE, &PROXY_CONNECTION, &HTTP2_SETTINGS].contains(&name)
 }
 
 /// Whether the sender takes trailers (RFC 9110 §10.1.4).

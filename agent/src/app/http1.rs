@@ -43,6 +43,8 @@ pub(super) struct Link {
     requests: SendRequest<Upload>,
     /// `None` once it is over.
     connection: Option<Connection<TokioIo<Line>, Upload>>,
+    /// HTTP on it has ended.
+    over: bool,
     interim: Arc<Interim>,
     pub(super) rested_since: u64,
 }
@@ -73,6 +75,7 @@ impl Link {
         Ok(Box::new(Self {
             requests,
             connection: Some(connection),
+            over: false,
             interim: Arc::default(),
             rested_since: 0,
         }))
@@ -80,15 +83,17 @@ impl Link {
 
     /// Lets the connection read and write.
     pub(super) fn drive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
-        match &mut self.connection {
-            Some(connection) => connection.poll_without_shutdown(cx),
-            None => Poll::Ready(Ok(())),
-        }
+        drive(&mut self.connection, &mut self.over, cx)
     }
 
     /// Whether it could carry another request.
     pub(super) fn is_open(&mut self, cx: &mut Context<'_>) -> bool {
         self.drive(cx).is_pending() && self.requests.is_ready()
+    }
+
+    /// The same right after a response, when the connection has mostly been driven as far as it goes.
+    fn is_reusable(&mut self, cx: &mut Context<'_>) -> bool {
+        !self.over && (self.requests.is_ready() || self.is_open(cx))
     }
 
     /// Sends a request and waits for the head of its response, or for the visitor to go away.
@@ -105,10 +110,7 @@ impl Link {
         let mut response = pin!(self.requests.try_send_request(request));
         let mut limit = pin!(within.map(sleep));
         poll_fn(|cx| {
-            let over = match &mut self.connection {
-                Some(connection) => connection.poll_without_shutdown(cx),
-                None => Poll::Ready(Ok(())),
-            };
+            let over = drive(&mut self.connection, &mut self.over, cx);
             pass_interim(&self.interim, respond);
             if let Poll::Ready(answer) = response.as_mut().poll(cx) {
                 return Poll::Ready(answer.map_err(Miss::from));
@@ -136,6 +138,10 @@ impl Link {
     /// another request.
     pub(super) async fn stream(&mut self, mut pump: Pump<Incoming>) -> bool {
         let whole = poll_fn(|cx| {
+            // A small body came together with the head.
+            if let Poll::Ready(ended) = pump.poll(cx) {
+                return Poll::Ready(ended);
+            }
             if self.drive(cx).is_ready() {
                 // What the app has said is with the body already.
                 self.connection = None;
@@ -144,13 +150,34 @@ impl Link {
         })
         .await
         .is_ok();
-        whole && poll_fn(|cx| Poll::Ready(self.is_open(cx))).await
+        whole && self.reusable().await
+    }
+
+    /// Whether it is fit for another request, right after a response.
+    pub(super) async fn reusable(&mut self) -> bool {
+        poll_fn(|cx| Poll::Ready(self.is_reusable(cx))).await
     }
 
     /// The socket, and what was read from it beyond the response: for what was upgraded.
     pub(super) fn into_parts(self) -> Option<(Line, Bytes)> {
         let parts = self.connection?.into_parts();
         Some((parts.io.into_inner(), parts.read_buf))
+    }
+}
+
+/// Lets a connection read and write until it is over, and then leaves it alone.
+fn drive(
+    connection: &mut Option<Connection<TokioIo<Line>, Upload>>,
+    over: &mut bool,
+    cx: &mut Context<'_>,
+) -> Poll<Result<(), hyper::Error>> {
+    match connection {
+        Some(connection) if !*over => {
+            let driven = connection.poll_without_shutdown(cx);
+            *over = driven.is_ready();
+            driven
+        }
+        _ => Poll::Ready(Ok(())),
     }
 }
 
@@ -215,7 +242,7 @@ pub(super) async fn relay(
     };
     let reusable = match pump {
         Some(pump) => link.stream(pump).await,
-        None => poll_fn(|cx| Poll::Ready(link.is_open(cx))).await,
+        None => link.reusable().await,
     };
     if reusable {
         app.pool().put(link);
