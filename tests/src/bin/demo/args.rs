@@ -35,7 +35,7 @@ pub(crate) struct Args {
     #[arg(value_name = "TARGET", env = "TIDEGATE_DEMO_TARGET")]
     pub(crate) target: Option<Target>,
 
-    /// Where visitors come, on this machine: 127.0.0.1, [::1] or every address (0.0.0.0), and a port. Left out, it is
+    /// Where visitors come, on this machine: 127.0.0.1, `[::1]` or every address (0.0.0.0), and a port. Left out, it is
     /// 127.0.0.1:8080, or another port where that one is taken.
     #[arg(long, value_name = "ADDR", env = "TIDEGATE_DEMO_VISITORS", value_parser = visitors)]
     pub(crate) visitors: Option<SocketAddr>,
