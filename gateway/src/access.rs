@@ -176,12 +176,10 @@ impl Record {
         out.push(b' ');
         out.extend_from_slice(self.visitor.as_bytes());
         out.extend_from_slice(b" \"");
-        out.extend_from_slice(self.method.as_ref().map_or("-", Method::as_str).as_bytes());
-        out.push(b' ');
-        line::plain(self.host(), out);
-        line::plain(self.path(), out);
-        out.push(b' ');
-        out.extend_from_slice(version(self.version).as_bytes());
+        match &self.raw {
+            Some(raw) => line::plain(raw, out),
+            None => self.request_line(out),
+        }
         out.extend_from_slice(b"\" ");
         let of_none = "name=- agent=- tunnel=-";
         out.extend_from_slice(
@@ -212,6 +210,15 @@ impl Record {
             line::milliseconds(time, out);
         }
         out.extend_from_slice(b"ms");
+    }
+
+    fn request_line(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.method.as_ref().map_or("-", Method::as_str).as_bytes());
+        out.push(b' ');
+        line::plain(self.host(), out);
+        line::plain(self.path(), out);
+        out.push(b' ');
+        out.extend_from_slice(version(self.version).as_bytes());
     }
 
     fn json(&self, ended: Instant, out: &mut Vec<u8>) -> serde_json::Result<()> {

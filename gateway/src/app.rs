@@ -23,7 +23,7 @@ use crate::admin::{self, Admin};
 use crate::config::Run;
 use crate::exchange::Gateway;
 use crate::forward::Policy;
-use crate::listen::{self, Crowd, RESERVED_SHARE};
+use crate::listen::{self, Crowd, RESERVED_LEAST, RESERVED_SHARE};
 use crate::metrics::{Ids, Metrics, registry};
 use crate::pool::{self, Pool};
 use crate::source::Sources;
@@ -115,17 +115,14 @@ impl App {
             identity = Some(loaded);
         }
         if let Some(address) = run.tunnels_clear {
+            let listener = bind("--tunnels-clear", address)?;
             warn!(
-                %address,
+                address = %listener.local_addr().unwrap_or(address),
                 "tunnels are accepted in CLEAR TEXT here: whoever can connect can serve {}",
                 run.tunnels_clear_name.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
             );
             let names = run.tunnels_clear_name.clone().into();
-            tunnels.push((
-                bind("--tunnels-clear", address)?,
-                Security::Clear(names),
-                "tunnels-clear",
-            ));
+            tunnels.push((listener, Security::Clear(names), "tunnels-clear"));
         }
         let admin = run
             .admin
@@ -305,7 +302,11 @@ fn raise_descriptors() -> u64 {
 }
 
 fn crowd(run: &Run, descriptors: u64) -> Arc<Crowd> {
-    let room = descriptors - descriptors / RESERVED_SHARE;
+    // Tunnels, listeners, epoll instances and logs want some, on a machine that has few as well.
+    let reserved = (descriptors / RESERVED_SHARE)
+        .max(RESERVED_LEAST)
+        .min(descriptors * 3 / 4);
+    let room = descriptors - reserved;
     let most = run
         .limits
         .max_visitors

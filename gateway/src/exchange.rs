@@ -12,7 +12,7 @@ use bytes::Bytes;
 use h2::ext::Protocol;
 use h2::{Reason, client};
 use http::{Method, Response, StatusCode, response};
-use http_body::{Body, Frame, SizeHint};
+use http_body::{Body, Frame};
 use tidegate_shared::clock;
 use tidegate_shared::inbound::Inbound;
 use tidegate_shared::pump::{Pump, Stop};
@@ -104,7 +104,7 @@ pub(crate) async fn open<B, S>(
     side: &mut S,
 ) -> Result<Opened<B>, Unavailable>
 where
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes, Error: std::error::Error + 'static> + Unpin,
     S: Side,
 {
     let Ask {
@@ -140,7 +140,9 @@ where
                 about: None,
             });
         }
-        let sent = send(&tunnel, head.clone(), protocol.clone(), body.0.is_none());
+        // What is upgraded stays open, whatever the head said of a body.
+        let ends = body.0.is_none() && protocol.is_none();
+        let sent = send(&tunnel, head.clone(), protocol.clone(), ends);
         record.attempts += 1;
         record.tunnel = Some(Arc::clone(&tunnel));
         let Some((response, stream)) = sent else {
@@ -301,7 +303,7 @@ struct Wait<'a, B, F> {
 
 impl<B, F> Wait<'_, B, F>
 where
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes, Error: std::error::Error + 'static> + Unpin,
     F: Fn(bool, &Tried) -> bool,
 {
     async fn run<S: Side>(&mut self, side: &mut S) -> Outcome {
@@ -373,7 +375,7 @@ where
             side.go_on();
         }
         match self.upload.poll(cx) {
-            Poll::Ready(Err(Stop::Body(_))) => Some(Failure::VisitorGone),
+            Poll::Ready(Err(Stop::Body(error))) => Some(broken(&error)),
             Poll::Ready(_) => {
                 side.body_due(false);
                 None
@@ -384,6 +386,21 @@ where
             }
         }
     }
+}
+
+/// What is wrong with a visitor whose body ended before its end: it left, or it sent what is no body.
+fn broken(error: &(dyn std::error::Error + 'static)) -> Failure {
+    use std::io::ErrorKind::{InvalidData, InvalidInput};
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(io) = error.downcast_ref::<std::io::Error>()
+            && matches!(io.kind(), InvalidData | InvalidInput)
+        {
+            return Failure::Malformed;
+        }
+        cause = error.source();
+    }
+    Failure::VisitorGone
 }
 
 struct Verdict {
@@ -439,171 +456,6 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Upload<B> {
     fn is_end_stream(&self) -> bool {
         self.0.as_ref().is_none_or(Body::is_end_stream)
     }
-}
-
-/// What a visitor is answered with: the app's body as it comes, or a few octets of our own. Holds the request's place on
-/// the tunnel and its record; both end with it.
-#[derive(Debug)]
-pub struct Answer<B> {
-    kind: Kind<B>,
-    record: Option<Record>,
-}
-
-#[derive(Debug)]
-enum Kind<B> {
-    Own(Bytes),
-    Tunnel {
-        inbound: Inbound,
-        upload: Pump<Upload<B>>,
-        ended: bool,
-        lease: Option<Lease>,
-    },
-}
-
-impl<B> Answer<B> {
-    pub(crate) fn own(octets: Bytes, mut record: Record) -> Self {
-        record.sent = octets.len() as u64;
-        Self {
-            kind: Kind::Own(octets),
-            record: Some(record),
-        }
-    }
-
-    pub(crate) fn tunnel(opened: Opened<B>, record: Record) -> (response::Parts, Self) {
-        let Opened {
-            parts,
-            inbound,
-            upload,
-            lease,
-        } = opened;
-        (
-            parts,
-            Self {
-                kind: Kind::Tunnel {
-                    inbound,
-                    upload,
-                    ended: false,
-                    lease: Some(lease),
-                },
-                record: Some(record),
-            },
-        )
-    }
-}
-
-impl<B: Body<Data = Bytes> + Unpin> Body for Answer<B> {
-    type Data = Bytes;
-    type Error = Cut;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        let this = &mut *self;
-        match &mut this.kind {
-            Kind::Own(octets) if octets.is_empty() => Poll::Ready(None),
-            Kind::Own(octets) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(octets))))),
-            Kind::Tunnel {
-                inbound,
-                upload,
-                ended,
-                ..
-            } => {
-                let uploading = !upload.is_finished()
-                    && match upload.poll(cx) {
-                        Poll::Pending => true,
-                        Poll::Ready(Ok(()) | Err(Stop::Reset(_) | Stop::Gone(_))) => false,
-                        Poll::Ready(Err(Stop::Body(_))) => {
-                            if let Some(record) = &mut this.record {
-                                record.cut("visitor-gone");
-                            }
-                            return Poll::Ready(Some(Err(Cut::Visitor)));
-                        }
-                    };
-                if *ended {
-                    return if uploading {
-                        Poll::Pending
-                    } else {
-                        Poll::Ready(None)
-                    };
-                }
-                match Pin::new(inbound).poll_frame(cx) {
-                    Poll::Ready(Some(Err(error))) => {
-                        if let Some(record) = &mut this.record {
-                            record.cut("response-cut");
-                        }
-                        *ended = true;
-                        Poll::Ready(Some(Err(Cut::Tunnel(error))))
-                    }
-                    Poll::Ready(None) => {
-                        *ended = true;
-                        // The app has said everything; what it still wants to hear goes on.
-                        if uploading {
-                            Poll::Pending
-                        } else {
-                            Poll::Ready(None)
-                        }
-                    }
-                    frame => frame.map(|frame| frame.map(|frame| frame.map_err(Cut::Tunnel))),
-                }
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.kind {
-            Kind::Own(octets) => octets.is_empty(),
-            Kind::Tunnel {
-                inbound, upload, ..
-            } => inbound.is_end_stream() && upload.is_finished(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.kind {
-            Kind::Own(octets) => SizeHint::with_exact(octets.len() as u64),
-            Kind::Tunnel { .. } if self.is_end_stream() => SizeHint::with_exact(0),
-            Kind::Tunnel { .. } => SizeHint::default(),
-        }
-    }
-}
-
-impl<B> Drop for Answer<B> {
-    fn drop(&mut self) {
-        let Kind::Tunnel {
-            inbound,
-            upload,
-            ended,
-            lease,
-        } = &mut self.kind
-        else {
-            return;
-        };
-        if let Some(record) = &mut self.record {
-            record.received = upload.sent();
-            record.sent = inbound.received();
-            if !*ended && !inbound.is_end_stream() {
-                record.cut("visitor-gone");
-            }
-        }
-        if !upload.is_finished() {
-            upload.reset(if *ended {
-                Reason::NO_ERROR
-            } else {
-                Reason::CANCEL
-            });
-        }
-        drop(lease.take());
-    }
-}
-
-/// Why an answer ended before its end. Whoever writes it to a visitor must let the visitor see that.
-#[derive(Debug, thiserror::Error)]
-pub enum Cut {
-    #[error("the tunnel cut the response short: {0}")]
-    Tunnel(#[source] h2::Error),
-    #[error("the visitor's request ended before its end")]
-    Visitor,
 }
 
 /// Whether a request with this head has a body that must be waited for.

@@ -147,6 +147,7 @@ impl Failure {
                 | Self::TooManyConnections
                 | Self::TooManyCancelled
                 | Self::Draining
+                | Self::VisitorGone
         )
     }
 

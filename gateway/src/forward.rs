@@ -170,6 +170,23 @@ pub fn authority(uri: &Uri, headers: &HeaderMap) -> Result<HeaderValue, Failure>
     HeaderValue::from_str(target.as_str()).map_err(|_bad| Failure::BadHost)
 }
 
+/// The target is a path, or everything (`*`), which only OPTIONS may ask about (RFC 9112 §3.2.4).
+///
+/// # Errors
+/// A target that is neither.
+pub fn check_target(method: &Method, uri: &Uri) -> Result<(), Failure> {
+    match uri.path() {
+        "*" if *method != Method::OPTIONS => Err(Failure::Malformed),
+        path if path.starts_with('/')
+            || path == "*"
+            || (path.is_empty() && uri.authority().is_some()) =>
+        {
+            Ok(())
+        }
+        _ => Err(Failure::Malformed),
+    }
+}
+
 /// The host in the form in which names are compared.
 ///
 /// # Errors

@@ -25,6 +25,9 @@ use crate::visitor::{Reception, Secured};
 /// Descriptors kept free of visitors: for tunnels, listeners, logs and the admin page.
 pub const RESERVED_SHARE: u64 = 4;
 
+/// And at least so many.
+pub const RESERVED_LEAST: u64 = 64;
+
 /// After the system refused to accept, wait this long; accepting is level-triggered and would spin.
 const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 

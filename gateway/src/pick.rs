@@ -22,6 +22,8 @@ pub struct Candidate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Standing {
     Good,
+    /// A request waits on it, and it has said nothing for a while.
+    Quiet,
     /// Of the same agent as a tunnel on which this request already failed.
     SameAgent,
     /// A probe of it is overdue.
@@ -151,14 +153,14 @@ mod tests {
     proptest! {
         #[test]
         fn never_a_full_or_tried_one_and_always_one_if_there_is_one(
-            figures in prop::collection::vec((0usize..6, 0u64..5000, any::<bool>(), 0u8..4), 0..12)
+            figures in prop::collection::vec((0usize..6, 0u64..5000, any::<bool>(), 0u8..5), 0..12)
         ) {
             let all: Vec<Candidate> = figures.iter().map(|(outstanding, latency_us, local, standing)| Candidate {
                 outstanding: *outstanding,
                 limit: 4,
                 latency_us: *latency_us,
                 local: *local,
-                standing: [Standing::Good, Standing::SameAgent, Standing::Doubted, Standing::Tried][usize::from(*standing)],
+                standing: [Standing::Good, Standing::Quiet, Standing::SameAgent, Standing::Doubted, Standing::Tried][usize::from(*standing)],
             }).collect();
             let usable = |c: &Candidate| c.outstanding < c.limit && c.standing != Standing::Tried;
             match pick(all.iter().copied()) {

@@ -4,13 +4,14 @@
 //! Nothing here expires for being idle. The pool outlives every connection and, later, every configuration.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use tidegate_shared::name::{AgentName, NamePattern, below};
+use tidegate_shared::{clock, workers};
 use tokio::sync::oneshot;
 use tokio::time::timeout_at;
 
@@ -66,8 +67,23 @@ pub struct Group {
     tunnels: ArcSwap<Vec<Arc<Tunnel>>>,
     queue: Mutex<VecDeque<Waiter>>,
     queued: AtomicUsize,
+    /// One who waited has been given a place and has not sent its request yet.
+    passing: AtomicBool,
     departed: Mutex<Option<Departed>>,
     pub requests: AtomicU64,
+}
+
+/// Goes along with a place handed to one who waited, until the request has been sent: only then is it the next one's turn.
+#[derive(Debug)]
+pub(crate) struct Baton(Arc<Group>);
+
+impl Drop for Baton {
+    fn drop(&mut self) {
+        self.0.passing.store(false, Relaxed);
+        if self.0.queued.load(Relaxed) > 0 {
+            self.0.serve_queue();
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -97,11 +113,11 @@ impl Tried {
         self.0.len()
     }
 
-    fn standing(&self, tunnel: &Tunnel) -> Standing {
-        let mut standing = if tunnel.life() == Life::Filed {
-            Standing::Good
-        } else {
-            Standing::Doubted
+    fn standing(&self, tunnel: &Tunnel, now: u64) -> Standing {
+        let mut standing = match tunnel.life() {
+            Life::Filed if tunnel.is_quiet(now) => Standing::Quiet,
+            Life::Filed => Standing::Good,
+            _ => Standing::Doubted,
         };
         for tried in &self.0 {
             if tried.id == tunnel.id {
@@ -255,7 +271,7 @@ impl Pool {
 
     async fn wait(
         &self,
-        group: &Group,
+        group: &Arc<Group>,
         tried: &Tried,
         octets: usize,
     ) -> Result<Lease, Unavailable> {
@@ -302,12 +318,13 @@ impl Pool {
 
     /// Whether another tunnel than those tried stands ready for this host.
     pub(crate) fn has_alternative(&self, host: &str, tried: &Tried) -> bool {
+        let now = clock::now_ms();
         self.group(host).is_some_and(|group| {
             group
                 .tunnels
                 .load()
                 .iter()
-                .any(|tunnel| tried.standing(tunnel) <= Standing::SameAgent)
+                .any(|tunnel| tried.standing(tunnel, now) <= Standing::SameAgent)
         })
     }
 
@@ -435,6 +452,7 @@ impl Group {
             tunnels: ArcSwap::default(),
             queue: Mutex::default(),
             queued: AtomicUsize::new(0),
+            passing: AtomicBool::new(false),
             departed: Mutex::default(),
             requests: AtomicU64::new(0),
         }
@@ -458,42 +476,50 @@ impl Group {
 
     fn take(&self, tried: &Tried) -> Option<Lease> {
         let tunnels = self.tunnels.load();
-        let here = tidegate_shared::workers::here();
+        let (here, now) = (workers::here(), clock::now_ms());
         let candidates = tunnels.iter().map(|tunnel| Candidate {
             outstanding: tunnel.outstanding(),
             limit: tunnel.limit,
             latency_us: tunnel.latency_us(),
             local: tunnel.worker == here,
-            standing: tried.standing(tunnel),
+            standing: tried.standing(tunnel, now),
         });
         let lease = tunnels[pick(candidates)?].lease();
         self.requests.fetch_add(1, Relaxed);
         Some(lease)
     }
 
-    fn attached(&self, tunnel: &Arc<Tunnel>) {
+    fn attached(self: &Arc<Self>, tunnel: &Arc<Tunnel>) {
         self.slot_freed(tunnel);
     }
 
     /// Hands places on this tunnel to those who wait, in the order in which they came.
-    pub(crate) fn slot_freed(&self, tunnel: &Arc<Tunnel>) {
+    pub(crate) fn slot_freed(self: &Arc<Self>, tunnel: &Arc<Tunnel>) {
         if self.queued.load(Relaxed) > 0 && tunnel.life() <= Life::Doubted {
             self.serve_queue();
         }
     }
 
-    fn serve_queue(&self) {
+    /// Hands a place to the first who waits and can use one. The next one's turn comes when that request has been sent
+    /// (its lease carries the [`Baton`]), so that they leave in the order in which they came, whichever worker each is on.
+    fn serve_queue(self: &Arc<Self>) {
         let mut returned = Vec::new();
         {
             let mut queue = self.queue();
             let mut passed_over = VecDeque::new();
-            while let Some(waiter) = queue.pop_front() {
+            while !self.passing.load(Relaxed)
+                && let Some(waiter) = queue.pop_front()
+            {
                 if waiter.give.is_closed() {
                     continue;
                 }
                 match self.take(&waiter.tried) {
-                    // Refused only by one who left between the check and this.
-                    Some(lease) => returned.extend(waiter.give.send(lease).err()),
+                    Some(mut lease) => {
+                        self.passing.store(true, Relaxed);
+                        lease.carry(Baton(Arc::clone(self)));
+                        // Refused only by one who left between the check and this.
+                        returned.extend(waiter.give.send(lease).err());
+                    }
                     None => {
                         let anyone_would_do = waiter.tried.count() == 0;
                         passed_over.push_back(waiter);

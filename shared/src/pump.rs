@@ -47,6 +47,11 @@ impl<B> Pump<B> {
         self.finished
     }
 
+    /// The body, for whoever goes on with it by other means.
+    pub fn into_body(self) -> B {
+        self.body
+    }
+
     /// The stream, for whoever goes on with it by other means.
     pub fn into_stream(self) -> SendStream<Bytes> {
         self.stream

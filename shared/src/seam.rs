@@ -99,6 +99,15 @@ impl Wire {
             .clone()
     }
 
+    /// Whether a frame that was to be put between `h2`'s has not left yet.
+    pub fn is_injecting(&self) -> bool {
+        self.inject
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .frame
+            .is_some()
+    }
+
     /// Has a frame written at the next boundary between two of `h2`'s. A second call before the first frame left
     /// replaces it.
     pub fn inject(&self, frame: Vec<u8>) {
@@ -330,7 +339,8 @@ impl<T: AsyncWrite + Unpin> Seam<T> {
             }
             self.first.advance(n);
         }
-        if self.ours.is_empty() && self.swallow == 0 && self.written.between_frames() {
+        // Never before `h2`'s SETTINGS, which must come first (RFC 9113 §3.4).
+        if self.ours.is_empty() && self.written.frames() > 0 && self.written.between_frames() {
             let mut inject = self
                 .wire
                 .inject

@@ -19,6 +19,10 @@ pub const CONNECTION: u32 = 128 * 1024 * 1024;
 /// Unread data at which streams fall back to [`BASE`], so that those who do not read cannot use up the connection.
 const CROWDED: u64 = CONNECTION as u64 / 4;
 
+/// Nearer than this, [`BASE`] is more than any link needs, and a tunnel that is busy is no reason to let those who do not
+/// read cost more.
+const NEAR: Duration = Duration::from_millis(2);
+
 /// The rate that a path is given credit for before it has shown what it can do: 1 Gbit/s.
 const CREDIT_PER_MS: u64 = 125_000;
 
@@ -66,7 +70,7 @@ impl Window {
             .unwrap_or(u64::MAX / CREDIT_PER_MS)
             .saturating_mul(CREDIT_PER_MS)
             / 1000;
-        if arrived == 0 {
+        if arrived == 0 || rtt < NEAR {
             self.shown = BASE;
         } else if arrived >= u64::from(self.present) / 3 * 2 {
             self.shown = self.present.saturating_mul(2);
@@ -113,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_near_peer_keeps_the_base_until_it_fills_it() {
+    fn a_path_that_is_filled_gets_more_and_a_near_one_does_not_need_it() {
         let mut window = Window::new(MOST);
         assert_eq!(window.measured(Duration::from_micros(200), 0, 0), None);
         let mut received = 0;

@@ -133,6 +133,13 @@ struct Leaving {
     until: u64,
 }
 
+impl Leaving {
+    /// Whether there was nothing to say to the agent: it was the one that spoke.
+    fn said(&self) -> bool {
+        matches!(self.why, Ending::Goaway { .. })
+    }
+}
+
 struct Flood {
     mark: u64,
     second: u64,
@@ -264,10 +271,12 @@ where
     /// The time has come for something. Sets the next time.
     fn tick(&mut self, tick: Pin<&mut Sleep>) -> Option<Ending> {
         let now = clock::now_ms();
-        if let Some(leaving) = &self.leaving
-            && (now >= leaving.until || self.tunnel.outstanding() == 0)
-        {
-            return Some(leaving.why.clone());
+        if let Some(leaving) = &self.leaving {
+            let done = self.tunnel.outstanding() == 0
+                && (leaving.said() || !self.tunnel.wire.is_injecting());
+            if now >= leaving.until || done {
+                return Some(leaving.why.clone());
+            }
         }
         if self.flooded(now) {
             return Some(Ending::Flood);
@@ -311,7 +320,8 @@ where
             self.measure_if_full();
         }
         if let Some(leaving) = &self.leaving {
-            until = until.min(leaving.until);
+            // Soon again: its goodbye leaves with the connection's next poll.
+            until = until.min(leaving.until).min(now + 20);
         }
         let pause = Duration::from_millis(until.saturating_sub(now).max(1));
         tick.reset((Instant::now() + pause).into());

@@ -26,7 +26,7 @@ use tidegate_shared::name::NamePattern;
 use tidegate_shared::seam::Wire;
 use tokio::sync::Notify;
 
-use crate::pool::Group;
+use crate::pool::{Baton, Group};
 
 /// Where a tunnel is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -117,6 +117,9 @@ impl Agent {
         self.address.ip() == other.address.ip() && self.fingerprint == other.fingerprint
     }
 }
+
+/// Silence after which a tunnel on which requests wait is taken only where there is no other.
+const QUIET_MS: u64 = 100;
 
 /// See the module's head.
 pub struct Tunnel {
@@ -295,6 +298,12 @@ impl Tunnel {
             .then(|| self.waiting_since.load(Ordering::Relaxed))
     }
 
+    /// Whether a request waits on it while it says nothing: not yet a reason for doubt, but for preferring another.
+    pub(crate) fn is_quiet(&self, now: u64) -> bool {
+        self.waiting_since()
+            .is_some_and(|since| now.saturating_sub(since.max(self.wire.heard_ms())) > QUIET_MS)
+    }
+
     /// Has the driver probe the agent at once.
     pub(crate) fn ask(&self) {
         self.asked.store(true, Ordering::Relaxed);
@@ -323,6 +332,7 @@ impl Tunnel {
         Lease {
             tunnel: Arc::clone(self),
             waits: false,
+            baton: None,
         }
     }
 }
@@ -341,6 +351,7 @@ impl fmt::Debug for Tunnel {
 pub struct Lease {
     tunnel: Arc<Tunnel>,
     waits: bool,
+    baton: Option<Baton>,
 }
 
 impl Lease {
@@ -348,9 +359,15 @@ impl Lease {
         &self.tunnel
     }
 
+    /// Takes along whose turn is next.
+    pub(crate) fn carry(&mut self, baton: Baton) {
+        self.baton = Some(baton);
+    }
+
     /// The request was handed to the connection at this moment ([`clock::ms`]); its response head is due.
     pub(crate) fn sent(&mut self, now_ms: u64) {
         self.waits = true;
+        self.baton = None;
         self.tunnel.sent.fetch_add(1, Ordering::Relaxed);
         if self.tunnel.waiting.fetch_add(1, Ordering::Relaxed) == 0
             || self.tunnel.wire.heard_ms() >= self.tunnel.waiting_since.load(Ordering::Relaxed)

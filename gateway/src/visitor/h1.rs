@@ -25,7 +25,8 @@ use super::io::VisitorIo;
 use super::pulse::{Overdue, Pulse};
 use super::{Limits, Reception, upgrade};
 use crate::access::Record;
-use crate::exchange::{Answer, Ask, Cut, Side, Visit, may_have_body, open};
+use crate::answer::{Answer, Cut, End};
+use crate::exchange::{Ask, Side, Visit, may_have_body, open};
 use crate::failure::Failure;
 use crate::forward::{self, Outgoing};
 use crate::page::{self, Wants};
@@ -58,7 +59,12 @@ where
                 Arc::clone(&visit),
                 Arc::clone(&watched),
             );
-            async move { Ok::<_, Infallible>(respond(reception, visit, watched, request).await) }
+            // The request is in hand from here on, before hyper looks for the visitor's end again.
+            let headed = Instant::now();
+            let since = watched.pulse.request_began(clock::ms(headed));
+            watched.verdict.store(NONE, Relaxed);
+            let began = headed - Duration::from_millis(clock::ms(headed).saturating_sub(since));
+            async move { Ok::<_, Infallible>(respond(reception, visit, watched, request, began).await) }
         })
     };
     let connection = http1::Builder::new()
@@ -72,7 +78,7 @@ where
     let mut connection = Box::pin(connection);
     let mut finishing = Box::pin(reception.drain.finishing());
     let mut told = false;
-    let mut watch = Box::pin(sleep_until(after(limits.patience.head)));
+    let mut watch = Box::pin(sleep_until(after(limits.patience.grain())));
     let ended = poll_fn(|cx| {
         loop {
             if !told && finishing.as_mut().poll(cx).is_ready() {
@@ -201,11 +207,8 @@ async fn respond(
     visit: Arc<Visit>,
     watched: Arc<Watched>,
     request: Request<Incoming>,
+    began: Instant,
 ) -> Response<InHand> {
-    let headed = Instant::now();
-    let since = watched.pulse.request_began(clock::ms(headed));
-    watched.verdict.store(NONE, Relaxed);
-    let began = headed - Duration::from_millis(clock::ms(headed).saturating_sub(since));
     let mut record = visit
         .gateway
         .access
@@ -218,7 +221,7 @@ async fn respond(
     let pulse = Arc::clone(&watched.pulse);
     let (mut response, close) = match outcome {
         Ok(Responded::Tunnel(opened)) => {
-            let (parts, answer) = Answer::tunnel(opened, record);
+            let (parts, answer) = Answer::tunnel(opened, record, End::OfBoth);
             (
                 Response::from_parts(
                     parts,
@@ -239,7 +242,11 @@ async fn respond(
         }
         Err(Unavailable { failure, about }) => {
             record.failed(failure);
-            let response = page::failed(failure, about.as_deref(), &record.id(), wants);
+            let mut response = page::failed(failure, about.as_deref(), &record.id(), wants);
+            if failure == Failure::VisitorGone {
+                // A status for logs; should there be somebody after all, what came from there was no request.
+                *response.status_mut() = StatusCode::BAD_REQUEST;
+            }
             let close = close || failure.closes_connection();
             (
                 response.map(|body| InHand {
@@ -282,6 +289,7 @@ async fn ask(
     if request.method() == Method::CONNECT {
         return Err(refused(Failure::ConnectRefused));
     }
+    forward::check_target(request.method(), request.uri()).map_err(refused)?;
     check_framing(&request, &watched.pulse).map_err(refused)?;
     let authority = forward::authority(request.uri(), request.headers()).map_err(refused)?;
     record.host = Some(authority.clone());

@@ -21,11 +21,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Sleep, sleep, timeout};
 use tracing::debug;
 
-use super::io::VisitorIo;
-use super::pulse::Pulse;
+use super::heads::{HeadsIo, Unfinished};
 use super::{Limits, Reception};
 use crate::access::Record;
-use crate::exchange::{Answer, Ask, Cut, Side, Visit, may_have_body, open};
+use crate::answer::{Answer, Cut, End};
+use crate::exchange::{Ask, Side, Visit, may_have_body, open};
 use crate::failure::Failure;
 use crate::forward::{self, Outgoing};
 use crate::page::{self, Wants};
@@ -53,7 +53,7 @@ where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let limits = &reception.limits;
-    let io = VisitorIo::new(stream, seen, Arc::new(Pulse::default()));
+    let (io, unfinished) = HeadsIo::new(stream, seen);
     let mut builder = Builder::new();
     builder
         .initial_window_size(STREAM_WINDOW)
@@ -73,7 +73,7 @@ where
             return debug!(visitor = %visit.visitor, "a visitor did not begin HTTP/2 in time");
         }
     };
-    let mut care = Care::new(&mut connection, limits);
+    let mut care = Care::new(&mut connection, limits, unfinished);
     let mut finishing = Box::pin(reception.drain.finishing());
     let mut told = false;
     let ending = poll_fn(|cx| {
@@ -114,13 +114,18 @@ where
 struct Care {
     ping: Option<h2::PingPong>,
     pinged: Option<Instant>,
+    pinged_last: Instant,
     tick: Pin<Box<Sleep>>,
+    grain: Duration,
     idle: Duration,
     head: Duration,
     last: Instant,
     requests: u64,
     cancelled: Arc<Cancelled>,
     calm: bool,
+    unfinished: Arc<Unfinished>,
+    /// Since when the visitor has been told that the connection ends.
+    leaving: Option<Instant>,
 }
 
 /// Requests that the visitor reset before their response, counted over ten seconds.
@@ -150,20 +155,28 @@ impl Cancelled {
 }
 
 impl Care {
-    fn new<T>(connection: &mut Connection<T, Bytes>, limits: &Limits) -> Self
+    fn new<T>(
+        connection: &mut Connection<T, Bytes>,
+        limits: &Limits,
+        unfinished: Arc<Unfinished>,
+    ) -> Self
     where
         T: AsyncRead + AsyncWrite + Unpin,
     {
         Self {
             ping: connection.ping_pong(),
             pinged: None,
-            tick: Box::pin(sleep(limits.patience.head)),
+            pinged_last: Instant::now(),
+            tick: Box::pin(sleep(limits.patience.grain())),
+            grain: limits.patience.grain(),
             idle: limits.patience.idle,
             head: limits.patience.head,
             last: Instant::now(),
             requests: 0,
             cancelled: Arc::default(),
             calm: true,
+            unfinished,
+            leaving: None,
         }
     }
 
@@ -191,35 +204,56 @@ impl Care {
         if self.tick.as_mut().poll(cx).is_pending() {
             return Poll::Pending;
         }
-        if self.pinged.is_some_and(|at| at.elapsed() >= PING_EVERY) {
+        if self.is_over(connection) {
             return Poll::Ready(false);
         }
-        if !connection.has_streams() {
-            let patience = if self.requests == 0 {
-                self.head
-            } else {
-                self.idle
-            };
-            if self.last.elapsed() >= patience {
-                connection.graceful_shutdown();
-                // A visitor that does not close after that is not waited for a second time.
-                if self.last.elapsed() >= patience + Duration::from_secs(5) {
-                    return Poll::Ready(false);
-                }
-            }
-        } else {
+        self.tick
+            .as_mut()
+            .reset((Instant::now() + self.grain).into());
+        Poll::Ready(true)
+    }
+
+    /// Whether nothing more is to be expected of this connection.
+    fn is_over<T>(&mut self, connection: &mut Connection<T, Bytes>) -> bool
+    where
+        T: AsyncRead + AsyncWrite + Unpin,
+    {
+        let head = u64::try_from(self.head.as_millis()).unwrap_or(u64::MAX / 4);
+        if self
+            .unfinished
+            .since()
+            .is_some_and(|since| clock::now_ms() >= since.saturating_add(head))
+        {
+            return true;
+        }
+        if let Some(since) = self.leaving {
+            // A visitor that does not close when told is not waited for a second time.
+            return !connection.has_streams() && since.elapsed() >= Duration::from_secs(2);
+        }
+        if connection.has_streams() {
             self.last = Instant::now();
-            if self.pinged.is_none()
+            if let Some(at) = self.pinged {
+                return at.elapsed() >= PING_EVERY;
+            }
+            if self.pinged_last.elapsed() >= PING_EVERY
                 && let Some(ping) = &mut self.ping
                 && ping.send_ping(Ping::opaque()).is_ok()
             {
                 self.pinged = Some(Instant::now());
+                self.pinged_last = Instant::now();
             }
+            return false;
         }
-        self.tick
-            .as_mut()
-            .reset((Instant::now() + self.idle.min(Duration::from_secs(10))).into());
-        Poll::Ready(true)
+        let patience = if self.requests == 0 {
+            self.head
+        } else {
+            self.idle
+        };
+        if self.last.elapsed() >= patience {
+            connection.graceful_shutdown();
+            self.leaving = Some(Instant::now());
+        }
+        false
     }
 }
 
@@ -244,23 +278,24 @@ async fn exchange(
         body: None,
         since: Instant::now(),
     };
-    let (parts, answer) = match ask(&visit, request, &mut record, &mut front).await {
-        Ok(opened) => Answer::tunnel(opened, record),
-        Err(Unavailable {
-            failure: Failure::VisitorGone,
-            ..
-        }) => {
-            record.failed(Failure::VisitorGone);
-            cancelled.count();
-            return;
-        }
-        Err(Unavailable { failure, about }) => {
-            record.failed(failure);
-            let (parts, body) =
-                page::failed(failure, about.as_deref(), &record.id(), wants).into_parts();
-            (parts, Answer::own(body, record))
-        }
-    };
+    let (parts, answer) =
+        match ask(&reception.limits, &visit, request, &mut record, &mut front).await {
+            Ok(opened) => Answer::tunnel(opened, record, End::OfAnswer),
+            Err(Unavailable {
+                failure: Failure::VisitorGone,
+                ..
+            }) => {
+                record.failed(Failure::VisitorGone);
+                cancelled.count();
+                return;
+            }
+            Err(Unavailable { failure, about }) => {
+                record.failed(failure);
+                let (parts, body) =
+                    page::failed(failure, about.as_deref(), &record.id(), wants).into_parts();
+                (parts, Answer::own(body, record))
+            }
+        };
     send(&reception.limits, front.respond, parts, answer).await;
 }
 
@@ -303,7 +338,12 @@ async fn send(
     })
     .await;
     match result {
-        Some(Ok(()) | Err(Stop::Reset(_) | Stop::Gone(_))) => {}
+        Some(Ok(())) => {
+            // The answer is complete; what the app still wants to hear goes on until the visitor has said it.
+            let mut answer = pump.into_body();
+            poll_fn(|cx| answer.poll_rest(cx)).await;
+        }
+        Some(Err(Stop::Reset(_) | Stop::Gone(_))) => {}
         // The pump has reset the stream: a visitor sees that the response was cut (RFC 9113 §8.1).
         Some(Err(Stop::Body(Cut::Tunnel(_) | Cut::Visitor))) => {}
         // Not read for too long.
@@ -313,6 +353,7 @@ async fn send(
 
 /// Checks a request and sends it.
 async fn ask(
+    limits: &Limits,
     visit: &Arc<Visit>,
     mut request: Request<RecvStream>,
     record: &mut Record,
@@ -327,6 +368,10 @@ async fn ask(
     let protocol = request.extensions_mut().remove::<Protocol>();
     if request.method() == Method::CONNECT && protocol.is_none() {
         return Err(refused(Failure::ConnectRefused));
+    }
+    forward::check_target(request.method(), request.uri()).map_err(refused)?;
+    if request.headers().len() > limits.fields {
+        return Err(refused(Failure::HeadTooLarge));
     }
     let authority = forward::authority(request.uri(), request.headers()).map_err(refused)?;
     record.host = Some(authority.clone());

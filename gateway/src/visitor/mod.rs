@@ -8,6 +8,7 @@
 
 mod h1;
 mod h2;
+mod heads;
 mod io;
 pub mod pulse;
 mod upgrade;

@@ -21,6 +21,14 @@ pub struct Patience {
     pub body_rate: u64,
 }
 
+impl Patience {
+    /// How often to look whether somebody's patience is over: a quarter of the least of it.
+    pub fn grain(&self) -> Duration {
+        (self.head.min(self.idle).min(self.stall) / 4)
+            .clamp(Duration::from_millis(50), Duration::from_secs(5))
+    }
+}
+
 /// Over how long a body's rate is averaged.
 const RATE_OVER_MS: u64 = 30_000;
 
@@ -245,7 +253,7 @@ impl Pulse {
         }
         if self.in_hand.load(Relaxed) {
             let due = self.body_due_since.load(Relaxed);
-            let again = now + ms(patience.stall).min(5000);
+            let again = now + ms(patience.grain());
             if due == 0 {
                 return Ok(again);
             }
@@ -257,7 +265,8 @@ impl Pulse {
             return self.rate(patience, now).map(|()| again);
         }
         if self.requests.load(Relaxed) == 0 {
-            return check(self.began, ms(patience.head), Overdue::Head);
+            return check(self.began, ms(patience.head), Overdue::Head)
+                .map(|end| end.min(now + ms(patience.grain())));
         }
         match self.head_since.load(Relaxed) {
             0 => check(
@@ -267,7 +276,7 @@ impl Pulse {
             ),
             since => check(since, ms(patience.head), Overdue::Head),
         }
-        .map(|end| end.min(now + ms(patience.head)))
+        .map(|end| end.min(now + ms(patience.grain())))
     }
 
     fn rate(&self, patience: &Patience, now: u64) -> Result<(), Overdue> {

@@ -165,6 +165,7 @@ impl FrameWatch {
 /// Finds the boundaries between the frames that we write, so that a frame of our own can be put between two of them.
 #[derive(Debug, Default)]
 pub struct Boundaries {
+    frames: u64,
     left: usize,
     head: [u8; HEAD],
     have: usize,
@@ -186,11 +187,17 @@ impl Boundaries {
             octets = &octets[run..];
             if self.have == HEAD {
                 self.have = 0;
+                self.frames += 1;
                 self.left = usize::from(self.head[0]) << 16
                     | usize::from(self.head[1]) << 8
                     | usize::from(self.head[2]);
             }
         }
+    }
+
+    /// Frames begun so far.
+    pub fn frames(&self) -> u64 {
+        self.frames
     }
 
     /// Whether the last octet that went out ended a frame.
