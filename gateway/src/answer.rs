@@ -117,7 +117,10 @@ impl<B: Body<Data = Bytes> + Unpin> Passing<B> {
             Poll::Pending => Ok(true),
             // An app that wants no more has still answered (RFC 9113 §8.1).
             Poll::Ready(Ok(()) | Err(Stop::Reset(_) | Stop::Gone(_))) => Ok(false),
-            Poll::Ready(Err(Stop::Body(_))) => Err(Cut::Visitor),
+            Poll::Ready(Err(Stop::Body(_))) => {
+                self.upload.reset(Reason::CANCEL);
+                Err(Cut::Visitor)
+            }
         }
     }
 

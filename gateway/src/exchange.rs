@@ -142,6 +142,9 @@ where
         }
         // What is upgraded stays open, whatever the head said of a body.
         let ends = body.0.is_none() && protocol.is_none();
+        // Noted before it is sent: the driver that the sending wakes looks whether somebody waits.
+        let sent_at = Instant::now();
+        lease.sent(clock::ms(sent_at));
         let sent = send(&tunnel, head.clone(), protocol.clone(), ends);
         record.attempts += 1;
         record.tunnel = Some(Arc::clone(&tunnel));
@@ -156,8 +159,6 @@ where
             }
             continue;
         };
-        let sent_at = Instant::now();
-        lease.sent(clock::ms(sent_at));
         if record.attempts > 1 {
             visit.gateway.metrics.retries.inc();
         }

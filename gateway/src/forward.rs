@@ -170,11 +170,15 @@ pub fn authority(uri: &Uri, headers: &HeaderMap) -> Result<HeaderValue, Failure>
     HeaderValue::from_str(target.as_str()).map_err(|_bad| Failure::BadHost)
 }
 
-/// The target is a path, or everything (`*`), which only OPTIONS may ask about (RFC 9112 §3.2.4).
+/// The target is a path, or everything (`*`), which only OPTIONS may ask about (RFC 9112 §3.2.4); an
+/// absolute one is of HTTP.
 ///
 /// # Errors
 /// A target that is neither.
 pub fn check_target(method: &Method, uri: &Uri) -> Result<(), Failure> {
+    if !matches!(uri.scheme_str(), None | Some("http" | "https")) {
+        return Err(Failure::Malformed);
+    }
     match uri.path() {
         "*" if *method != Method::OPTIONS => Err(Failure::Malformed),
         path if path.starts_with('/')

@@ -13,7 +13,8 @@ use http_body::Body;
 /// How a pump ended before its body did.
 #[derive(Debug)]
 pub enum Stop<E> {
-    /// The body failed. The stream was reset, so that the far side cannot take what it has for the whole.
+    /// The body failed. The stream is still open: whoever pumps resets it, so that the far side cannot take what it has
+    /// for the whole, and lets what was sent before that leave first if it is worth something (a reset overtakes it).
     Body(E),
     /// The far side reset the stream. `NO_ERROR` means that it wants no more and that its answer stands
     /// (RFC 9113 §8.1).
@@ -141,10 +142,7 @@ where
                     }
                     Err(frame) => self.trailers = frame.into_trailers().ok(),
                 },
-                Poll::Ready(Some(Err(error))) => {
-                    self.stream.send_reset(Reason::CANCEL);
-                    return Poll::Ready(Err(Stop::Body(error)));
-                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(Stop::Body(error))),
                 Poll::Ready(None) => {
                     return Poll::Ready(
                         self.stream

@@ -121,13 +121,18 @@ mod tests {
         let mut window = Window::new(MOST);
         assert_eq!(window.measured(Duration::from_micros(200), 0, 0), None);
         let mut received = 0;
-        for _ in 0..10 {
-            received += u64::from(window.present());
-            window.measured(Duration::from_micros(200), received, 0);
+        for (rtt, expected) in [
+            (Duration::from_micros(200), BASE),
+            (Duration::from_millis(3), MOST),
+        ] {
+            for _ in 0..10 {
+                received += u64::from(window.present());
+                window.measured(rtt, received, 0);
+            }
+            assert_eq!(window.present(), expected, "at {rtt:?}");
         }
-        assert_eq!(window.present(), MOST);
         assert_eq!(
-            window.measured(Duration::from_micros(200), received, 0),
+            window.measured(Duration::from_millis(3), received, 0),
             Some(BASE),
             "given back when idle"
         );

@@ -96,7 +96,7 @@ async fn bytes_are_echoed_while_the_upload_runs() {
     visitor
         .send(format!(
             "POST /echo HTTP/1.1\r\nHost: {HOST}\r\nTE: trailers\r\nConnection: TE\r\n\
-             Transfer-Encoding: chunked\r\n\r\n"
+             Transfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n"
         ))
         .await;
     let head = visitor.head_within(SOON).await;

@@ -184,11 +184,11 @@ async fn an_http2_visitor_talks_over_extended_connect() {
     two.exchange(op::TEXT, b"two").await;
     one.exchange(op::BINARY, &vec![9; 50_000]).await;
     one.exchange(op::CLOSE, &[3, 232]).await;
-    assert_eq!(
-        piece(&mut one.receive).await,
-        None,
-        "END_STREAM after the closing handshake"
-    );
+    // END_STREAM may come on a DATA frame of its own, which is an empty piece.
+    let end = piece(&mut one.receive)
+        .await
+        .filter(|piece| !piece.is_empty());
+    assert_eq!(end, None, "END_STREAM after the closing handshake");
     two.exchange(op::TEXT, b"unaffected").await;
     assert_eq!(visitor.get(HOST, "/hello").await.status, 200);
     let head = site

@@ -8,8 +8,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::RecvStream;
 use h2::server::SendResponse;
+use h2::{Reason, RecvStream};
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -150,6 +150,11 @@ impl Link {
         })
         .await
         .is_ok();
+        if !whole {
+            // A turn for the tunnel to send what came before the end, which the reset would overtake.
+            tokio::task::yield_now().await;
+            pump.reset(Reason::CANCEL);
+        }
         whole && self.reusable().await
     }
 

@@ -323,6 +323,12 @@ where
             // Soon again: its goodbye leaves with the connection's next poll.
             until = until.min(leaving.until).min(now + 20);
         }
+        if let Some(end) = self.tunnel.agent.not_after
+            && let Ok(left) = end.duration_since(SystemTime::now())
+        {
+            until = until
+                .min(now.saturating_add(u64::try_from(left.as_millis()).unwrap_or(u64::MAX)) + 1);
+        }
         let pause = Duration::from_millis(until.saturating_sub(now).max(1));
         tick.reset((Instant::now() + pause).into());
         None

@@ -344,8 +344,8 @@ async fn send(
             poll_fn(|cx| answer.poll_rest(cx)).await;
         }
         Some(Err(Stop::Reset(_) | Stop::Gone(_))) => {}
-        // The pump has reset the stream: a visitor sees that the response was cut (RFC 9113 §8.1).
-        Some(Err(Stop::Body(Cut::Tunnel(_) | Cut::Visitor))) => {}
+        // A visitor must see that the response was cut (RFC 9113 §8.1).
+        Some(Err(Stop::Body(Cut::Tunnel(_) | Cut::Visitor))) => pump.reset(Reason::INTERNAL_ERROR),
         // Not read for too long.
         None => pump.reset(Reason::CANCEL),
     }

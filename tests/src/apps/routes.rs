@@ -86,7 +86,12 @@ async fn text<S: Wire>(io: &mut Reader<S>, body: &str, send_body: bool) -> io::R
 }
 
 async fn echo<S: Wire>(io: &mut Reader<S>, body: &mut Framing, seen: &Seen) -> io::Result<()> {
-    write(io, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await?;
+    // Announced, as a sender of trailers should (RFC 9110 §6.6.2) and as hyper insists.
+    write(
+        io,
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n",
+    )
+    .await?;
     while let Some(piece) = io.piece(body).await? {
         seen.body(piece.len());
         chunk(io, &piece).await?;
