@@ -144,7 +144,7 @@ where
         let ends = body.0.is_none() && protocol.is_none();
         // Noted before it is sent: the driver that the sending wakes looks whether somebody waits.
         let sent_at = Instant::now();
-        lease.sent(clock::ms(sent_at));
+        lease.waits(clock::ms(sent_at));
         let sent = send(&tunnel, head.clone(), protocol.clone(), ends);
         record.attempts += 1;
         record.tunnel = Some(Arc::clone(&tunnel));
@@ -159,6 +159,7 @@ where
             }
             continue;
         };
+        lease.sent();
         if record.attempts > 1 {
             visit.gateway.metrics.retries.inc();
         }

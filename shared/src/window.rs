@@ -19,6 +19,9 @@ pub const CONNECTION: u32 = 128 * 1024 * 1024;
 /// Unread data at which streams fall back to [`BASE`], so that those who do not read cannot use up the connection.
 const CROWDED: u64 = CONNECTION as u64 / 4;
 
+/// How much longer the shortest round trip is believed to have become at each measurement, at least.
+const CREEP: Duration = Duration::from_micros(5);
+
 /// Nearer than this, [`BASE`] is more than any link needs, and a tunnel that is busy is no reason to let those who do not
 /// read cost more.
 const NEAR: Duration = Duration::from_millis(2);
@@ -33,6 +36,8 @@ pub struct Window {
     present: u32,
     /// Grown beyond what the round trip alone calls for.
     shown: u32,
+    /// The shortest round trip of late: what the path takes when nothing queues on it.
+    least: Option<Duration>,
     mark: u64,
 }
 
@@ -42,6 +47,7 @@ impl Window {
             most: most.max(BASE),
             present: BASE,
             shown: BASE,
+            least: None,
             mark: 0,
         }
     }
@@ -66,6 +72,7 @@ impl Window {
     pub fn measured(&mut self, rtt: Duration, received: u64, unread: u64) -> Option<u32> {
         let arrived = received.saturating_sub(self.mark);
         self.mark = received;
+        let rtt = self.least_with(rtt);
         let credit = u64::try_from(rtt.as_micros())
             .unwrap_or(u64::MAX / CREDIT_PER_MS)
             .saturating_mul(CREDIT_PER_MS)
@@ -94,11 +101,35 @@ impl Window {
         self.present = wanted;
         Some(wanted)
     }
+
+    /// Queues make round trips long, and a window made for those would make the queues longer. So the shortest counts; a
+    /// path that has become longer is believed little by little.
+    fn least_with(&mut self, sample: Duration) -> Duration {
+        let least = self
+            .least
+            .map_or(sample, |least| sample.min(least + least / 128 + CREEP));
+        self.least = Some(least);
+        least
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_busy_machine_does_not_make_a_near_path_far() {
+        let mut window = Window::new(MOST);
+        window.measured(Duration::from_micros(100), 0, 0);
+        let mut received = 0;
+        for _ in 0..200 {
+            received += u64::from(window.present());
+            assert_eq!(
+                window.measured(Duration::from_millis(40), received, 0),
+                None
+            );
+        }
+    }
 
     #[test]
     fn a_far_peer_gets_its_bandwidth_delay_product_before_it_sends() {
@@ -118,24 +149,24 @@ mod tests {
 
     #[test]
     fn a_path_that_is_filled_gets_more_and_a_near_one_does_not_need_it() {
-        let mut window = Window::new(MOST);
-        assert_eq!(window.measured(Duration::from_micros(200), 0, 0), None);
-        let mut received = 0;
         for (rtt, expected) in [
             (Duration::from_micros(200), BASE),
             (Duration::from_millis(3), MOST),
         ] {
+            let mut window = Window::new(MOST);
+            let mut received = 0;
             for _ in 0..10 {
                 received += u64::from(window.present());
                 window.measured(rtt, received, 0);
             }
             assert_eq!(window.present(), expected, "at {rtt:?}");
+            let idle = window.measured(rtt, received, 0);
+            assert_eq!(
+                idle,
+                (expected != BASE).then_some(BASE),
+                "given back when idle"
+            );
         }
-        assert_eq!(
-            window.measured(Duration::from_millis(3), received, 0),
-            Some(BASE),
-            "given back when idle"
-        );
     }
 
     #[test]

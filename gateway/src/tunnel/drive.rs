@@ -247,7 +247,7 @@ where
             self.tunnel.enter(Life::Filed);
         }
         let wire = &self.tunnel.wire;
-        let Some(window) = self.window.measured(smoothed, wire.data(), wire.unread()) else {
+        let Some(window) = self.window.measured(rtt, wire.data(), wire.unread()) else {
             return false;
         };
         // Refused only while the last change is not acknowledged; the next round trip asks again.

@@ -364,16 +364,20 @@ impl Lease {
         self.baton = Some(baton);
     }
 
-    /// The request was handed to the connection at this moment ([`clock::ms`]); its response head is due.
-    pub(crate) fn sent(&mut self, now_ms: u64) {
+    /// The request is about to be handed to the connection ([`clock::ms`]): from here on its response head is due.
+    pub(crate) fn waits(&mut self, now_ms: u64) {
         self.waits = true;
-        self.baton = None;
-        self.tunnel.sent.fetch_add(1, Ordering::Relaxed);
         if self.tunnel.waiting.fetch_add(1, Ordering::Relaxed) == 0
             || self.tunnel.wire.heard_ms() >= self.tunnel.waiting_since.load(Ordering::Relaxed)
         {
             self.tunnel.waiting_since.store(now_ms, Ordering::Relaxed);
         }
+    }
+
+    /// The request was handed to the connection: whoever waits next may send theirs.
+    pub(crate) fn sent(&mut self) {
+        self.tunnel.sent.fetch_add(1, Ordering::Relaxed);
+        self.baton = None;
     }
 
     /// The response head arrived, after so long.
