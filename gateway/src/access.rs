@@ -126,6 +126,11 @@ impl Record {
         self.answered = Some(at);
     }
 
+    /// The visitor was told 101: what follows is no longer HTTP.
+    pub(crate) fn switched(&mut self) {
+        self.status = Some(StatusCode::SWITCHING_PROTOCOLS);
+    }
+
     /// The response ended otherwise than whole.
     pub(crate) fn cut(&mut self, why: &'static str) {
         if self.reason.is_none() {

@@ -11,6 +11,7 @@ use tidegate_certs::peer::gateway_identity;
 use tidegate_shared::drain::Drain;
 use tidegate_shared::log::Sink;
 use tidegate_shared::reversal::io::Terms;
+use tidegate_shared::signals::Hangup;
 use tidegate_shared::socket;
 use tidegate_shared::tls::{SwapIdentity, TlsFault, VisitorCerts, tunnel_server, visitor_server};
 use tidegate_shared::workers::Workers;
@@ -403,10 +404,12 @@ async fn housekeeping(
     let mut ticks = interval(Duration::from_secs(10));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut forgotten = Instant::now();
+    let mut hangup = Hangup::listen();
     loop {
         tokio::select! {
             () = drain.finishing() => return,
             _ = ticks.tick() => {}
+            () = hangup.recv() => info!("SIGHUP: looking at the certificates' files"),
         }
         let changed = |what: &str, outcome: Result<bool, TlsFault>| match outcome {
             Ok(true) => info!("{what} was read again"),

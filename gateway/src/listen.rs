@@ -178,7 +178,13 @@ async fn accept(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok(accepted) => return Some(accepted),
+            // An IPv4 peer of a listener on [::] is shown as what it is.
+            Ok((stream, peer)) => {
+                return Some((
+                    stream,
+                    SocketAddr::new(peer.ip().to_canonical(), peer.port()),
+                ));
+            }
             Err(error) if gone_already(&error) => {}
             Err(error) => {
                 metrics.accept_failed.inc();

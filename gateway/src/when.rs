@@ -1,12 +1,13 @@
 //! Moments as people and machines read them: RFC 3339, UTC, milliseconds where a log wants them. Pure.
 
+use std::cell::RefCell;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::line;
 
 /// `2026-11-20 14:03:22 UTC`.
 pub(crate) fn utc(moment: SystemTime) -> String {
-    let (date, time, _) = parts(moment);
+    let (date, time) = parts(moment);
     format!(
         "{:04}-{:02}-{:02} {:02}:{:02}:{:02} UTC",
         date.0, date.1, date.2, time.0, time.1, time.2
@@ -15,7 +16,27 @@ pub(crate) fn utc(moment: SystemTime) -> String {
 
 /// `2026-11-20T14:03:22.123Z`, appended.
 pub(crate) fn stamp(moment: SystemTime, out: &mut Vec<u8>) {
-    let (date, time, ms) = parts(moment);
+    let since = moment.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    SECOND.with_borrow_mut(|(known, text)| {
+        if *known != Some(since.as_secs()) {
+            *known = Some(since.as_secs());
+            text.clear();
+            write_second(moment, text);
+        }
+        out.extend_from_slice(text);
+    });
+    out.push(b'.');
+    line::padded(u64::from(since.subsec_millis()), 3, out);
+    out.push(b'Z');
+}
+
+thread_local! {
+    /// The second that was written last, and its text: at full load thousands of lines share it.
+    static SECOND: RefCell<(Option<u64>, Vec<u8>)> = const { RefCell::new((None, Vec::new())) };
+}
+
+fn write_second(moment: SystemTime, out: &mut Vec<u8>) {
+    let (date, time) = parts(moment);
     for (value, digits, before) in [
         (date.0, 4, b"".as_slice()),
         (date.1, 2, b"-".as_slice()),
@@ -23,19 +44,17 @@ pub(crate) fn stamp(moment: SystemTime, out: &mut Vec<u8>) {
         (time.0, 2, b"T".as_slice()),
         (time.1, 2, b":".as_slice()),
         (time.2, 2, b":".as_slice()),
-        (ms, 3, b".".as_slice()),
     ] {
         out.extend_from_slice(before);
         line::padded(value, digits, out);
     }
-    out.push(b'Z');
 }
 
 type Triple = (u64, u64, u64);
 
 /// Days to a date by the proleptic Gregorian calendar, counted in eras of 400 years that begin on a first of March, so
 /// that a leap day is the last of its year.
-fn parts(moment: SystemTime) -> (Triple, Triple, u64) {
+fn parts(moment: SystemTime) -> (Triple, Triple) {
     let since = moment.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let seconds = since.as_secs();
     let (day, clock) = (seconds / 86_400, seconds % 86_400);
@@ -54,7 +73,6 @@ fn parts(moment: SystemTime) -> (Triple, Triple, u64) {
     (
         (year, month, day_of_month),
         (clock / 3600, clock / 60 % 60, clock % 60),
-        u64::from(since.subsec_millis()),
     )
 }
 

@@ -35,8 +35,8 @@ impl std::str::FromStr for Format {
 /// Octets that may wait for a slow reader of the log.
 const ROOM: usize = 4 * 1024 * 1024;
 
-/// How long the writer gathers lines before it writes them: at most two hundred system calls a second, whatever the load.
-const GATHER: Duration = Duration::from_millis(5);
+/// How long the writer gathers lines before it writes them: at most fifty system calls a second, whatever the load.
+const GATHER: Duration = Duration::from_millis(20);
 
 /// The one way to standard error (or another file); cheap to clone.
 #[derive(Clone, Debug)]

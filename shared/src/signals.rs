@@ -1,6 +1,7 @@
-//! SIGTERM and SIGINT: the first asks a program to finish, the second ends it on the spot.
+//! SIGTERM and SIGINT: the first asks a program to finish, the second ends it on the spot. SIGHUP asks it to look at its
+//! files again.
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Ready when the program is asked to finish. A second signal ends the process with code 130.
 pub async fn shutdown() {
@@ -26,4 +27,26 @@ pub async fn shutdown() {
         }
         std::process::exit(130);
     });
+}
+
+/// SIGHUP, each time it comes.
+#[derive(Debug)]
+pub struct Hangup(Option<Signal>);
+
+impl Hangup {
+    /// Takes the signal over: from here on it no longer ends the process.
+    pub fn listen() -> Self {
+        Self(signal(SignalKind::hangup()).ok())
+    }
+
+    /// Ready when it has come once more.
+    pub async fn recv(&mut self) {
+        let heard = match &mut self.0 {
+            Some(signal) => signal.recv().await,
+            None => None,
+        };
+        if heard.is_none() {
+            std::future::pending::<()>().await;
+        }
+    }
 }

@@ -1,11 +1,14 @@
 //! TCP as both ends want it: no delay for small writes, dead peers noticed by the kernel too, ports that can be taken
 //! again at once.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::io::AsyncWrite;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 /// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
@@ -90,4 +93,28 @@ pub fn tune_tunnel(stream: &TcpStream) {
 pub fn tune_plain(stream: &TcpStream) {
     // Refused only by a connection that is gone already, which its next read reports.
     let _gone = stream.set_nodelay(true);
+}
+
+/// As much as is worth copying to save the kernel the handling of a vector: a small head and a small body.
+const WORTH_COPYING: usize = 2048;
+
+/// Writes several pieces: as one where they are small or there is only one, as a vector where they are large.
+pub fn poll_write_pieces<T: AsyncWrite>(
+    io: Pin<&mut T>,
+    cx: &mut Context<'_>,
+    pieces: &[IoSlice<'_>],
+) -> Poll<io::Result<usize>> {
+    if let [piece] = pieces {
+        return io.poll_write(cx, piece);
+    }
+    let mut whole = [0; WORTH_COPYING];
+    let mut length = 0;
+    for piece in pieces {
+        match whole.get_mut(length..length + piece.len()) {
+            Some(room) => room.copy_from_slice(piece),
+            None => return io.poll_write_vectored(cx, pieces),
+        }
+        length += piece.len();
+    }
+    io.poll_write(cx, &whole[..length])
 }

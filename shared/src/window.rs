@@ -20,7 +20,7 @@ pub const CONNECTION: u32 = 128 * 1024 * 1024;
 const CROWDED: u64 = CONNECTION as u64 / 4;
 
 /// How much longer the shortest round trip is believed to have become at each measurement, at least.
-const CREEP: Duration = Duration::from_micros(5);
+const CREEP: Duration = Duration::from_micros(1);
 
 /// Nearer than this, [`BASE`] is more than any link needs, and a tunnel that is busy is no reason to let those who do not
 /// read cost more.
@@ -122,7 +122,7 @@ mod tests {
         let mut window = Window::new(MOST);
         window.measured(Duration::from_micros(100), 0, 0);
         let mut received = 0;
-        for _ in 0..200 {
+        for _ in 0..120 {
             received += u64::from(window.present());
             assert_eq!(
                 window.measured(Duration::from_millis(40), received, 0),

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tidegate_shared::socket;
+use tidegate_shared::socket::poll_write_pieces;
 use tidegate_shared::tls::HandshakeFault;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
@@ -135,7 +136,7 @@ impl AsyncWrite for Line {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        whichever!(self.get_mut(), io => Pin::new(io).poll_write_vectored(cx, slices))
+        whichever!(self.get_mut(), io => poll_write_pieces(Pin::new(io), cx, slices))
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -14,6 +14,7 @@ use tidegate_shared::drain::Drain;
 use tidegate_shared::name::NamePattern;
 use tidegate_shared::reversal::frames::{NO_SETTINGS, goaway};
 use tidegate_shared::reversal::io::{Accepted, Terms, accept};
+use tidegate_shared::socket::poll_write_pieces;
 use tidegate_shared::tls::{HandshakeFault, require_h2};
 use tidegate_shared::workers;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -381,7 +382,7 @@ impl AsyncWrite for Gag {
             self.withheld.extend_from_slice(first);
             return Poll::Ready(Ok(first.len()));
         }
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        poll_write_pieces(Pin::new(&mut self.stream), cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -1,6 +1,7 @@
 //! The task that owns a tunnel's connection. No other task may hold it; requests reach it through handles.
 
 use std::future::{Future, poll_fn};
+use std::io::ErrorKind;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -193,7 +194,18 @@ where
                 why: "the agent closed the connection".into(),
             },
             (None, Some(error)) => Ending::Closed {
-                why: format!("the connection broke: {error}"),
+                why: match error.get_io().map(std::io::Error::kind) {
+                    Some(ErrorKind::UnexpectedEof) => {
+                        "the connection was cut without a goodbye".into()
+                    }
+                    Some(ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
+                        "the connection was reset".into()
+                    }
+                    Some(ErrorKind::TimedOut) => {
+                        "the connection's data was not acknowledged in time".into()
+                    }
+                    _ => format!("the connection broke: {error}"),
+                },
             },
         }
     }

@@ -234,6 +234,7 @@ async fn respond(
             )
         }
         Ok(Responded::Upgraded(response, joining)) => {
+            record.switched();
             joining.spawn(&reception.drain, visit.visitor, record);
             return response.map(|()| InHand {
                 answer: None,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
+use tidegate_shared::socket::poll_write_pieces;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::pulse::Pulse;
@@ -115,7 +116,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for VisitorIo<T> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_interim(cx))?;
-        let written = Pin::new(&mut self.io).poll_write_vectored(cx, slices);
+        let written = poll_write_pieces(Pin::new(&mut self.io), cx, slices);
         self.note(written)
     }
 
