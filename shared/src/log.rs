@@ -57,6 +57,7 @@ struct State {
     waiting: Vec<u8>,
     writing: bool,
     writer_sleeps: bool,
+    flushing: bool,
 }
 
 impl Sink {
@@ -101,7 +102,9 @@ impl Sink {
 
     /// Waits until everything is written, or until `within` has passed.
     pub fn flush(&self, within: Duration) {
-        let state = self.shared.lock();
+        let mut state = self.shared.lock();
+        state.flushing = true;
+        self.shared.changed.notify_all();
         let unfinished = |state: &mut State| state.writing || !state.waiting.is_empty();
         // Whether it ended in time changes nothing: this is the last thing that a program does.
         let _either = self
@@ -114,6 +117,17 @@ impl Sink {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The first line of a quiet time is written at once; what comes soon after it is gathered. Whoever waits for the last
+    /// line to be written ends the pause.
+    fn pause(&self) {
+        let mut state = self.lock();
+        state.writing = false;
+        self.changed.notify_all();
+        let gathering = |state: &mut State| !state.flushing;
+        // Either end of the wait means the same: go on.
+        let _either = self.changed.wait_timeout_while(state, GATHER, gathering);
     }
 
     fn write_for_ever(&self, out: &mut dyn Write) {
@@ -130,9 +144,6 @@ impl Shared {
                     .wait(state)
                     .unwrap_or_else(PoisonError::into_inner);
             }
-            drop(state);
-            thread::sleep(GATHER);
-            let mut state = self.lock();
             std::mem::swap(&mut state.waiting, &mut batch);
             state.writing = true;
             drop(state);
@@ -151,6 +162,7 @@ impl Shared {
             let _unwritable = out.write_all(&batch).and_then(|()| out.flush());
             batch.clear();
             batch.shrink_to(ROOM / 16);
+            self.pause();
         }
     }
 }
