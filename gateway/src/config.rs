@@ -140,7 +140,8 @@ pub struct Limits {
         long,
         value_name = "N",
         env = "TIDEGATE_MAX_VISITORS",
-        default_value_t = 10_000
+        default_value = "10000",
+        value_parser = count
     )]
     pub max_visitors: usize,
     /// Visitors' connections from one address (IPv6: one /64).
@@ -148,7 +149,8 @@ pub struct Limits {
         long,
         value_name = "N",
         env = "TIDEGATE_MAX_VISITORS_PER_SOURCE",
-        default_value_t = 4096
+        default_value = "4096",
+        value_parser = count
     )]
     pub max_visitors_per_source: usize,
     /// Requests at once on one visitor's HTTP/2 connection.
@@ -162,7 +164,8 @@ pub struct Limits {
         long,
         value_name = "N",
         env = "TIDEGATE_MAX_TUNNELS",
-        default_value_t = 20_000
+        default_value = "20000",
+        value_parser = count
     )]
     pub max_tunnels: usize,
     /// Tunnels of one name.
@@ -170,7 +173,8 @@ pub struct Limits {
         long,
         value_name = "N",
         env = "TIDEGATE_MAX_TUNNELS_PER_NAME",
-        default_value_t = 10_240
+        default_value = "10240",
+        value_parser = count
     )]
     pub max_tunnels_per_name: usize,
     /// Tunnels from one address.
@@ -178,7 +182,8 @@ pub struct Limits {
         long,
         value_name = "N",
         env = "TIDEGATE_MAX_TUNNELS_PER_SOURCE",
-        default_value_t = 10_240
+        default_value = "10240",
+        value_parser = count
     )]
     pub max_tunnels_per_source: usize,
     /// Connections from one address that are not tunnels yet.
@@ -186,7 +191,8 @@ pub struct Limits {
         long,
         value_name = "N",
         env = "TIDEGATE_MAX_HANDSHAKES_PER_SOURCE",
-        default_value_t = 256
+        default_value = "256",
+        value_parser = count
     )]
     pub max_handshakes_per_source: usize,
     /// Octets of a request's head.
@@ -197,7 +203,8 @@ pub struct Limits {
         long,
         value_name = "N",
         env = "TIDEGATE_MAX_FIELDS",
-        default_value_t = 100
+        default_value = "100",
+        value_parser = fields
     )]
     pub max_fields: usize,
     /// Octets of a request's body, where it declares them; any number unless set.
@@ -235,16 +242,16 @@ pub struct Patience {
     #[arg(long, value_name = "TIME", env = "TIDEGATE_HOLD", default_value = "3s", value_parser = duration)]
     pub hold: Duration,
     /// A visitor's TLS handshake, and an agent's.
-    #[arg(long, value_name = "TIME", env = "TIDEGATE_TLS_TIMEOUT", default_value = "10s", value_parser = duration)]
+    #[arg(long, value_name = "TIME", env = "TIDEGATE_TLS_TIMEOUT", default_value = "10s", value_parser = some_time)]
     pub tls_timeout: Duration,
     /// A request's head.
-    #[arg(long, value_name = "TIME", env = "TIDEGATE_HEAD_TIMEOUT", default_value = "10s", value_parser = duration)]
+    #[arg(long, value_name = "TIME", env = "TIDEGATE_HEAD_TIMEOUT", default_value = "10s", value_parser = some_time)]
     pub head_timeout: Duration,
     /// A visitor's connection between requests.
-    #[arg(long, value_name = "TIME", env = "TIDEGATE_IDLE_TIMEOUT", default_value = "60s", value_parser = duration)]
+    #[arg(long, value_name = "TIME", env = "TIDEGATE_IDLE_TIMEOUT", default_value = "60s", value_parser = some_time)]
     pub idle_timeout: Duration,
     /// A visitor that sends nothing of a body that is due, or takes nothing of a response.
-    #[arg(long, value_name = "TIME", env = "TIDEGATE_STALL_TIMEOUT", default_value = "30s", value_parser = duration)]
+    #[arg(long, value_name = "TIME", env = "TIDEGATE_STALL_TIMEOUT", default_value = "30s", value_parser = some_time)]
     pub stall_timeout: Duration,
     /// Octets per second that a request's body must bring, averaged over 30 s, until its response begins; 0 for any.
     #[arg(
@@ -258,19 +265,19 @@ pub struct Patience {
     #[arg(long, value_name = "TIME", env = "TIDEGATE_RESPONSE_TIMEOUT", default_value = "300s", value_parser = duration)]
     pub response_timeout: Duration,
     /// From the end of an agent's TLS handshake to its HTTP/2 SETTINGS.
-    #[arg(long, value_name = "TIME", env = "TIDEGATE_SETTLE_TIMEOUT", default_value = "5s", value_parser = duration)]
+    #[arg(long, value_name = "TIME", env = "TIDEGATE_SETTLE_TIMEOUT", default_value = "5s", value_parser = some_time)]
     pub settle_timeout: Duration,
     /// Between PINGs on a tunnel.
-    #[arg(long, value_name = "TIME", env = "TIDEGATE_PING_INTERVAL", default_value = "5s", value_parser = duration)]
+    #[arg(long, value_name = "TIME", env = "TIDEGATE_PING_INTERVAL", default_value = "5s", value_parser = some_time)]
     pub ping_interval: Duration,
     /// A PING must be answered within this.
-    #[arg(long, value_name = "TIME", env = "TIDEGATE_PING_TIMEOUT", default_value = "5s", value_parser = duration)]
+    #[arg(long, value_name = "TIME", env = "TIDEGATE_PING_TIMEOUT", default_value = "5s", value_parser = some_time)]
     pub ping_timeout: Duration,
     /// A request that has waited so long on a silent tunnel has it probed with a PING at once.
-    #[arg(long, value_name = "TIME", env = "TIDEGATE_PROBE_AFTER", default_value = "300ms", value_parser = duration)]
+    #[arg(long, value_name = "TIME", env = "TIDEGATE_PROBE_AFTER", default_value = "300ms", value_parser = some_time)]
     pub probe_after: Duration,
     /// A probe unanswered for so long ends the tunnel.
-    #[arg(long, value_name = "TIME", env = "TIDEGATE_PROBE_TIMEOUT", default_value = "2s", value_parser = duration)]
+    #[arg(long, value_name = "TIME", env = "TIDEGATE_PROBE_TIMEOUT", default_value = "2s", value_parser = some_time)]
     pub probe_timeout: Duration,
     /// What is in flight may take so long when the gateway stops.
     #[arg(long, value_name = "TIME", env = "TIDEGATE_DRAIN", default_value = "30s", value_parser = duration)]
@@ -298,6 +305,30 @@ fn pattern(text: &str) -> Result<NamePattern, String> {
 
 fn format(text: &str) -> Result<Format, String> {
     text.parse()
+}
+
+fn count(text: &str) -> Result<usize, String> {
+    let wrong = || format!("`{text}` is not a number of one or more");
+    text.parse()
+        .ok()
+        .filter(|count| *count > 0)
+        .ok_or_else(wrong)
+}
+
+fn fields(text: &str) -> Result<usize, String> {
+    let wrong = || format!("`{text}` is not a number of fields; it must be between 1 and 4096");
+    text.parse()
+        .ok()
+        .filter(|count| (1..=4096).contains(count))
+        .ok_or_else(wrong)
+}
+
+fn some_time(text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    if time < Duration::from_millis(50) {
+        return Err(format!("`{text}` is too short; it must be 50ms or more"));
+    }
+    Ok(time)
 }
 
 fn head(text: &str) -> Result<usize, String> {

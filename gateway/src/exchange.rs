@@ -61,6 +61,9 @@ pub trait Side {
     /// Whether the visitor's body is what everything waits for.
     fn body_due(&mut self, due: bool);
 
+    /// All of the visitor's body has arrived.
+    fn body_done(&mut self);
+
     /// Ready when there is no use in waiting: the visitor left, or time is up.
     fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<Failure>;
 }
@@ -191,18 +194,25 @@ where
         let outcome = wait.run(side).await;
         side.body_due(false);
         let failure = match outcome {
+            Outcome::Answered(response) if app_is_down(&response) => {
+                // Nothing reached the app: another agent of the name may have one that answers.
+                tunnel.app_is_down(clock::now_ms());
+                let mut others = tried.clone();
+                others.add(&tunnel);
+                if upload.is_untouched()
+                    && others.count() < ATTEMPTS
+                    && pool.has_other_agent(&host, &others)
+                {
+                    Verdict {
+                        failure: Failure::TunnelLost,
+                        untaken: true,
+                    }
+                } else {
+                    return Ok(answered(response, record, lease, upload, sent_at));
+                }
+            }
             Outcome::Answered(response) => {
-                let at = Instant::now();
-                lease.answered(at.saturating_duration_since(sent_at));
-                let (parts, recv) = response.into_parts();
-                record.answered(parts.status, parts.headers.get(REASON).cloned(), at);
-                let inbound = Inbound::counted(recv, Arc::clone(&tunnel.wire));
-                return Ok(Opened {
-                    parts,
-                    inbound,
-                    upload,
-                    lease,
-                });
+                return Ok(answered(response, record, lease, upload, sent_at));
             }
             Outcome::Over(failure) => {
                 upload.reset(Reason::CANCEL);
@@ -237,6 +247,35 @@ where
         }
         body = untouched;
     }
+}
+
+fn answered<B>(
+    response: Response<h2::RecvStream>,
+    record: &mut Record,
+    mut lease: Lease,
+    upload: Pump<Upload<B>>,
+    sent_at: Instant,
+) -> Opened<B> {
+    let at = Instant::now();
+    lease.answered(at.saturating_duration_since(sent_at));
+    let (parts, recv) = response.into_parts();
+    record.answered(parts.status, parts.headers.get(REASON).cloned(), at);
+    let inbound = Inbound::counted(recv, Arc::clone(&lease.tunnel().wire));
+    Opened {
+        parts,
+        inbound,
+        upload,
+        lease,
+    }
+}
+
+/// Whether an agent says that its app is not there.
+fn app_is_down<T>(response: &Response<T>) -> bool {
+    response.status() == StatusCode::BAD_GATEWAY
+        && response
+            .headers()
+            .get(REASON)
+            .is_some_and(|reason| reason == "app-unreachable")
 }
 
 async fn lease<S: Side>(
@@ -380,6 +419,7 @@ where
             Poll::Ready(Err(Stop::Body(error))) => Some(broken(&error)),
             Poll::Ready(_) => {
                 side.body_due(false);
+                side.body_done();
                 None
             }
             Poll::Pending => {

@@ -22,7 +22,7 @@ pub struct Candidate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Standing {
     Good,
-    /// A request waits on it, and it has said nothing for a while.
+    /// A request waits on it, and it has said nothing for a while; or its agent just said that the app is down.
     Quiet,
     /// Of the same agent as a tunnel on which this request already failed.
     SameAgent,

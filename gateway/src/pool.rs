@@ -115,7 +115,7 @@ impl Tried {
 
     fn standing(&self, tunnel: &Tunnel, now: u64) -> Standing {
         let mut standing = match tunnel.life() {
-            Life::Filed if tunnel.is_quiet(now) => Standing::Quiet,
+            Life::Filed if tunnel.is_quiet(now) || tunnel.has_no_app(now) => Standing::Quiet,
             Life::Filed => Standing::Good,
             _ => Standing::Doubted,
         };
@@ -325,6 +325,18 @@ impl Pool {
                 .load()
                 .iter()
                 .any(|tunnel| tried.standing(tunnel, now) <= Standing::SameAgent)
+        })
+    }
+
+    /// Whether another agent than those tried stands ready for this host.
+    pub(crate) fn has_other_agent(&self, host: &str, tried: &Tried) -> bool {
+        let now = clock::now_ms();
+        self.group(host).is_some_and(|group| {
+            group
+                .tunnels
+                .load()
+                .iter()
+                .any(|tunnel| tried.standing(tunnel, now) < Standing::SameAgent)
         })
     }
 

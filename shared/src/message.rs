@@ -1,7 +1,8 @@
 //! Fields that concern one hop only (RFC 9110 §7.6.1). Pure. Called by the gateway and the agent for what they pass on.
 
 use http::header::{
-    CONNECTION, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
 };
 
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -56,6 +57,15 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
 fn concerns_one_hop(name: &HeaderName) -> bool {
     [CONNECTION, TRANSFER_ENCODING, UPGRADE, TE].contains(name)
         || [&KEEP_ALIVE, &PROXY_CONNECTION, &HTTP2_SETTINGS].contains(&name)
+}
+
+/// Removes what must not be in trailers: what concerns one hop, and what frames or routes a message (RFC 9110 §6.5.1).
+/// `h2` refuses to send some of these, and the message would never end.
+pub fn strip_trailers(trailers: &mut HeaderMap) {
+    strip_hop_by_hop(trailers);
+    for name in [CONTENT_LENGTH, HOST, TE, TRAILER] {
+        trailers.remove(name);
+    }
 }
 
 /// Whether the sender takes trailers (RFC 9110 §10.1.4).
@@ -140,6 +150,21 @@ mod tests {
             map,
             headers(&[("te", "trailers"), ("x-kept", "a"), ("x-kept", "b")])
         );
+    }
+
+    #[test]
+    fn trailers_neither_frame_nor_route() {
+        let mut map = headers(&[
+            ("connection", "close"),
+            ("te", "gzip"),
+            ("transfer-encoding", "chunked"),
+            ("keep-alive", "1"),
+            ("content-length", "5"),
+            ("host", "b"),
+            ("x-sum", "1"),
+        ]);
+        strip_trailers(&mut map);
+        assert_eq!(map, headers(&[("x-sum", "1")]));
     }
 
     #[test]

@@ -10,6 +10,8 @@ use h2::{Reason, SendStream};
 use http::HeaderMap;
 use http_body::Body;
 
+use crate::message::strip_trailers;
+
 /// How a pump ended before its body did.
 #[derive(Debug)]
 pub enum Stop<E> {
@@ -140,7 +142,11 @@ where
                         self.last = self.body.is_end_stream() && !data.is_empty();
                         self.chunk = data;
                     }
-                    Err(frame) => self.trailers = frame.into_trailers().ok(),
+                    Err(frame) => {
+                        let mut trailers = frame.into_trailers().unwrap_or_default();
+                        strip_trailers(&mut trailers);
+                        self.trailers = Some(trailers);
+                    }
                 },
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(Stop::Body(error))),
                 Poll::Ready(None) => {

@@ -16,7 +16,6 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{Builder, Connection, SendRequest};
 use hyper_util::rt::TokioIo;
-use tidegate_shared::clock;
 use tidegate_shared::message::strip_hop_by_hop;
 use tidegate_shared::pump::Pump;
 use tidegate_shared::seam::Wire;
@@ -33,9 +32,6 @@ const BUFFER: usize = 64 * 1024;
 /// A request that cannot be repeated goes on a fresh connection rather than on one that has rested longer than this: the
 /// app may be about to close it.
 const FRESH_MS: u64 = 1_000;
-
-/// A connection that has rested longer than this may be closed under a request's feet; the request's head is kept.
-const DOUBTFUL_MS: u64 = 100;
 
 /// A connection to the app.
 #[derive(Debug)]
@@ -292,8 +288,8 @@ async fn fetch(
             .pool()
             .take(if repeatable { u64::MAX } else { FRESH_MS })
     {
-        let doubtful = clock::now_ms().saturating_sub(link.rested_since) > DOUBTFUL_MS;
-        let again = (repeatable && doubtful).then(|| head_of(&request));
+        // Apps close a connection right after a response too, so however short it rested the head is kept.
+        let again = repeatable.then(|| head_of(&request));
         request = match (link.ask(request, respond, within).await, again) {
             (Ok(response), _) => return Ok((link, response)),
             (Err(Miss::Unsent(unsent)), _) => *unsent,

@@ -118,6 +118,9 @@ impl Agent {
     }
 }
 
+/// For how long a tunnel whose agent said that its app is down comes after others.
+const APP_DOWN_MS: u64 = 2000;
+
 /// Silence after which a tunnel on which requests wait is taken only where there is no other.
 const QUIET_MS: u64 = 100;
 
@@ -146,6 +149,7 @@ pub struct Tunnel {
     latency_us: AtomicU64,
     rtt_us: AtomicU64,
     asked: AtomicBool,
+    app_down_ms: AtomicU64,
     ending: OnceLock<Ending>,
     /// For those who wait for a response: the tunnel is in doubt, or gone.
     trouble: Notify,
@@ -186,6 +190,7 @@ impl Tunnel {
             latency_us: AtomicU64::new(0),
             rtt_us: AtomicU64::new(0),
             asked: AtomicBool::new(false),
+            app_down_ms: AtomicU64::new(0),
             ending: OnceLock::new(),
             trouble: Notify::new(),
             driver: Notify::new(),
@@ -302,6 +307,16 @@ impl Tunnel {
     pub(crate) fn is_quiet(&self, now: u64) -> bool {
         self.waiting_since()
             .is_some_and(|since| now.saturating_sub(since.max(self.wire.heard_ms())) > QUIET_MS)
+    }
+
+    /// The agent says that its app is not there: for a while another tunnel is preferred.
+    pub(crate) fn app_is_down(&self, now: u64) {
+        self.app_down_ms.store(now, Ordering::Relaxed);
+    }
+
+    pub(crate) fn has_no_app(&self, now: u64) -> bool {
+        let down = self.app_down_ms.load(Ordering::Relaxed);
+        down != 0 && now.saturating_sub(down) < APP_DOWN_MS
     }
 
     /// Has the driver probe the agent at once.

@@ -53,7 +53,7 @@ where
             Arc::clone(&visit),
             Arc::clone(&watched),
         );
-        service_fn(move |request| {
+        service_fn(move |request: Request<Incoming>| {
             let (reception, visit, watched) = (
                 Arc::clone(&reception),
                 Arc::clone(&visit),
@@ -62,6 +62,7 @@ where
             // The request is in hand from here on, before hyper looks for the visitor's end again.
             let headed = Instant::now();
             let since = watched.pulse.request_began(clock::ms(headed));
+            watched.pulse.body_open(!request.body().is_end_stream());
             watched.verdict.store(NONE, Relaxed);
             let began = headed - Duration::from_millis(clock::ms(headed).saturating_sub(since));
             async move { Ok::<_, Infallible>(respond(reception, visit, watched, request, began).await) }
@@ -133,6 +134,7 @@ struct Watched {
 const NONE: u8 = 0;
 const BODY: u8 = 1;
 const RESPONSE: u8 = 2;
+const GONE: u8 = 3;
 
 impl Watched {
     /// Looks at the pulse: when to look again, or what is overdue. `None` where the request in hand answers for itself.
@@ -142,6 +144,10 @@ impl Watched {
             && self.pulse.waits_for_response(now, most)
         {
             self.verdict.store(RESPONSE, Relaxed);
+            return Err(None);
+        }
+        if self.pulse.is_gone(now) {
+            self.verdict.store(GONE, Relaxed);
             return Err(None);
         }
         match self.pulse.overdue(&limits.patience, now) {
@@ -429,11 +435,16 @@ impl Side for Front {
         self.watched.pulse.body_due(due);
     }
 
+    fn body_done(&mut self) {
+        self.watched.pulse.body_open(false);
+    }
+
     fn poll_over(&mut self, _cx: &mut Context<'_>) -> Poll<Failure> {
         // hyper drops this request when the visitor leaves; the watch polls the connection when it has decided.
         match self.watched.verdict.load(Relaxed) {
             BODY => Poll::Ready(Failure::BodyTimeout),
             RESPONSE => Poll::Ready(Failure::ResponseTimeout),
+            GONE => Poll::Ready(Failure::VisitorGone),
             _ => Poll::Pending,
         }
     }

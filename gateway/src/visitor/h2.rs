@@ -479,6 +479,10 @@ impl Side for Front {
         }
     }
 
+    fn body_done(&mut self) {
+        // A stream says by itself when it is half-closed.
+    }
+
     fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<Failure> {
         if self.respond.poll_reset(cx).is_ready() {
             return Poll::Ready(Failure::VisitorGone);

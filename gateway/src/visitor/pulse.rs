@@ -34,7 +34,13 @@ const RATE_OVER_MS: u64 = 30_000;
 
 /// A visitor that closes its half so soon after its request has half-closed on purpose; one that closes it later has
 /// left. The two cannot be told apart on the wire (RFC 9112 §9.6).
-pub(crate) const HALF_CLOSE_WITHIN_MS: u64 = 250;
+pub(crate) const HALF_CLOSE_WITHIN_MS: u64 = 100;
+
+/// How long one who has half-closed is waited for until its response begins: it may have left after all.
+const HALF_CLOSED_WAITS_MS: u64 = 10_000;
+
+/// Octets of interim responses that may wait for a visitor; more are dropped, as they may be (RFC 9110 §15.2).
+const INTERIM_KEPT: usize = 16 * 1024;
 
 /// See the module's head. All times by [`clock::now_ms`]; zero means "not".
 #[derive(Debug)]
@@ -54,6 +60,7 @@ pub struct Pulse {
     pub(crate) received: AtomicU64,
     pub(crate) sent: AtomicU64,
     finished_half: AtomicBool,
+    body_open: AtomicBool,
     requests: AtomicU64,
     /// The raw octets of the head in hand, as far as they are of interest.
     head: Mutex<Vec<u8>>,
@@ -95,6 +102,7 @@ impl Default for Pulse {
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             finished_half: AtomicBool::new(false),
+            body_open: AtomicBool::new(false),
             requests: AtomicU64::new(0),
             head: Mutex::default(),
             interim: Mutex::default(),
@@ -134,7 +142,9 @@ impl Pulse {
     /// The visitor closed its half. Whether it meant only that half is for the time to say.
     pub(crate) fn closed_half(&self) -> bool {
         let now = clock::now_ms();
+        // Whoever has not sent all of a body has not finished: that is no half-close.
         let meant = self.in_hand.load(Relaxed)
+            && !self.body_open.load(Relaxed)
             && now.saturating_sub(
                 self.request_since
                     .load(Relaxed)
@@ -142,6 +152,19 @@ impl Pulse {
             ) <= HALF_CLOSE_WITHIN_MS;
         self.finished_half.store(meant, Relaxed);
         meant
+    }
+
+    /// Whether a body is still coming.
+    pub(crate) fn body_open(&self, open: bool) {
+        self.body_open.store(open, Relaxed);
+    }
+
+    /// Whether the visitor has half-closed, and its response has not begun for so long that it must be taken for gone.
+    pub(crate) fn is_gone(&self, now: u64) -> bool {
+        self.half_closed()
+            && self.in_hand.load(Relaxed)
+            && !self.is_responding()
+            && now.saturating_sub(self.request_since.load(Relaxed)) >= HALF_CLOSED_WAITS_MS
     }
 
     /// Whether the visitor will send nothing more and waits for what it asked.
@@ -229,7 +252,10 @@ impl Pulse {
     }
 
     pub(crate) fn send_interim(&self, octets: &[u8]) {
-        self.interim().extend_from_slice(octets);
+        let mut waiting = self.interim();
+        if waiting.len() + octets.len() <= INTERIM_KEPT && self.blocked_since.load(Relaxed) == 0 {
+            waiting.extend_from_slice(octets);
+        }
     }
 
     pub(crate) fn interim(&self) -> MutexGuard<'_, Vec<u8>> {
