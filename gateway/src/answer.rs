@@ -47,7 +47,7 @@ struct Passing<B> {
 pub enum End {
     /// The connection goes on to the next request, so the end waits until this one's body is done (HTTP/1).
     OfBoth,
-    /// Only the answer's; whoever writes it goes on with [`Answer::poll_rest`] (HTTP/2).
+    /// Only the answer's; whoever writes it goes on with `Answer::poll_rest` (HTTP/2).
     OfAnswer,
 }
 
