@@ -1,6 +1,7 @@
 //! Programs that a measurement starts: logs to a file, CPU time and memory from /proc, an end by their own pid.
 //! Every peer and the app are started here and nowhere else, so that nothing outlives the benchmark.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -173,12 +174,14 @@ pub(crate) fn connections_to(local: SocketAddr) -> Result<usize> {
     let port = format!(":{:04X}", local.port());
     let table = fs::read_to_string("/proc/net/tcp")
         .context("/proc/net/tcp: idle tunnels are counted there")?;
-    let is_ours = |line: &&str| {
+    let peer_of = |line: &'_ str| {
         let mut fields = line.split_whitespace().skip(1);
-        let own = fields.next().is_some_and(|own| own.ends_with(&port));
-        own && fields.nth(1) == Some("01")
+        let (own, peer, state) = (fields.next()?, fields.next()?, fields.next()?);
+        (own.ends_with(&port) && state == "01").then(|| peer.to_owned())
     };
-    Ok(table.lines().filter(is_ours).count())
+    // A table that changes while it is read shows some connections twice.
+    let peers: HashSet<String> = table.lines().filter_map(peer_of).collect();
+    Ok(peers.len())
 }
 
 /// USER_HZ, the unit of times in /proc: 100 on every Linux that Rust's tier 1 and 2 targets run on.
