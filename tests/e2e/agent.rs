@@ -1,9 +1,8 @@
 //! The agent keeps its tunnels up, says why when it cannot, and connects only where its owner told it (issue §5).
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use tidegate_tests::apps::HttpApp;
+use tidegate_tests::apps::{AbsentApp, HttpApp};
 use tidegate_tests::eventually::SOON;
 use tidegate_tests::link::Link;
 use tidegate_tests::peers::field;
@@ -42,7 +41,8 @@ async fn four_tunnels_go_to_each_gateway() {
 async fn one_gateway_that_is_down_does_not_hold_the_other_up() {
     let world = World::start().await;
     let app = HttpApp::start("blog").await;
-    let dead = dead_address().await.to_string();
+    let absent = AbsentApp::new();
+    let dead = absent.address().to_string();
     let agent = world
         .agent_with(HOST, app.target(), &["--gateway", &dead])
         .await;
@@ -53,7 +53,8 @@ async fn one_gateway_that_is_down_does_not_hold_the_other_up() {
 #[tokio::test]
 async fn an_app_that_is_down_is_a_502_that_says_so_and_is_printed_once() {
     let world = World::start().await;
-    let address = dead_address().await;
+    let absent = AbsentApp::new();
+    let address = absent.address();
     let agent = world.agent(HOST, &format!("http://{address}")).await;
     for _ in 0..3 {
         let answer = world.get(HOST, "/").await;
@@ -65,9 +66,10 @@ async fn an_app_that_is_down_is_a_502_that_says_so_and_is_printed_once() {
         );
     }
     let port = address.port().to_string();
-    assert_eq!(agent.logged(&[&port, "app"]).len(), 1, "{:?}", agent.log());
-    let _app = HttpApp::start_on("blog", address).await;
+    agent.wait_log(&[&port, "app"]).await;
+    let _app = HttpApp::start_at("blog", absent.listen());
     assert_eq!(world.get(HOST, "/hello").await.text(), "hello from blog\n");
+    assert_eq!(agent.logged(&[&port, "app"]).len(), 1, "{:?}", agent.log());
 }
 
 #[tokio::test]
@@ -301,7 +303,8 @@ async fn failures_are_logged_with_their_layer() {
         .wait_log(&["resolve", "no-such-host.invalid"])
         .await;
 
-    let dead = dead_address().await.to_string();
+    let absent = AbsentApp::new();
+    let dead = absent.address().to_string();
     launch(&dead).wait_log(&["TCP", &dead]).await;
 
     let app = HttpApp::start("not-tls").await;
@@ -472,15 +475,6 @@ async fn options_may_come_from_the_environment() {
     let mut agent = Program::spawn("tidegate", &mut command);
     agent.ready().await;
     world.wait_filed(HOST, 2, SOON).await;
-}
-
-/// An address on which nobody listens.
-async fn dead_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap()
 }
 
 /// An agent whose tunnels run through a link.

@@ -5,6 +5,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use rustix::process::Signal;
 use tokio::net::{TcpListener, TcpStream};
@@ -174,12 +175,27 @@ fn run(installed: &Installed, name: &str, config: &Path) -> Program {
     Program::start(name, &installed.path, &args)
 }
 
-/// Two addresses that are free at the moment, for a program that cannot take port 0.
+/// Two addresses that are free, for a program that cannot take port 0. They lie below the range that the system gives out
+/// by itself (`net.ipv4.ip_local_port_range`, 32768 and up), so that no connection of another test takes one meanwhile.
 pub async fn free_ports() -> GatewayPorts {
-    let first = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let second = TcpListener::bind("127.0.0.1:0").await.unwrap();
     GatewayPorts {
-        visitors: first.local_addr().unwrap(),
-        tunnels: second.local_addr().unwrap(),
+        visitors: free_port().await,
+        tunnels: free_port().await,
     }
+}
+
+async fn free_port() -> SocketAddr {
+    const FIRST: u16 = 20_000;
+    const COUNT: u32 = 12_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Test processes that run side by side begin at different places.
+    let begin = std::process::id().wrapping_mul(97);
+    for _ in 0..COUNT {
+        let step = begin.wrapping_add(NEXT.fetch_add(1, Relaxed)) % COUNT;
+        let port = FIRST + u16::try_from(step).unwrap();
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)).await {
+            return listener.local_addr().unwrap();
+        }
+    }
+    panic!("none of {COUNT} ports from {FIRST} on is free")
 }

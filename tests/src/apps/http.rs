@@ -70,12 +70,12 @@ impl Wire for UnixStream {
 impl HttpApp {
     /// Listens on a port of its own; `name` is in the answer of `/hello`.
     pub async fn start(name: &str) -> Self {
-        Self::start_on(name, "127.0.0.1:0".parse().unwrap()).await
+        Self::start_at(name, TcpListener::bind("127.0.0.1:0").await.unwrap())
     }
 
-    /// Listens on a given address: an app that comes back.
-    pub async fn start_on(name: &str, at: SocketAddr) -> Self {
-        let listener = TcpListener::bind(at).await.unwrap();
+    /// Serves a listener that there is: an app that comes up late.
+    #[must_use]
+    pub fn start_at(name: &str, listener: TcpListener) -> Self {
         let address = listener.local_addr().unwrap();
         let seen = Seen::default();
         let (name, shared) = (name.to_owned(), seen.clone());
