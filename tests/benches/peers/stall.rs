@@ -24,14 +24,18 @@ pub(crate) fn measure(setting: &Setting) -> Result<()> {
         "beside a visitor who never reads",
         "beside an app that never answers",
         "beside a 1 GiB download",
+        "beside a 1 GiB upload",
+        "beside such a download elsewhere",
         "failed",
     ]);
     for (peer, chain) in setting.start_all("stall", 1)? {
-        let mut p99 = [const { Vec::new() }; 4];
+        // What the processor alone makes of a download: the same one, through programs that these visitors do not use.
+        let elsewhere = setting.start(peer, "stall-elsewhere", 1, None)?;
+        let mut p99 = [const { Vec::new() }; NEIGHBOURS.len()];
         let mut failed = 0;
         for _ in 0..setting.rounds {
             for (neighbour, p99) in NEIGHBOURS.iter().zip(&mut p99) {
-                let _present = neighbour.arrive(setting, chain.visitors)?;
+                let _present = neighbour.arrive(setting, chain.visitors, elsewhere.visitors)?;
                 let seen = load::at_a_pace(chain.visitors, VISITORS, time, INTERVAL)?;
                 p99.push(seen.p99);
                 failed += seen.failed;
@@ -59,13 +63,17 @@ enum Neighbour {
     NeverReads,
     NeverAnswered,
     Downloads,
+    Uploads,
+    DownloadsElsewhere,
 }
 
-const NEIGHBOURS: [Neighbour; 4] = [
+const NEIGHBOURS: [Neighbour; 6] = [
     Neighbour::None,
     Neighbour::NeverReads,
     Neighbour::NeverAnswered,
     Neighbour::Downloads,
+    Neighbour::Uploads,
+    Neighbour::DownloadsElsewhere,
 ];
 
 /// Keeps the neighbour there until dropped.
@@ -81,7 +89,12 @@ enum Present {
 }
 
 impl Neighbour {
-    fn arrive(&self, setting: &Setting, gateway: SocketAddr) -> Result<Present> {
+    fn arrive(
+        &self,
+        setting: &Setting,
+        gateway: SocketAddr,
+        elsewhere: SocketAddr,
+    ) -> Result<Present> {
         let visitor = || {
             Visitor::connect(gateway, Duration::from_secs(10))
                 .context("the neighbour cannot connect")
@@ -99,22 +112,30 @@ impl Neighbour {
                 visitor.send_get("/hold")?;
                 Ok(Present::Connected { _visitor: visitor })
             }
-            Self::Downloads => {
-                let dir = setting.dir.clone();
-                let enough = Arc::new(AtomicBool::new(false));
-                let told = Arc::clone(&enough);
-                let thread = thread::spawn(move || {
-                    // One that fails shows in the others' failures as well.
-                    while !told.load(Ordering::Relaxed)
-                        && transfer::seconds(&dir, gateway, Direction::Download, GIB).is_ok()
-                    {
-                    }
-                });
-                Ok(Present::Transfers {
-                    enough,
-                    thread: Some(thread),
-                })
+            Self::Downloads => Ok(Present::transfer(setting, gateway, Direction::Download)),
+            Self::Uploads => Ok(Present::transfer(setting, gateway, Direction::Upload)),
+            Self::DownloadsElsewhere => {
+                Ok(Present::transfer(setting, elsewhere, Direction::Download))
             }
+        }
+    }
+}
+
+impl Present {
+    /// One transfer after the other.
+    fn transfer(setting: &Setting, gateway: SocketAddr, direction: Direction) -> Self {
+        let dir = setting.dir.clone();
+        let enough = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&enough);
+        let thread = thread::spawn(move || {
+            // One that fails shows in the others' failures as well.
+            while !told.load(Ordering::Relaxed)
+                && transfer::seconds(&dir, gateway, direction, GIB).is_ok()
+            {}
+        });
+        Self::Transfers {
+            enough,
+            thread: Some(thread),
         }
     }
 }
