@@ -2,12 +2,7 @@
 
 use http::header::{
     CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
 };
-
-static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-static HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// Names that `Connection` cannot have removed: they frame or route the message, or say who sent it, and a visitor who
 /// could strip them would be believed to be somebody else.
@@ -30,19 +25,17 @@ const PROTECTED: [&str; 14] = [
 
 /// Removes what concerns one hop, and what `Connection` names. `TE: trailers` stays, alone (RFC 9113 §8.2.2).
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    // Most messages have nothing to strip, and comparing a few names costs less than looking up all of these.
-    if !headers.keys().any(concerns_one_hop) {
-        return;
-    }
-    if headers.contains_key(CONNECTION) {
+    // A glance at the names that are there costs less than looking up each of these.
+    let found: [bool; ONE_HOP.len()] =
+        ONE_HOP.map(|one| headers.keys().any(|name| name.as_str() == one));
+    if found[0] {
         strip_named(headers);
-        headers.remove(CONNECTION);
     }
-    headers.remove(&KEEP_ALIVE);
-    headers.remove(&PROXY_CONNECTION);
-    headers.remove(&HTTP2_SETTINGS);
-    headers.remove(TRANSFER_ENCODING);
-    headers.remove(UPGRADE);
+    for (name, found) in ONE_HOP.into_iter().zip(found) {
+        if found {
+            headers.remove(name);
+        }
+    }
     if let Some(first) = headers.get(TE)
         && first != "trailers"
     {
@@ -54,10 +47,15 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-fn concerns_one_hop(name: &HeaderName) -> bool {
-    [CONNECTION, TRANSFER_ENCODING, UPGRADE, TE].contains(name)
-        || [&KEEP_ALIVE, &PROXY_CONNECTION, &HTTP2_SETTINGS].contains(&name)
-}
+/// What always concerns one hop. `Connection` is the first, because it names more of them.
+const ONE_HOP: [&str; 6] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "http2-settings",
+    "transfer-encoding",
+    "upgrade",
+];
 
 /// Removes what must not be in trailers: what concerns one hop, and what frames or routes a message (RFC 9110 §6.5.1).
 /// `h2` refuses to send some of these, and the message would never end.

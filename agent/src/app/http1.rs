@@ -105,7 +105,15 @@ impl Link {
         });
         let mut response = pin!(self.requests.try_send_request(request));
         let mut limit = pin!(within.map(sleep));
+        let mut handed_over = false;
         poll_fn(|cx| {
+            // The request is in the connection's queue before the connection is driven: one turn writes it.
+            if !handed_over {
+                handed_over = true;
+                if let Poll::Ready(answer) = response.as_mut().poll(cx) {
+                    return Poll::Ready(answer.map_err(Miss::from));
+                }
+            }
             let over = drive(&mut self.connection, &mut self.over, cx);
             pass_interim(&self.interim, respond);
             if let Poll::Ready(answer) = response.as_mut().poll(cx) {
