@@ -222,9 +222,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for Seam<T> {
             }
             let arrived = buf.filled().len() - start - held;
             if arrived == 0 {
-                // The peer's end. A head that was cut goes to `h2` as it is, which then knows the end for a tear.
                 buf.set_filled(start);
-                return Poll::Ready(Ok(()));
+                return Poll::Ready(self.at_the_end());
             }
             this.heard(arrived);
             let kept = this.watch.pass(&mut buf.filled_mut()[start..]);
@@ -238,7 +237,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Seam<T> {
 }
 
 impl<T: AsyncRead + Unpin> Seam<T> {
-    /// Reads into `replay`, which is empty. Leaves it empty only at the peer's end.
+    /// Reads into `replay`, which is empty, while a head is held back: the peer's end is an error here.
     fn poll_aside(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             let mut piece = [0; 1024];
@@ -248,7 +247,7 @@ impl<T: AsyncRead + Unpin> Seam<T> {
             ready!(Pin::new(&mut self.io).poll_read(cx, &mut piece))?;
             let arrived = piece.filled().len() - held;
             if arrived == 0 {
-                return Poll::Ready(Ok(()));
+                return Poll::Ready(self.at_the_end());
             }
             self.heard(arrived);
             let kept = self.watch.pass(piece.filled_mut());
@@ -257,6 +256,15 @@ impl<T: AsyncRead + Unpin> Seam<T> {
                 self.replay = Bytes::copy_from_slice(&piece.filled()[..kept]);
                 return Poll::Ready(Ok(()));
             }
+        }
+    }
+
+    /// The peer's end is an end between frames; inside a head, of which `h2` has seen nothing, it is a tear.
+    fn at_the_end(&self) -> io::Result<()> {
+        if self.watch.held().is_empty() {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::UnexpectedEof.into())
         }
     }
 
@@ -478,6 +486,32 @@ mod tests {
                 }
                 assert_eq!(seen, expected, "cut at {cut}, room for {room}");
                 assert_eq!(shared.octets().0, wire.len() as u64);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_end_inside_a_head_is_a_tear() {
+        let wire = [frame(1, 3), frame(8, 4)].concat();
+        let whole = frame(1, 3).len();
+        for end in whole..whole + 9 {
+            for room in [1, 4, 64] {
+                let (near, mut far) = tokio::io::duplex(64);
+                let (mut seam, _) = Seam::new(near, Opening::SwallowPreface, Bytes::new());
+                far.write_all(&wire[..end]).await.unwrap();
+                drop(far);
+                let mut buffer = vec![0; room];
+                let mut seen = 0;
+                let ended = loop {
+                    match seam.read(&mut buffer).await {
+                        Ok(0) => break None,
+                        Ok(read) => seen += read,
+                        Err(error) => break Some(error.kind()),
+                    }
+                };
+                assert_eq!(seen, whole, "cut at {end}, room for {room}");
+                let tear = (end > whole).then_some(io::ErrorKind::UnexpectedEof);
+                assert_eq!(ended, tear, "cut at {end}, room for {room}");
             }
         }
     }
