@@ -50,6 +50,13 @@ pub struct Visit {
     pub origin: Origin,
 }
 
+impl Visit {
+    /// Whether the connection was opened for a name whose certificate does not cover this one (RFC 9110 §15.5.20).
+    pub fn misdirects(&self, host: &str) -> bool {
+        matches!(&self.tls, Some((certs, Some(sni))) if !certs.covers(Some(sni), host))
+    }
+}
+
 /// The visitor's side of a request that waits for its answer.
 pub trait Side {
     /// An interim response (RFC 9110 §15.2) other than 100.

@@ -49,6 +49,21 @@ pub fn failed(failure: Failure, about: Option<&str>, id: &str, wants: Wants) -> 
     response
 }
 
+/// The same as it stands on an HTTP/1 connection that ends with it, where there is no request to answer.
+pub fn last_words(failure: Failure, id: &str) -> Vec<u8> {
+    let response = failed(failure, None, id, Wants::Text);
+    let mut octets =
+        format!("HTTP/1.1 {}\r\nconnection: close\r\n", response.status()).into_bytes();
+    for (name, value) in response.headers() {
+        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            octets.extend_from_slice(part);
+        }
+    }
+    octets.extend_from_slice(b"\r\n");
+    octets.extend_from_slice(response.body());
+    octets
+}
+
 /// In which form an error is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wants {

@@ -17,6 +17,9 @@ async fn refused(site: &Site, what: &str, bytes: impl AsRef<[u8]>, statuses: &[u
         "{what}: {}",
         answer.status()
     );
+    assert_ne!(answer.reason(), "", "{what}: says why");
+    let id = answer.head.get("tidegate-request-id").unwrap().to_owned();
+    site.world.gateway.wait_log(&[" access ", &id]).await;
     let rest = visitor.closed_within(SOON).await;
     assert!(
         rest.is_empty(),
@@ -187,6 +190,32 @@ async fn malformed_heads_are_refused() {
     }
 }
 
+/// What is sent ahead of its turn is refused in its turn, and the answer before it is whole.
+#[tokio::test]
+async fn a_malformed_head_behind_a_request_is_refused_after_its_answer() {
+    let site = Site::start().await;
+    for path in ["/hello", "/size/300000"] {
+        let mut visitor = site.visitor().await;
+        let first = format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+        visitor
+            .send(format!("{first}GET  / HTTP/1.1\r\n\r\n"))
+            .await;
+        let answer = visitor.answer("GET").await;
+        assert_eq!(
+            (answer.status(), answer.cut.is_none()),
+            (200, true),
+            "{path}"
+        );
+        let refusal = visitor.answer("GET").await;
+        assert_eq!(
+            (refusal.status(), refusal.reason()),
+            (400, "malformed-request")
+        );
+        assert_eq!(refusal.text(), "The request is not well-formed HTTP.\n");
+        assert!(visitor.closed_within(SOON).await.is_empty());
+    }
+}
+
 /// These are well framed, so that the connection may go on; the app does not see them.
 #[tokio::test]
 async fn odd_targets_are_refused() {
@@ -274,6 +303,11 @@ async fn heads_that_are_too_large_are_a_431() {
                 matches!(answer.status(), 414 | 431),
                 "{what}: {}",
                 answer.status()
+            );
+            let reason = answer.reason();
+            assert!(
+                matches!(reason, "target-too-long" | "head-too-large"),
+                "{what}: {reason}"
             );
         }
         assert_eq!(site.app.requests().len(), 0, "{what}");

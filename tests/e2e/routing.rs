@@ -130,6 +130,23 @@ async fn the_certificate_is_chosen_by_sni() {
 }
 
 #[tokio::test]
+async fn a_host_that_the_certificate_does_not_cover_is_misdirected() {
+    let site = Site::start().await;
+    let world = &site.world;
+    let tls = world.visitor_tls(&["http/1.1"]);
+    let mut visitor = Visitor::connect_tls(world.visitors_tls, "shop.test", tls).await;
+    visitor.send_get(HOST, "/hello").await;
+    let answer = visitor.answer("GET").await;
+    assert_eq!((answer.status(), answer.reason()), (421, "misdirected"));
+    let tls = world.visitor_tls(&["h2"]);
+    let mut visitor = H2Visitor::connect_tls(world.visitors_tls, "shop.test", tls).await;
+    let answer = visitor.get(HOST, "/hello").await;
+    assert_eq!(answer.field("tidegate-reason"), "misdirected");
+    assert_eq!(answer.status, 421);
+    assert_eq!(site.app.requests().len(), 0);
+}
+
+#[tokio::test]
 async fn port_case_and_trailing_dot_do_not_matter() {
     let site = Site::start().await;
     for host in [

@@ -21,7 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::{sleep_until, timeout};
 use tracing::debug;
 
-use super::io::VisitorIo;
+use super::io::{Refusal, VisitorIo};
 use super::pulse::{Overdue, Pulse};
 use super::{Limits, Reception, upgrade};
 use crate::access::Record;
@@ -45,7 +45,7 @@ where
         pulse: Arc::clone(&pulse),
         verdict: AtomicU8::new(NONE),
     });
-    let io = VisitorIo::new(stream, seen, Arc::clone(&pulse));
+    let io = VisitorIo::new(stream, seen, Arc::clone(&pulse), refusal(&visit, &pulse));
     let limits = reception.limits.clone();
     let service = {
         let (reception, visit, watched) = (
@@ -102,11 +102,13 @@ where
     .await;
     match ended {
         Ended::Over(Ok(())) => {}
-        Ended::Over(Err(error)) => failed(&visit, &pulse, &error),
+        Ended::Over(Err(error)) => {
+            debug!(visitor = %visit.visitor, "a visitor's connection failed: {error}")
+        }
         Ended::Overdue(Overdue::Head) => {
             if let Some(parts) = Pin::into_inner(connection).into_parts() {
                 let began = pulse.first_line();
-                head_timeout(parts.io.into_inner(), &visit, Some(began)).await;
+                head_timeout(parts.io.into_inner().into_inner(), &visit, Some(began)).await;
             }
         }
         // A connection that nobody used is closed without a word (RFC 9112 §9.5); one that is not read is cut.
@@ -163,22 +165,24 @@ impl Watched {
     }
 }
 
-/// A connection that ended in an error of HTTP/1: hyper has answered it if there was anything to answer.
-fn failed(visit: &Visit, pulse: &Pulse, error: &hyper::Error) {
-    if !error.is_parse() && !error.is_parse_too_large() {
-        return debug!(visitor = %visit.visitor, "a visitor's connection failed: {error}");
-    }
-    let failure = match error.to_string() {
-        text if error.is_parse_too_large() && text.contains("URI") => Failure::TargetTooLong,
-        _ if error.is_parse_too_large() => Failure::HeadTooLarge,
-        _ => Failure::Malformed,
-    };
-    let mut record = visit
-        .gateway
-        .access
-        .record(&visit.label, visit.tls.is_some(), Instant::now());
-    record.raw = Some(pulse.first_line());
-    record.failed(failure);
+/// What is said, and logged, instead of hyper's own answer to a head that it could not parse.
+fn refusal(visit: &Arc<Visit>, pulse: &Arc<Pulse>) -> Refusal {
+    let (visit, pulse) = (Arc::clone(visit), Arc::clone(pulse));
+    Box::new(move |status| {
+        let failure = match status {
+            StatusCode::URI_TOO_LONG => Failure::TargetTooLong,
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => Failure::HeadTooLarge,
+            _ => Failure::Malformed,
+        };
+        let mut record =
+            visit
+                .gateway
+                .access
+                .record(&visit.label, visit.tls.is_some(), Instant::now());
+        record.raw = Some(pulse.first_line());
+        record.failed(failure);
+        page::last_words(failure, &record.id()).into()
+    })
 }
 
 /// Answers a visitor whose head does not come, and closes.
@@ -193,16 +197,10 @@ pub(super) async fn head_timeout<T: AsyncWrite + Unpin>(
         .record(&visit.label, visit.tls.is_some(), Instant::now());
     record.raw = began;
     record.failed(Failure::HeadTimeout);
-    let answer = format!(
-        "HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-type: text/plain\r\n{}: {}\r\ncontent-length: {}\r\n\r\n{}\n",
-        page::REASON,
-        Failure::HeadTimeout.reason(),
-        Failure::HeadTimeout.sentence().len() + 1,
-        Failure::HeadTimeout.sentence(),
-    );
+    let answer = page::last_words(Failure::HeadTimeout, &record.id());
     // Whoever does not send does not always read either.
     let _told = timeout(Duration::from_secs(1), async {
-        stream.write_all(answer.as_bytes()).await?;
+        stream.write_all(&answer).await?;
         stream.shutdown().await
     })
     .await;
@@ -304,6 +302,9 @@ async fn ask(
         .map_err(refused)?
         .name()
         .to_owned();
+    if visit.misdirects(&host) {
+        return Err(refused(Failure::Misdirected));
+    }
     if let Some(most) = visit.gateway.max_body
         && declared(request.headers()).is_some_and(|length| length > most)
     {

@@ -379,10 +379,7 @@ async fn ask(
         .map_err(refused)?
         .name()
         .to_owned();
-    // A connection opened for one name may only be used for others that its certificate covers.
-    if let Some((certs, Some(sni))) = &visit.tls
-        && !certs.covers(Some(sni), &host)
-    {
+    if visit.misdirects(&host) {
         return Err(refused(Failure::Misdirected));
     }
     // Fields that HTTP/2 forbids and `h2` lets pass would frame an HTTP/1 request at the app (RFC 9113 §8.2.2).

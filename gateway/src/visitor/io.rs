@@ -1,6 +1,6 @@
 //! A visitor's HTTP/1 socket as hyper sees it: what was read while the protocol was still open is replayed, interim
-//! responses go out before anything else, a half-close does not look like a departure, and everything leaves a note in
-//! the connection's pulse.
+//! responses go out before anything else, a half-close does not look like a departure, hyper's own answer to what it cannot
+//! parse becomes ours, and everything leaves a note in the connection's pulse.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -8,30 +8,60 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
+use http::StatusCode;
 use tidegate_shared::socket::poll_write_pieces;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::pulse::Pulse;
 
+/// Makes the answer to a head that hyper refuses with this status.
+pub(super) type Refusal = Box<dyn FnMut(StatusCode) -> Bytes + Send>;
+
 /// See the module's head.
-#[derive(Debug)]
 pub(super) struct VisitorIo<T> {
     io: T,
     replay: Bytes,
     pulse: Arc<Pulse>,
     interim: Bytes,
+    refusal: Refusal,
 }
 
 impl<T> VisitorIo<T> {
-    pub(super) fn new(io: T, seen: Bytes, pulse: Arc<Pulse>) -> Self {
+    pub(super) fn new(io: T, seen: Bytes, pulse: Arc<Pulse>, refusal: Refusal) -> Self {
         pulse.read(&seen);
         Self {
             io,
             replay: seen,
             pulse,
             interim: Bytes::new(),
+            refusal,
         }
     }
+
+    /// The socket itself, for whoever has the last word.
+    pub(super) fn into_inner(self) -> T {
+        self.io
+    }
+
+    /// Takes hyper's own answer out of its hands; ours goes out in its place, before the socket is flushed.
+    fn is_refused(&mut self, octets: &[u8]) -> bool {
+        if !self.pulse.is_at_rest() {
+            return false;
+        }
+        let Some(status) = refused_with(octets) else {
+            return false;
+        };
+        self.interim = (self.refusal)(status);
+        true
+    }
+}
+
+/// The status of an answer that begins here, if it refuses.
+fn refused_with(octets: &[u8]) -> Option<StatusCode> {
+    let line = octets.strip_prefix(b"HTTP/1.")?.get(2..5)?;
+    StatusCode::from_bytes(line)
+        .ok()
+        .filter(|status| status.is_client_error())
 }
 
 impl<T: AsyncWrite + Unpin> VisitorIo<T> {
@@ -106,6 +136,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for VisitorIo<T> {
         octets: &[u8],
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_interim(cx))?;
+        if self.is_refused(octets) {
+            return Poll::Ready(Ok(octets.len()));
+        }
         let written = Pin::new(&mut self.io).poll_write(cx, octets);
         self.note(written)
     }
@@ -116,6 +149,11 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for VisitorIo<T> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_interim(cx))?;
+        if let Some(first) = slices.iter().find(|slice| !slice.is_empty())
+            && self.is_refused(first)
+        {
+            return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
+        }
         let written = poll_write_pieces(Pin::new(&mut self.io), cx, slices);
         self.note(written)
     }
@@ -126,6 +164,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for VisitorIo<T> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_interim(cx))?;
+        // hyper flushes when it has written all that it had.
+        self.pulse.all_written();
         let flushed = Pin::new(&mut self.io).poll_flush(cx);
         if flushed.is_pending() {
             self.pulse.write_blocked();
@@ -134,6 +174,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for VisitorIo<T> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_interim(cx))?;
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

@@ -50,6 +50,8 @@ pub struct Pulse {
     head_since: AtomicU64,
     idle_since: AtomicU64,
     in_hand: AtomicBool,
+    /// No request is in hand, and all of the last response has left hyper.
+    at_rest: AtomicBool,
     request_since: AtomicU64,
     responding: AtomicBool,
     body_due_since: AtomicU64,
@@ -92,6 +94,7 @@ impl Default for Pulse {
             head_since: AtomicU64::new(0),
             idle_since: AtomicU64::new(now),
             in_hand: AtomicBool::new(false),
+            at_rest: AtomicBool::new(true),
             request_since: AtomicU64::new(0),
             responding: AtomicBool::new(false),
             body_due_since: AtomicU64::new(0),
@@ -176,9 +179,20 @@ impl Pulse {
         self.in_hand.load(Relaxed)
     }
 
+    /// Everything that was to be written has been.
+    pub(crate) fn all_written(&self) {
+        self.at_rest.store(!self.is_in_hand(), Relaxed);
+    }
+
+    /// Whether what is written next belongs to no request: it can only be the answer to a head that was not understood.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.at_rest.load(Relaxed)
+    }
+
     /// A head is complete: returns when its first octet arrived.
     pub(crate) fn request_began(&self, now: u64) -> u64 {
         self.in_hand.store(true, Relaxed);
+        self.at_rest.store(false, Relaxed);
         self.responding.store(false, Relaxed);
         self.body_due_since.store(0, Relaxed);
         self.request_since.store(now, Relaxed);
