@@ -1,8 +1,8 @@
 //! How long to wait before dialling again. Pure: failures in, milliseconds out; the randomness is handed in.
 //!
 //! Exponential with full jitter: a crowd of agents that lost one gateway comes back spread out. The ceiling depends on
-//! what failed: a path that returns is to be used within 3 s, whereas a gateway that refuses us will not change its mind
-//! within seconds.
+//! what failed: a path that returns, or a gateway that restarts, is to be used within 3 s, whereas a gateway that refuses us
+//! will not change its mind within seconds.
 
 use crate::random::Random;
 
@@ -21,7 +21,7 @@ impl Kind {
     const fn ceiling_ms(self) -> u64 {
         match self {
             Self::Path => 1_000,
-            Self::Closed => 10_000,
+            Self::Closed => 2_500,
             Self::Rejected => 30_000,
         }
     }
@@ -75,7 +75,7 @@ mod tests {
     fn delays_grow_to_their_ceiling_and_no_further() {
         for (kind, ceiling) in [
             (Kind::Path, 1_000),
-            (Kind::Closed, 10_000),
+            (Kind::Closed, 2_500),
             (Kind::Rejected, 30_000),
         ] {
             let mut longest = 0;

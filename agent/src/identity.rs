@@ -4,7 +4,7 @@
 use std::time::{Duration, SystemTime};
 
 use tidegate_certs::peer::PeerCertificate;
-use tidegate_shared::tls::SwapIdentity;
+use tidegate_shared::tls::{Identity, SwapIdentity};
 use tracing::{info, warn};
 
 /// How often the file is looked at, at least.
@@ -71,7 +71,8 @@ impl Keeper {
 
     /// Looks at the file. True when tunnels with the fresh certificate are to be made.
     pub fn look(&mut self, identity: &SwapIdentity) -> bool {
-        let renewed = match identity.reload_if_changed() {
+        let present = identity.current();
+        let renewed = match identity.reload_if_changed(|fresh| fit(&present, fresh)) {
             Ok(renewed) => renewed,
             Err(fault) => {
                 warn!("the renewed certificate cannot be used, the one in use stays: {fault}");
@@ -138,6 +139,19 @@ impl Keeper {
                 "the certificate in {path} has expired: no gateway takes it; renew it, and it will be taken up without a restart"
             ),
         }
+    }
+}
+
+/// A gateway refuses what is odd, not for clients, or past its time. What is in use may be odd too, and then a gateway that
+/// is not Tidegate takes it; a renewal of it may be odd as well.
+fn fit(present: &Identity, fresh: &Identity) -> Result<(), String> {
+    match PeerCertificate::read(fresh.leaf(), true) {
+        Ok(peer) if peer.facts.not_after <= SystemTime::now() => {
+            Err("it has expired already".into())
+        }
+        Ok(_) => Ok(()),
+        Err(_) if PeerCertificate::read(present.leaf(), true).is_err() => Ok(()),
+        Err(refusal) => Err(refusal.to_string()),
     }
 }
 

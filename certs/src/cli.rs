@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use clap::{ArgGroup, Parser, Subcommand};
 use thiserror::Error;
+use tidegate_shared::args::one_line;
 use tidegate_shared::tls::TlsFault;
 
 use crate::ca::{AUTHORITY_VALIDITY, Authority, Bundle, CaFault, Subject, Validity};
@@ -77,7 +78,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(args) => execute(&args.command),
         // --help and --version come as errors as well.
         Err(e) if e.exit_code() == 0 => Ok(e.render().to_string()),
-        Err(e) => Err(CliFault::Usage(one_line(&e))),
+        Err(e) => Err(CliFault::Usage(sentence(&e))),
     };
     match outcome {
         Ok(text) => print(&text),
@@ -181,21 +182,12 @@ fn print(text: &str) -> ExitCode {
     }
 }
 
-/// clap's message without its usage block, on one line.
-fn one_line(error: &clap::Error) -> String {
+/// clap's message, on one line.
+fn sentence(error: &clap::Error) -> String {
     if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         return "a command is needed: init, issue or show; --help tells more".into();
     }
-    let message = error.render().to_string();
-    let lines: Vec<&str> = message
-        .lines()
-        .take_while(|line| !line.starts_with("Usage:"))
-        .map(str::trim)
-        .filter(|line| !line.is_empty() && !line.starts_with("For more information"))
-        .collect();
-    let text = lines.join(" ");
-    let text = text.strip_prefix("error: ").unwrap_or(&text);
-    format!("{text}; --help tells more")
+    one_line(&error.render().to_string())
 }
 
 /// Why the program ends with another code than 0.

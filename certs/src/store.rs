@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::Builder;
 use thiserror::Error;
-use tidegate_shared::tls::PemFile;
+use tidegate_shared::tls::{PemFile, read_bounded};
 
 use crate::ca::{Authority, Bundle, CaFault, Subject, Validity};
 use crate::peer::{self, PeerCertificate, Refusal};
@@ -55,7 +55,12 @@ pub fn init(dir: &Path, validity: Validity) -> Result<Authority, StoreFault> {
 /// There is none, or its files are damaged or not a pair.
 pub fn open(dir: &Path) -> Result<Authority, StoreFault> {
     let [certificate, key] = [CA_CERTIFICATE, CA_KEY].map(|name| dir.join(name));
-    let read = |path: &Path| match fs::read_to_string(path) {
+    let text = |path: &Path| {
+        let octets = read_bounded(path)?;
+        String::from_utf8(octets)
+            .map_err(|_| io::Error::new(ErrorKind::InvalidData, "it is no text"))
+    };
+    let read = |path: &Path| match text(path) {
         Ok(text) => Ok(text),
         Err(e) if e.kind() == ErrorKind::NotFound => Err(StoreFault::NoAuthority(path.into())),
         Err(e) => Err(StoreFault::io("read", path, e)),
@@ -208,6 +213,7 @@ pub(crate) const fn is_users(kind: ErrorKind) -> bool {
             | ErrorKind::IsADirectory
             | ErrorKind::AlreadyExists
             | ErrorKind::InvalidData
+            | ErrorKind::InvalidInput
             | ErrorKind::InvalidFilename
             | ErrorKind::ReadOnlyFilesystem
     )

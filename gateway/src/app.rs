@@ -4,7 +4,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tidegate_certs::peer::gateway_identity;
@@ -13,7 +13,9 @@ use tidegate_shared::log::Sink;
 use tidegate_shared::reversal::io::Terms;
 use tidegate_shared::signals::Hangup;
 use tidegate_shared::socket;
-use tidegate_shared::tls::{SwapIdentity, TlsFault, VisitorCerts, tunnel_server, visitor_server};
+use tidegate_shared::tls::{
+    Identity, SwapIdentity, TlsFault, VisitorCerts, tunnel_server, visitor_server,
+};
 use tidegate_shared::workers::Workers;
 use tokio::net::TcpListener;
 use tokio::time::{MissedTickBehavior, interval};
@@ -336,7 +338,7 @@ fn pool_limits(run: &Run) -> pool::Limits {
 fn reception(run: &Run, pool: &Arc<Pool>, metrics: &Arc<Metrics>, sink: &Sink) -> Reception {
     let written = (!run.no_access_log).then(|| sink.clone());
     // Tells runs apart; where two start in one second on one machine, their processes differ.
-    let started = std::time::SystemTime::now()
+    let started = SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap_or_default()
         .as_secs();
@@ -419,7 +421,7 @@ async fn housekeeping(
             }
         };
         if let Some(identity) = &identity {
-            changed("the gateway's identity", identity.reload_if_changed());
+            changed("the gateway's identity", identity.reload_if_changed(fit));
         }
         if let Some(certs) = &certs {
             changed("a certificate for visitors", certs.reload_if_changed());
@@ -428,5 +430,16 @@ async fn housekeeping(
             forgotten = Instant::now();
             pool.forget();
         }
+    }
+}
+
+/// Agents refuse a certificate that is not for servers, or past its time.
+fn fit(fresh: &Identity) -> Result<(), String> {
+    match gateway_identity(fresh.leaf()) {
+        Ok(read) if read.facts.not_after <= SystemTime::now() => {
+            Err("it has expired already".into())
+        }
+        Ok(_) => Ok(()),
+        Err(refusal) => Err(refusal.to_string()),
     }
 }

@@ -8,6 +8,7 @@ use clap::Parser;
 use tidegate_gateway::app::{App, Trouble};
 use tidegate_gateway::config::{Cli, Command, Run};
 use tidegate_gateway::list;
+use tidegate_shared::args::one_line;
 use tidegate_shared::{log, signals};
 use tikv_jemallocator::Jemalloc;
 
@@ -21,10 +22,13 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are answers, everything else is a mistake; either is printed where it belongs.
-            let code = if error.use_stderr() { 64 } else { 0 };
-            return error
-                .print()
-                .map_or(ExitCode::FAILURE, |()| ExitCode::from(code));
+            let (said, code) = if is_mistake(&error) {
+                let line = one_line(&error.render().to_string());
+                (writeln!(std::io::stderr(), "tidegated: {line}"), 64)
+            } else {
+                (error.print(), if error.use_stderr() { 64 } else { 0 })
+            };
+            return said.map_or(ExitCode::FAILURE, |()| ExitCode::from(code));
         }
     };
     let outcome = match cli.command {
@@ -68,4 +72,10 @@ fn say(text: &str) -> Result<(), Trouble> {
     out.write_all(text.as_bytes())
         .and_then(|()| out.flush())
         .map_err(|error| Trouble::Ours(format!("standard output cannot be written: {error}")))
+}
+
+/// Where a command is missing the help says more than a sentence.
+fn is_mistake(error: &clap::Error) -> bool {
+    error.use_stderr()
+        && error.kind() != clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
 }

@@ -80,9 +80,32 @@ fn address(text: &str, unnamed: IpAddr) -> Result<SocketAddr, String> {
     })
 }
 
+/// What clap renders about a mistake, without its usage block and on one line, for a person or a log that reads the first.
+pub fn one_line(rendered: &str) -> String {
+    let lines: Vec<&str> = rendered
+        .lines()
+        .take_while(|line| !line.starts_with("Usage:"))
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with("For more information"))
+        .collect();
+    let text = lines.join(" ");
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    format!("{text}; --help tells more")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mistake_is_one_line() {
+        let rendered = "error: the following required arguments were not provided:\n  --tunnels <ADDR>\n  --ca <PEM>\n\n\
+                        Usage: tidegated run --tunnels <ADDR>\n\nFor more information, try '--help'.\n";
+        assert_eq!(
+            one_line(rendered),
+            "the following required arguments were not provided: --tunnels <ADDR> --ca <PEM>; --help tells more"
+        );
+    }
 
     #[test]
     fn durations_sizes_and_addresses() {

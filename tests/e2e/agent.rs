@@ -418,6 +418,65 @@ async fn mistakes_of_the_user_end_with_64_and_a_sentence() {
     }
 }
 
+/// Whatever a file's option points at, the program says what is wrong and ends: it does not read for ever.
+#[tokio::test]
+async fn what_is_no_file_is_refused_by_every_program() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = Pki::create(dir.path(), "ca");
+    let text = |path: std::path::PathBuf| path.to_str().unwrap().to_owned();
+    let (agent, server) = (text(pki.agent(&[HOST])), text(pki.server(&["localhost"])));
+    let ca = text(pki.ca_file("ca"));
+    let (pipe, folder) = (dir.path().join("pipe"), text(dir.path().to_owned()));
+    let made = run(std::path::Path::new("mkfifo"), &[pipe.clone().into()]).await;
+    assert_eq!(made.code, Some(0), "{}", made.stderr);
+    let giant = dir.path().join("giant.pem");
+    let file = std::fs::File::create(&giant).unwrap();
+    file.set_len(1 << 40).unwrap();
+    let (pipe, giant) = (text(pipe), text(giant));
+    for (odd, reason) in [
+        ("/dev/zero", "a device"),
+        (&pipe, "a pipe"),
+        (&folder, "a directory"),
+        (&giant, "larger than 1 MiB"),
+    ] {
+        let http = |identity, ca| {
+            let gateway = ["http", "https://localhost:1", "--gateway", "localhost:1"];
+            [&gateway[..], &["--identity", identity, "--ca", ca]].concat()
+        };
+        let any = "127.0.0.1:0";
+        let gateway = |identity, ca| {
+            let tunnels = ["run", "--tunnels", any, "--visitors", any];
+            [&tunnels[..], &["--identity", identity, "--ca", ca]].concat()
+        };
+        for (program, args) in [
+            ("tidegate", http(odd, &ca)),
+            ("tidegate", http(&agent, odd)),
+            (
+                "tidegate",
+                [&http(&agent, &ca)[..], &["--target-ca", odd]].concat(),
+            ),
+            ("tidegated", gateway(odd, &ca)),
+            ("tidegated", gateway(&server, odd)),
+            (
+                "tidegated",
+                [
+                    &gateway(&server, &ca)[..],
+                    &["--visitors-tls", any, "--visitors-cert", odd],
+                ]
+                .concat(),
+            ),
+            ("tidegate-certs", vec!["show", odd]),
+        ] {
+            let args: Vec<_> = args.iter().map(Into::into).collect();
+            let finished = run(&built(program), &args).await;
+            let said = &finished.stderr;
+            assert_eq!(finished.code, Some(64), "{program} {args:?}: {said}");
+            assert!(said.contains(odd), "{program} {args:?}: {said}");
+            assert!(said.contains(reason), "{program} {args:?}: {said}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_address_in_use_ends_with_a_sentence() {
     let world = World::start().await;

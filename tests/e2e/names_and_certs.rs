@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rcgen::string::BmpString;
 use rcgen::{CertificateParams, DistinguishedName, DnType, DnValue, ExtendedKeyUsagePurpose};
+use rustix::process::Signal;
 use tidegate_tests::apps::HttpApp;
 use tidegate_tests::conn::Conn;
 use tidegate_tests::eventually::SOON;
@@ -286,6 +287,48 @@ async fn an_agent_dials_anew_with_a_renewed_certificate() {
         every.tick().await;
         assert_eq!(world.get("blog.test", "/hello").await.status(), 200);
     }
+}
+
+/// A file that was renewed wrongly changes nothing, at either end, until it is renewed rightly.
+#[tokio::test]
+async fn a_renewed_certificate_that_would_be_refused_is_not_used() {
+    let world = World::start().await;
+    let app = HttpApp::start("blog").await;
+    let identity = world.pki.agent(&["blog.test"]);
+    let file = identity.file_stem().unwrap().to_str().unwrap();
+    let mut agent = world.launch_agent(&identity, app.target(), &["--tunnels", "1"]);
+    agent.ready().await;
+    let mut expired = Pki::agent_params(&["blog.test"]);
+    expired.not_after = OffsetDateTime::now_utc() - Duration::from_secs(60);
+    for (params, reason) in [
+        (Pki::server_params(&["blog.test"]), "clientAuth"),
+        (expired, "expired"),
+    ] {
+        assert_eq!(world.pki.issue(&params, file), identity);
+        agent.signal(Signal::HUP);
+        agent
+            .wait_log(&["WARN", file, "in use stays", reason])
+            .await;
+    }
+    assert_eq!(world.get("blog.test", "/hello").await.status(), 200);
+    assert!(!agent.log_contains("was renewed"), "{:?}", agent.log());
+    assert_eq!(world.pki.agent(&["blog.test"]), identity);
+    agent.signal(Signal::HUP);
+    agent.wait_log(&[file, "was renewed"]).await;
+
+    let identity = world
+        .pki
+        .server(&["localhost", "gateway.test", "127.0.0.1"]);
+    let file = identity.file_stem().unwrap().to_str().unwrap();
+    assert_eq!(
+        world.pki.issue(&Pki::agent_params(&["localhost"]), file),
+        identity
+    );
+    world.gateway.signal(Signal::HUP);
+    world
+        .gateway
+        .wait_log(&["ERROR", file, "in use stays", "serverAuth"])
+        .await;
 }
 
 /// The commands of the README: what `tidegate-certs` makes is what the two programs want.

@@ -173,20 +173,45 @@ fn a_renewed_identity_is_used_by_the_next_handshake() {
         met.server.peer_certificates().unwrap()[0].clone()
     };
     let first = presented();
-    assert!(!agent.reload_if_changed().unwrap());
+    assert!(!agent.reload_if_changed(|_| Ok(())).unwrap());
 
     let renewed = world
         .authority
         .issue_agent(&["app1"], Validity::days(2))
         .unwrap();
     world.write("agent.pem", renewed.pem());
-    assert!(agent.reload_if_changed().unwrap());
+    assert!(agent.reload_if_changed(|_| Ok(())).unwrap());
     assert_eq!(presented(), *renewed.leaf());
     assert_ne!(presented(), first);
 
     // The same text in a file that is another one: read, and found to be no change.
     world.write("agent.pem", renewed.pem());
-    assert!(!agent.reload_if_changed().unwrap());
+    assert!(!agent.reload_if_changed(|_| Ok(())).unwrap());
+}
+
+#[test]
+fn a_renewal_that_is_not_fit_is_told_once_and_changes_nothing() {
+    let world = World::new();
+    let agent = world.agent(&["app1"]);
+    let before = agent.current().leaf().clone();
+    let renewed = world
+        .authority
+        .issue_agent(&["app1"], Validity::days(2))
+        .unwrap();
+    world.write("agent.pem", renewed.pem());
+    let fault = agent
+        .reload_if_changed(|fresh| {
+            assert_eq!(fresh.leaf(), renewed.leaf(), "asked about the new one");
+            Err("it is for servers".into())
+        })
+        .unwrap_err();
+    let said = fault.to_string();
+    assert!(
+        said.contains("agent.pem") && said.contains("it is for servers"),
+        "{said}"
+    );
+    assert!(!agent.reload_if_changed(|_| Ok(())).unwrap(), "told once");
+    assert_eq!(*agent.current().leaf(), before);
 }
 
 #[test]
@@ -214,9 +239,9 @@ fn a_broken_renewal_is_told_once_and_changes_nothing() {
     ];
     for make in broken {
         let reason = make(&world);
-        let fault = agent.reload_if_changed().unwrap_err();
+        let fault = agent.reload_if_changed(|_| Ok(())).unwrap_err();
         assert!(fault.to_string().contains(reason), "{fault}");
-        assert!(!agent.reload_if_changed().unwrap(), "told once");
+        assert!(!agent.reload_if_changed(|_| Ok(())).unwrap(), "told once");
         assert_eq!(*agent.current().leaf(), before);
     }
     let good = world
@@ -224,5 +249,5 @@ fn a_broken_renewal_is_told_once_and_changes_nothing() {
         .issue_agent(&["app1"], Validity::days(1))
         .unwrap();
     world.write("agent.pem", good.pem());
-    assert!(agent.reload_if_changed().unwrap());
+    assert!(agent.reload_if_changed(|_| Ok(())).unwrap());
 }

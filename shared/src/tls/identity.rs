@@ -154,11 +154,15 @@ impl SwapIdentity {
     }
 
     /// Looks at the file, and reads it if it is not the one seen before. True when another certificate is in use
-    /// from here on. Blocking, and short: a `stat`, rarely a read.
+    /// from here on. `fit` says why a certificate would be refused by those whom it is shown to, and is asked before it
+    /// is used. Blocking, and short: a `stat`, rarely a read.
     ///
     /// # Errors
-    /// As [`Identity::load`], once per state of the file; the identity in use stays.
-    pub fn reload_if_changed(&self) -> Result<bool, TlsFault> {
+    /// As [`Identity::load`], or what `fit` said, once per state of the file; the identity in use stays.
+    pub fn reload_if_changed(
+        &self,
+        fit: impl FnOnce(&Identity) -> Result<(), String>,
+    ) -> Result<bool, TlsFault> {
         let stamp = Stamp::of(&self.path);
         {
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -169,6 +173,12 @@ impl SwapIdentity {
         }
         let fresh = Identity::load(&self.path)?;
         let same = fresh.certified.cert == self.current.load().certified.cert;
+        if !same {
+            fit(&fresh).map_err(|why| TlsFault::Unfit {
+                path: self.path.clone(),
+                why,
+            })?;
+        }
         self.current.store(Arc::new(fresh));
         Ok(!same)
     }

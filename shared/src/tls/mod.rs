@@ -34,7 +34,7 @@ mod fault;
 pub use app::{AppTrust, app_client};
 pub use fault::{By, HandshakeFault, Layer};
 pub use identity::{Identity, SwapIdentity};
-pub use pem::PemFile;
+pub use pem::{PemFile, read_bounded};
 pub use tunnel::{H2, agent_client, require_h2, tunnel_server};
 pub use visitor::{VisitorCerts, visitor_server};
 
@@ -82,6 +82,14 @@ pub enum TlsFault {
     /// No certificate of the file belongs to the key.
     #[error("the private key in {0} does not belong to a certificate in the same file")]
     KeyMismatch(PathBuf),
+    /// A renewed certificate that would be refused by those whom it is shown to.
+    #[error("{path}: {why}")]
+    Unfit {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
     /// A certificate that cannot be parsed.
     #[error("certificate {position} in {path} cannot be used: {what}")]
     BadCertificate {

@@ -4,7 +4,8 @@
 //! skipped, as HAProxy does. Called by the rest of `tls`, and by `certs` to show a file.
 
 use std::fmt;
-use std::fs::{self, Metadata};
+use std::fs::{self, File, FileType, Metadata};
+use std::io::{self, Read};
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -14,6 +15,9 @@ use rustls_pki_types::{
 };
 
 use super::TlsFault;
+
+/// The most that is read of one file. The authorities that a system trusts take a quarter of that.
+const MOST: u64 = 1 << 20;
 
 /// What one PEM file holds. Neither printed nor logged: `Debug` counts only.
 #[non_exhaustive]
@@ -27,12 +31,12 @@ pub struct PemFile {
 }
 
 impl PemFile {
-    /// Reads `path` whole.
+    /// Reads `path` whole, as [`read_bounded`] does.
     ///
     /// # Errors
-    /// The file cannot be read, or a block in it is damaged. A file without any block is not an error here.
+    /// The file cannot be read, is none or is too large, or a block in it is damaged. A file without any block is not an error here.
     pub fn read(path: &Path) -> Result<Self, TlsFault> {
-        let bytes = fs::read(path).map_err(|source| TlsFault::Read {
+        let bytes = read_bounded(path).map_err(|source| TlsFault::Read {
             path: path.into(),
             source,
         })?;
@@ -82,6 +86,53 @@ impl fmt::Debug for PemFile {
             .field("keys", &self.keys.len())
             .field("encrypted_key", &self.encrypted_key)
             .finish()
+    }
+}
+
+/// Reads a file whose size is not to be trusted: a regular one, of at most 1 MiB. Anything else may have no end (a
+/// device), or no beginning (a pipe that nobody writes to), and could not be looked at again when it changes.
+///
+/// # Errors
+/// The system's own, or a sentence about what stands in the file's place.
+pub fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    let refused = |what: String| io::Error::new(io::ErrorKind::InvalidInput, what);
+    // Looked at before it is opened, because opening a pipe waits for its writer.
+    let kind = fs::metadata(path)?.file_type();
+    if !kind.is_file() {
+        let what = describe(kind);
+        return Err(refused(format!("it is {what}; give the path of a file")));
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MOST + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MOST {
+        return Err(refused(format!(
+            "it is larger than {} MiB, which no file of certificates and keys is; give the right one",
+            MOST >> 20
+        )));
+    }
+    Ok(bytes)
+}
+
+#[cfg(unix)]
+fn describe(kind: FileType) -> &'static str {
+    use std::os::unix::fs::FileTypeExt;
+    if kind.is_dir() {
+        "a directory"
+    } else if kind.is_fifo() {
+        "a pipe"
+    } else if kind.is_socket() {
+        "a socket"
+    } else {
+        "a device"
+    }
+}
+
+#[cfg(not(unix))]
+fn describe(kind: FileType) -> &'static str {
+    if kind.is_dir() {
+        "a directory"
+    } else {
+        "no file"
     }
 }
 
@@ -152,12 +203,12 @@ mod tests {
     struct Log(Arc<Mutex<Vec<u8>>>);
 
     impl Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             let mut log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             log.write(bytes)
         }
 
-        fn flush(&mut self) -> std::io::Result<()> {
+        fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
     }
