@@ -66,10 +66,11 @@ async fn an_app_that_is_down_is_a_502_that_says_so_and_is_printed_once() {
         );
     }
     let port = address.port().to_string();
-    agent.wait_log(&[&port, "app"]).await;
+    let unreachable = [&port, "cannot be reached"];
+    agent.wait_log(&unreachable).await;
     let _app = HttpApp::start_at("blog", absent.listen());
     assert_eq!(world.get(HOST, "/hello").await.text(), "hello from blog\n");
-    assert_eq!(agent.logged(&[&port, "app"]).len(), 1, "{:?}", agent.log());
+    assert_eq!(agent.logged(&unreachable).len(), 1, "{:?}", agent.log());
 }
 
 #[tokio::test]
