@@ -41,15 +41,16 @@ const MOST: usize = 64;
 pub async fn serve(listener: TcpListener, admin: Arc<Admin>, until: Drain) {
     let room = Arc::new(tokio::sync::Semaphore::new(MOST));
     loop {
+        // More than that wait in the system's queue: whoever is served has ten seconds for a question.
         let accepted = tokio::select! {
             () = until.finishing() => return,
-            accepted = listener.accept() => accepted,
+            accepted = async {
+                let place = Arc::clone(&room).acquire_owned().await;
+                (place, listener.accept().await)
+            } => accepted,
         };
-        let Ok((stream, _)) = accepted else {
+        let (Ok(place), Ok((stream, _))) = accepted else {
             sleep(Duration::from_millis(100)).await;
-            continue;
-        };
-        let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
             continue;
         };
         let admin = Arc::clone(&admin);

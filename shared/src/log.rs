@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -207,9 +208,7 @@ impl<'a> MakeWriter<'a> for Sink {
 /// # Errors
 /// A filter that cannot be read, or a system that refuses a thread; a sentence either way.
 pub fn init(format: Format, filter: &str) -> Result<Sink, String> {
-    let filter = EnvFilter::try_new(filter).map_err(|error| {
-        format!("`{filter}` is not a log level: {error}; write `info`, `debug` or `warn`")
-    })?;
+    let filter = parsed(filter)?;
     let sink = Sink::start(io::stderr())
         .map_err(|error| format!("the log's thread could not be started: {error}"))?;
     let builder = tracing_subscriber::fmt()
@@ -224,10 +223,62 @@ pub fn init(format: Format, filter: &str) -> Result<Sink, String> {
     Ok(sink)
 }
 
+/// A word alone is a level. To `EnvFilter` it might also be the name of a target, and a mistyped level would log nothing.
+fn parsed(filter: &str) -> Result<EnvFilter, String> {
+    let wrong = |what: &dyn std::fmt::Display| {
+        format!("`{filter}` is not a log level: {what}; write `info`, `debug` or `warn`")
+    };
+    for word in filter.split(',').filter(|part| !part.contains('=')) {
+        word.trim()
+            .parse::<LevelFilter>()
+            .map_err(|error| wrong(&error))?;
+    }
+    EnvFilter::try_new(with_quiet_libraries(filter)).map_err(|error| wrong(&error))
+}
+
+/// A library warns of what hostile peers send as often as they send it. What matters of that is said here, counted and
+/// folded; who wants a library's own words names it, as in `info,h2=debug`.
+fn with_quiet_libraries(filter: &str) -> String {
+    let mut all = String::new();
+    for library in ["h2", "hyper", "hyper_util", "rustls", "tokio_rustls"] {
+        let named = |directive: &str| directive.trim().starts_with(&format!("{library}="));
+        if !filter.split(',').any(named) {
+            all.push_str(library);
+            all.push_str("=error,");
+        }
+    }
+    all + filter
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::sync::mpsc;
+
+    #[test]
+    fn libraries_are_quiet_unless_they_are_named() {
+        let filter = with_quiet_libraries("debug");
+        assert!(
+            filter.starts_with("h2=error,") && filter.ends_with(",debug"),
+            "{filter}"
+        );
+        let filter = with_quiet_libraries("info,h2=trace");
+        assert!(
+            !filter.contains("h2=error") && filter.contains("rustls=error"),
+            "{filter}"
+        );
+        for good in [
+            "info",
+            "off",
+            "info,h2=debug",
+            "tidegate_shared=trace, warn",
+        ] {
+            assert!(parsed(good).is_ok(), "{good}");
+        }
+        for bad in ["nonsense", "loud=very", "info,loud"] {
+            assert!(parsed(bad).is_err(), "{bad}");
+        }
+    }
 
     struct Slow {
         go: mpsc::Receiver<()>,

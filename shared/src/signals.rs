@@ -3,7 +3,8 @@
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Ready when the program is asked to finish. A second signal ends the process with code 130.
+/// Ready when the program is asked to finish. A second signal ends the process with code 0:
+/// it does as it is told.
 pub async fn shutdown() {
     let (Ok(mut term), Ok(mut int)) = (
         signal(SignalKind::terminate()),
@@ -25,7 +26,7 @@ pub async fn shutdown() {
             _ = term.recv() => {}
             _ = int.recv() => {}
         }
-        std::process::exit(130);
+        std::process::exit(0);
     });
 }
 
