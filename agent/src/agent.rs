@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use tidegate_shared::descriptors;
 use tidegate_shared::drain::Drain;
 use tidegate_shared::tls::SwapIdentity;
 use tidegate_shared::workers::Workers;
@@ -24,6 +25,7 @@ use crate::wake::{self, Watch};
 /// # Errors
 /// The system's own, or what `print` returned.
 pub fn run(config: Config, print: impl Fn(&str) -> io::Result<()>) -> io::Result<()> {
+    descriptors::raise();
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(async { Box::pin(Agent::start(config)?.run(print)).await });
     // A name that is still being resolved is no reason to stay.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
+use tidegate_shared::descriptors;
 use tidegate_shared::reversal::io::{Dialled, Terms, Unsettled, dial};
 use tidegate_shared::socket;
 use tidegate_shared::tls::{self, By, HandshakeFault};
@@ -106,6 +107,7 @@ impl Failure {
             io::ErrorKind::PermissionDenied => {
                 (Kind::Path, "a firewall on this machine forbids it")
             }
+            _ if descriptors::are_used_up(error) => (Kind::Path, descriptors::REMEDY),
             _ => (Kind::Path, "check this machine's network"),
         };
         Self {

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_shared::drain::Drain;
 use tidegate_shared::name::visitor_host;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::pool::Pool;
 use crate::tunnel::{Life, Tunnel};
@@ -37,11 +37,14 @@ pub struct Admin {
 /// Connections served at once.
 const MOST: usize = 64;
 
+/// How long one connection is served, whatever it does.
+const CONNECTION_LIVES: Duration = Duration::from_secs(60);
+
 /// Serves the page until the drain is over, so that a drain can be watched.
 pub async fn serve(listener: TcpListener, admin: Arc<Admin>, until: Drain) {
     let room = Arc::new(tokio::sync::Semaphore::new(MOST));
     loop {
-        // More than that wait in the system's queue: whoever is served has ten seconds for a question.
+        // More than that wait in the system's queue.
         let accepted = tokio::select! {
             () = until.finishing() => return,
             accepted = async {
@@ -66,13 +69,13 @@ async fn connection(stream: TcpStream, admin: Arc<Admin>) {
         let response = admin.respond(&request);
         async move { Ok::<_, Infallible>(response) }
     });
-    let served = http1::Builder::new()
+    let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(Duration::from_secs(10))
         .max_buf_size(16 * 1024)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-    if let Err(error) = served {
+        .serve_connection(TokioIo::new(stream), service);
+    // One who does not read what it asked for must not keep its place from others.
+    if let Ok(Err(error)) = timeout(CONNECTION_LIVES, serving).await {
         tracing::debug!("an admin connection failed: {error}");
     }
 }

@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tidegate_certs::peer::gateway_identity;
+use tidegate_shared::descriptors;
 use tidegate_shared::drain::Drain;
 use tidegate_shared::log::Sink;
 use tidegate_shared::reversal::io::Terms;
@@ -87,7 +87,7 @@ impl App {
     /// # Errors
     /// What cannot be opened or read, by name.
     pub fn bind(run: &Run, sink: Sink) -> Result<Self, Trouble> {
-        let descriptors = raise_descriptors();
+        let descriptors = descriptors::raise();
         let visitors = run
             .visitors
             .map(|address| bind("--visitors", address))
@@ -284,26 +284,6 @@ fn secured(run: &Run, address: SocketAddr) -> Result<(TcpListener, Secured), Tro
     Ok((bind("--visitors-tls", address)?, Secured { config, certs }))
 }
 
-/// Raises the limit of descriptors to what the system allows, and returns it.
-fn raise_descriptors() -> u64 {
-    let limit = getrlimit(Resource::Nofile);
-    let most = limit.maximum.unwrap_or(1 << 20);
-    if limit.current.is_some_and(|current| current < most) {
-        let raised = Rlimit {
-            current: Some(most),
-            maximum: limit.maximum,
-        };
-        if let Err(error) = setrlimit(Resource::Nofile, raised) {
-            warn!(
-                "the limit of descriptors could not be raised from {:?} to {most}: {error}",
-                limit.current
-            );
-            return limit.current.unwrap_or(1024);
-        }
-    }
-    most
-}
-
 fn crowd(run: &Run, descriptors: u64) -> Arc<Crowd> {
     // Tunnels, listeners, epoll instances and logs want some, on a machine that has few as well.
     let reserved = (descriptors / RESERVED_SHARE)
@@ -314,13 +294,20 @@ fn crowd(run: &Run, descriptors: u64) -> Arc<Crowd> {
         .limits
         .max_visitors
         .min(usize::try_from(room).unwrap_or(usize::MAX));
-    if most < run.limits.max_visitors {
+    let scarce = most < run.limits.max_visitors;
+    if scarce {
         info!(
             "{descriptors} descriptors leave room for {most} visitors' connections (--max-visitors {})",
             run.limits.max_visitors
         );
     }
-    Crowd::new(Sources::new(run.limits.max_visitors_per_source), most)
+    let because = if scarce {
+        "of the descriptors that this process may have: LimitNOFILE, ulimit -n"
+    } else {
+        "--max-visitors"
+    };
+    let sources = Sources::new(run.limits.max_visitors_per_source);
+    Crowd::new(sources, most, because)
 }
 
 fn pool_limits(run: &Run) -> pool::Limits {

@@ -39,15 +39,18 @@ const TELLING: usize = 64;
 pub struct Crowd {
     pub sources: Sources,
     pub most: usize,
+    /// What the number comes from, for whoever wants to raise it.
+    pub because: &'static str,
     open: AtomicUsize,
     telling: AtomicUsize,
 }
 
 impl Crowd {
-    pub fn new(sources: Sources, most: usize) -> Arc<Self> {
+    pub fn new(sources: Sources, most: usize, because: &'static str) -> Arc<Self> {
         Arc::new(Self {
             sources,
             most,
+            because,
             open: AtomicUsize::new(0),
             telling: AtomicUsize::new(0),
         })
@@ -70,8 +73,8 @@ pub async fn visitors(
         if crowd.open.load(Relaxed) >= crowd.most {
             complaint.say(|| {
                 format!(
-                    "{} visitors' connections are open, the limit (--max-visitors)",
-                    crowd.most
+                    "{} visitors' connections are open, the limit ({})",
+                    crowd.most, crowd.because
                 )
             });
             shed(

@@ -25,6 +25,8 @@ pub mod workers; // one thread, one runtime, one core
 
 pub mod drain; // the only spawner; graceful, then a deadline
 
+pub mod descriptors; // how many sockets there may be
+
 pub mod signals; // being asked to finish
 
 pub mod clock; // milliseconds since the program started

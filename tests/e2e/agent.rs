@@ -73,6 +73,54 @@ async fn an_app_that_is_down_is_a_502_that_says_so_and_is_printed_once() {
     assert_eq!(agent.logged(&unreachable).len(), 1, "{:?}", agent.log());
 }
 
+/// The app is not to blame for what its agent lacks, and is served again when there is room.
+#[tokio::test]
+async fn an_agent_without_descriptors_says_so() {
+    let world = World::start().await;
+    let app = HttpApp::start("blog").await;
+    let gateway = format!("localhost:{}", world.tunnels.port());
+    let (identity, ca) = (world.pki.agent(&[HOST]), world.pki.ca_file("ca"));
+    let limited = ["prlimit", "--nofile=48:48"].map(Into::into);
+    let mut agent = launch_agent(&limited, &gateway, &identity, &ca, app.target(), &[]);
+    agent.ready().await;
+    world.wait_filed(HOST, 4, SOON).await;
+    let mut crowd = Vec::new();
+    for _ in 0..64 {
+        let mut visitor = world.visitor().await;
+        visitor.send_get(HOST, "/never").await;
+        crowd.push(visitor);
+    }
+    agent
+        .wait_log(&["WARN", "descriptors", "limit of open files"])
+        .await;
+    drop(crowd);
+    eventually(SOON, "the app is reached again", async || {
+        (world.get(HOST, "/hello").await.status() == 200).then_some(())
+    })
+    .await;
+}
+
+/// An agent whose app is down does not take the visitors of one whose app is up.
+#[tokio::test]
+async fn an_app_that_is_down_beside_one_that_is_up_is_not_noticed() {
+    let world = World::start().await;
+    let absent = AbsentApp::new();
+    let down = format!("http://{}", absent.address());
+    let lone = world.agent_with(HOST, &down, &["--tunnels", "2"]).await;
+    world.wait_filed(HOST, 2, SOON).await;
+    let app = HttpApp::start("blog").await;
+    let _other = world
+        .agent_with(HOST, app.target(), &["--tunnels", "2"])
+        .await;
+    world.wait_filed(HOST, 4, SOON).await;
+    let mut visitor = world.visitor().await;
+    for _ in 0..40 {
+        visitor.send_get(HOST, "/hello").await;
+        assert_eq!(visitor.answer("GET").await.text(), "hello from blog\n");
+    }
+    lone.wait_log(&["cannot be reached"]).await;
+}
+
 #[tokio::test]
 async fn every_kind_of_target_is_reached() {
     let world = World::start().await;

@@ -273,6 +273,29 @@ async fn held_requests_are_bounded() {
     }
 }
 
+/// A held request counts by its size too: a large head finds no room where small ones do.
+#[tokio::test]
+async fn heads_of_held_requests_are_bounded_in_octets() {
+    let mut site = site("--max-held-octets", "2000").await;
+    site.agent.kill().await;
+    site.world.wait_filed(HOST, 0, SOON).await;
+    let mut held = Vec::new();
+    for count in 1..=2 {
+        let mut visitor = site.visitor().await;
+        visitor.send_get(HOST, "/hello").await;
+        site.world.wait_held(count).await;
+        held.push(visitor);
+    }
+    let large = "v".repeat(1000);
+    let large = format!("GET /hello HTTP/1.1\r\nHost: {HOST}\r\nX: {large}\r\n\r\n");
+    let answer = site.ask("GET", large).await;
+    assert_eq!((answer.status(), answer.reason()), (503, "limit"));
+    site.agent = site.world.agent(HOST, site.app.target()).await;
+    for mut visitor in held {
+        assert_eq!(visitor.answer("GET").await.status(), 200);
+    }
+}
+
 #[tokio::test]
 async fn holding_can_be_switched_off() {
     let mut site = site("--hold", "0s").await;
@@ -325,6 +348,10 @@ async fn running_out_of_descriptors_sheds_visitors_and_recovers() {
         "{:?}",
         site.world.gateway.log()
     );
+    site.world
+        .gateway
+        .wait_log(&["WARN", "connections are open", "descriptors"])
+        .await;
     // There is still a descriptor for an agent.
     let shop = HttpApp::start("shop").await;
     let _agent = site

@@ -6,12 +6,14 @@ use bytes::Bytes;
 use h2::ext::Protocol;
 use h2::{RecvStream, SendStream};
 use http::Method;
+use tidegate_tests::apps::RawApp;
 use tidegate_tests::eventually::SOON;
 use tidegate_tests::http1::Reader;
 use tidegate_tests::visitors::http2::{piece, response};
 use tidegate_tests::visitors::{H2Visitor, Visitor};
 use tidegate_tests::websocket::{self, KEY, accept, frame, op};
-use tidegate_tests::{HOST, Site, within};
+use tidegate_tests::{HOST, Site, World, within};
+use tokio::io::AsyncWriteExt;
 
 /// The opening handshake of a visitor.
 fn upgrade(path: &str) -> String {
@@ -40,6 +42,41 @@ async fn expect(visitor: &mut Visitor, opcode: u8, payload: &[u8]) {
         .unwrap();
     assert_eq!((got.0, got.1.len()), (opcode, payload.len()));
     assert!(got.1 == payload);
+}
+
+/// Behind the 101 the bytes are the app's own, also where they look like an answer of HTTP/1.
+#[tokio::test]
+async fn bytes_behind_the_101_are_left_alone() {
+    const LIKE_HTTP: &[u8] = b"HTTP/1.1 400 is what this protocol says\r\n\r\n";
+    let app = RawApp::start(async |mut reader| {
+        let Ok(Some(head)) = reader.head().await else {
+            return;
+        };
+        let switched = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Accept: {}\r\n\r\n",
+            accept(head.get("sec-websocket-key").unwrap())
+        );
+        reader.io.write_all(switched.as_bytes()).await.unwrap();
+        while reader
+            .exactly(4)
+            .await
+            .is_ok_and(|asked| asked == "more"[..])
+        {
+            reader.io.write_all(LIKE_HTTP).await.unwrap();
+        }
+    })
+    .await;
+    let world = World::start().await;
+    let _agent = world.agent(HOST, &app.target()).await;
+    let mut visitor = world.visitor().await;
+    visitor.send(upgrade("/raw")).await;
+    assert_eq!(visitor.head().await.status(), 101);
+    for _ in 0..3 {
+        visitor.send("more").await;
+        let got = within(SOON, "bytes", visitor.reader.exactly(LIKE_HTTP.len())).await;
+        assert_eq!(got.unwrap(), LIKE_HTTP);
+    }
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use tidegate_shared::descriptors;
 use tidegate_shared::socket;
 use tidegate_shared::socket::poll_write_pieces;
 use tidegate_shared::tls::HandshakeFault;
@@ -94,6 +95,9 @@ async fn any_of(host: &str, port: u16) -> Result<TcpStream, String> {
 
 /// An error as a person says it: the system's number adds nothing.
 fn plain(error: &io::Error) -> String {
+    if descriptors::are_used_up(error) {
+        return descriptors::REMEDY.to_owned();
+    }
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
         io::ErrorKind::NotFound => "there is no such socket".to_owned(),

@@ -239,6 +239,7 @@ async fn respond(
         }
         Ok(Responded::Upgraded(response, joining)) => {
             record.switched();
+            watched.pulse.switch();
             joining.spawn(&reception.drain, visit.visitor, record);
             return response.map(|()| InHand {
                 answer: None,

@@ -52,6 +52,8 @@ pub struct Pulse {
     in_hand: AtomicBool,
     /// No request is in hand, and all of the last response has left hyper.
     at_rest: AtomicBool,
+    /// What goes on behind a 101 is no longer HTTP.
+    switched: AtomicBool,
     request_since: AtomicU64,
     responding: AtomicBool,
     body_due_since: AtomicU64,
@@ -95,6 +97,7 @@ impl Default for Pulse {
             idle_since: AtomicU64::new(now),
             in_hand: AtomicBool::new(false),
             at_rest: AtomicBool::new(true),
+            switched: AtomicBool::new(false),
             request_since: AtomicU64::new(0),
             responding: AtomicBool::new(false),
             body_due_since: AtomicU64::new(0),
@@ -119,7 +122,7 @@ impl Pulse {
         let now = clock::now_ms();
         self.heard.store(now, Relaxed);
         self.received.fetch_add(octets.len() as u64, Relaxed);
-        if !self.in_hand.load(Relaxed) {
+        if !self.in_hand.load(Relaxed) && !self.switched.load(Relaxed) {
             if self.head_since.load(Relaxed) == 0 {
                 self.head_since.store(now, Relaxed);
             }
@@ -186,7 +189,12 @@ impl Pulse {
 
     /// Whether what is written next belongs to no request: it can only be the answer to a head that was not understood.
     pub(crate) fn is_at_rest(&self) -> bool {
-        self.at_rest.load(Relaxed)
+        self.at_rest.load(Relaxed) && !self.switched.load(Relaxed)
+    }
+
+    /// The visitor is told 101.
+    pub(crate) fn switch(&self) {
+        self.switched.store(true, Relaxed);
     }
 
     /// A head is complete: returns when its first octet arrived.
