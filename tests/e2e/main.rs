@@ -19,6 +19,7 @@ mod limits;
 mod liveness;
 mod names_and_certs;
 mod observability;
+mod odd_apps;
 mod pass_through;
 mod reversal;
 mod routing;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
+use http::header::CONTENT_LENGTH;
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -24,6 +25,7 @@ use tokio::time::{Sleep, sleep};
 use super::App;
 use super::answer::{Asker, Trouble};
 use super::connect::Line;
+use super::framing;
 use super::request::{Upload, for_http1, is_idempotent};
 
 /// What of a response is read at once; also the longest head (`reliability` asks for 64 KiB).
@@ -104,6 +106,10 @@ impl Link {
             note(&interim, response.status(), response.headers());
         });
         let mut response = pin!(self.requests.try_send_request(request));
+        let settled = |mut response: Response<Incoming>| match framing::settle(&mut response) {
+            Ok(()) => Ok(response),
+            Err(why) => Err(Miss::Invalid(why.to_owned())),
+        };
         let mut limit = pin!(within.map(sleep));
         let mut handed_over = false;
         poll_fn(|cx| {
@@ -111,19 +117,21 @@ impl Link {
             if !handed_over {
                 handed_over = true;
                 if let Poll::Ready(answer) = response.as_mut().poll(cx) {
-                    return Poll::Ready(answer.map_err(Miss::from));
+                    return Poll::Ready(answer.map_err(Miss::from).and_then(settled));
                 }
             }
             let over = drive(&mut self.connection, &mut self.over, cx);
             pass_interim(&self.interim, respond);
             if let Poll::Ready(answer) = response.as_mut().poll(cx) {
-                return Poll::Ready(answer.map_err(Miss::from));
+                return Poll::Ready(answer.map_err(Miss::from).and_then(settled));
             }
             if over.is_ready() {
                 // What still waits in the connection's queue comes back when the connection is dropped.
                 self.connection = None;
                 return match response.as_mut().poll(cx) {
-                    Poll::Ready(answer) => Poll::Ready(answer.map_err(Miss::from)),
+                    Poll::Ready(answer) => {
+                        Poll::Ready(answer.map_err(Miss::from).and_then(settled))
+                    }
                     Poll::Pending => Poll::Ready(Err(Miss::Closed)),
                 };
             }
@@ -209,6 +217,8 @@ fn pass_interim(interim: &Interim, respond: &mut SendResponse<Bytes>) {
     let mut waiting = interim.lock().unwrap_or_else(PoisonError::into_inner);
     for mut response in waiting.drain(..) {
         strip_hop_by_hop(response.headers_mut());
+        // It has no content, so this would measure the answer that is still to come.
+        response.headers_mut().remove(CONTENT_LENGTH);
         *response.version_mut() = Version::HTTP_2;
         // Only a visitor who has gone cannot be told.
         let _gone = respond.send_informational(response);
@@ -246,6 +256,10 @@ pub(super) async fn relay(
         Err(Some(trouble)) => return asker.send(&app, respond, &trouble),
         Err(None) => return,
     };
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let why = "it changed the protocol, which nobody had asked for (RFC 9110 §7.8)";
+        return asker.send(&app, respond, &Trouble::Invalid(why.to_owned()));
+    }
     let Some(pump) = begin(response, respond) else {
         return;
     };

@@ -9,6 +9,8 @@ mod request; // what the app is sent: one hop's fields off, `Host` on
 
 mod http1; // HTTP/1.1 to the app
 
+mod framing; // how long its answer is
+
 mod upgrade; // WebSocket and whatever else is upgraded
 
 mod http2; // HTTP/2 with prior knowledge to the app

@@ -1,0 +1,125 @@
+//! How long an app's answer is. hyper reads it by one of the ways in which that can be said; what it leaves unsaid of the
+//! others would reach the visitor as another length, or as another content. Pure; called once per answer.
+
+use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING};
+use http::{Response, StatusCode};
+
+/// Leaves one statement of the length at most.
+///
+/// # Errors
+/// Where there are two that need not agree, and where the body is coded in a way that nobody asked for: an answer whose
+/// end is guessed may be another's (RFC 9112 §6.3 and §11.2).
+pub(super) fn settle<B>(response: &mut Response<B>) -> Result<(), &'static str> {
+    if response.headers().contains_key(TRANSFER_ENCODING) {
+        return coded(response.headers());
+    }
+    let status = response.status();
+    let headers = response.headers_mut();
+    let Some(first) = headers.get(CONTENT_LENGTH) else {
+        return Ok(());
+    };
+    if status == StatusCode::NO_CONTENT {
+        // It must not be there (RFC 9110 §8.6), and there is nothing that it could measure.
+        headers.remove(CONTENT_LENGTH);
+        return Ok(());
+    }
+    let octets = first.as_bytes();
+    if digits(octets) && headers.get_all(CONTENT_LENGTH).iter().nth(1).is_none() {
+        return Ok(());
+    }
+    let one = agreed(headers).ok_or(
+        "its answer has a Content-Length that is no length, or several that differ (RFC 9112 §6.3)",
+    )?;
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(one));
+    Ok(())
+}
+
+/// `chunked` once, and no length beside it. `TE` offers nothing else, so an app that codes a body otherwise has misread it.
+fn coded(headers: &HeaderMap) -> Result<(), &'static str> {
+    if headers.contains_key(CONTENT_LENGTH) {
+        return Err(
+            "its answer has both Content-Length and Transfer-Encoding, of which one may be wrong (RFC 9112 §6.3)",
+        );
+    }
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let chunked = codings
+        .next()
+        .is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    if chunked && codings.next().is_none() {
+        Ok(())
+    } else {
+        Err(
+            "its answer has a Transfer-Encoding other than `chunked`, which is all that it was offered (RFC 9112 §7.4)",
+        )
+    }
+}
+
+/// The length that all members of all fields state.
+fn agreed(headers: &HeaderMap) -> Option<u64> {
+    let mut one = None;
+    for value in headers.get_all(CONTENT_LENGTH) {
+        for member in value.to_str().ok()?.split(',').map(str::trim) {
+            let length: u64 = digits(member.as_bytes())
+                .then(|| member.parse().ok())
+                .flatten()?;
+            if *one.get_or_insert(length) != length {
+                return None;
+            }
+        }
+    }
+    one
+}
+
+fn digits(octets: &[u8]) -> bool {
+    !octets.is_empty() && octets.iter().all(u8::is_ascii_digit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(status: u16, fields: &[(&str, &str)]) -> Response<()> {
+        let mut response = Response::builder().status(status);
+        for (name, value) in fields {
+            response = response.header(*name, *value);
+        }
+        response.body(()).unwrap()
+    }
+
+    #[test]
+    fn one_length_is_left_or_none() {
+        let length = "content-length";
+        for (status, fields, expected) in [
+            (200, &[][..], None),
+            (200, &[("transfer-encoding", "CHUNKED")], None),
+            (200, &[(length, "007")], Some("007")),
+            (200, &[(length, "7, 7"), (length, "7")], Some("7")),
+            (204, &[(length, "7")], None),
+            (304, &[(length, "7")], Some("7")),
+        ] {
+            let mut answer = answer(status, fields);
+            assert_eq!(settle(&mut answer), Ok(()), "{status} {fields:?}");
+            let left: Vec<_> = answer.headers().get_all(CONTENT_LENGTH).iter().collect();
+            assert_eq!(left, Vec::from_iter(expected), "{status} {fields:?}");
+        }
+    }
+
+    #[test]
+    fn what_can_be_read_in_two_ways_is_not_read() {
+        let (length, coding) = ("content-length", "transfer-encoding");
+        for fields in [
+            &[(length, "7"), (coding, "chunked")][..],
+            &[(coding, "gzip, chunked")],
+            &[(coding, "identity")],
+            &[(coding, "chunked"), (coding, "chunked")],
+            &[(length, "7, 8")],
+            &[(length, "7"), (length, "8")],
+            &[(length, "")],
+            &[(length, "-1")],
+            &[(length, "7,")],
+            &[(length, "99999999999999999999, 99999999999999999999")],
+        ] {
+            assert!(settle(&mut answer(200, fields)).is_err(), "{fields:?}");
+        }
+    }
+}
