@@ -131,6 +131,12 @@ impl Record {
         self.status = Some(StatusCode::SWITCHING_PROTOCOLS);
     }
 
+    /// The app has answered as if no change of protocol had been asked for, with this status.
+    pub(crate) fn ignored(&mut self, status: StatusCode) {
+        self.status = Some(status);
+        self.said = None;
+    }
+
     /// The response ended otherwise than whole.
     pub(crate) fn cut(&mut self, why: &'static str) {
         if self.reason.is_none() {

@@ -4,6 +4,15 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
 };
 
+/// Set by a gateway on an extended CONNECT that stands for an HTTP/1.1 `Upgrade`, which an app may ignore (RFC 9110 §7.8):
+/// this gateway understands [`STATUS`] in the answer. Any value; the agent keeps it from the app.
+pub const UPGRADE_OPTIONAL: HeaderName = HeaderName::from_static("tidegate-upgrade-optional");
+
+/// Set by an agent on a 502 that answers such a request: the status with which the app has answered as if no change of
+/// protocol had been asked for. The tunnel's own status must not be a success, which would mean that the protocol has
+/// changed (RFC 8441 §4); so whoever does not know this field, or gets it unasked, sees a failure and no open stream.
+pub const STATUS: HeaderName = HeaderName::from_static("tidegate-status");
+
 /// Names that `Connection` cannot have removed: they frame or route the message, or say who sent it, and a visitor who
 /// could strip them would be believed to be somebody else.
 const PROTECTED: [&str; 14] = [

@@ -12,8 +12,8 @@ use tidegate_tests::peers::field;
 use tidegate_tests::peers::gateway::{RawGateway, answer, request};
 use tidegate_tests::pki::Pki;
 use tidegate_tests::program::Program;
-use tidegate_tests::visitors::Visitor;
 use tidegate_tests::visitors::http1::{get, try_get};
+use tidegate_tests::visitors::{Answer, Visitor};
 use tidegate_tests::websocket::{self, KEY, accept, frame, op};
 use tidegate_tests::world::launch_agent;
 use tidegate_tests::{HOST, World, eventually, within};
@@ -75,6 +75,18 @@ async fn everything_works(visitors: std::net::SocketAddr) {
     websocket_works(visitors).await;
 }
 
+/// The answer of an app that knows nothing of WebSockets.
+async fn ignored_upgrade(visitors: std::net::SocketAddr) -> Answer {
+    let mut visitor = Visitor::connect(visitors).await;
+    visitor
+        .send(format!(
+            "GET /hello HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Tidegate-Upgrade-Optional: 1\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
+        ))
+        .await;
+    visitor.answer("GET").await
+}
+
 async fn websocket_works(visitors: std::net::SocketAddr) {
     let mut visitor = Visitor::connect(visitors).await;
     visitor
@@ -134,6 +146,11 @@ async fn a_haproxy_origin_serves_through_tidegated() {
     let Some(installed) = available() else { return };
     let origin = Origin::start(&installed).await;
     everything_works(origin.world.visitors).await;
+    let ignored = ignored_upgrade(origin.world.visitors).await;
+    assert_eq!(
+        (ignored.status(), ignored.text().as_str()),
+        (200, "hello from blog\n")
+    );
     assert_eq!(
         origin.world.filed(HOST).await,
         2,
@@ -224,6 +241,12 @@ async fn tidegate_serves_through_a_haproxy_gateway() {
     let Some(installed) = available() else { return };
     let gateway = Gateway::start(&installed).await;
     everything_works(gateway.ports.visitors).await;
+    // HAProxy would take a 200 for an open stream, so it must see a failure even where a visitor claims to know better.
+    let ignored = ignored_upgrade(gateway.ports.visitors).await;
+    assert_eq!(
+        (ignored.status(), ignored.reason()),
+        (502, "upgrade-ignored")
+    );
 }
 
 #[tokio::test]

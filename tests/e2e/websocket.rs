@@ -8,7 +8,7 @@ use h2::{RecvStream, SendStream};
 use http::Method;
 use tidegate_tests::apps::RawApp;
 use tidegate_tests::eventually::SOON;
-use tidegate_tests::http1::Reader;
+use tidegate_tests::http1::{Reader, pattern};
 use tidegate_tests::visitors::http2::{piece, response};
 use tidegate_tests::visitors::{H2Visitor, Visitor};
 use tidegate_tests::websocket::{self, KEY, accept, frame, op};
@@ -163,6 +163,81 @@ async fn other_upgrades_are_not_offered_to_the_app() {
         (head.get("upgrade"), head.get("http2-settings")),
         (None, None)
     );
+}
+
+#[tokio::test]
+async fn an_app_that_ignores_an_upgrade_is_heard_all_the_same() {
+    let site = Site::start().await;
+    let ask = |method: &str, path: &str, protocol: &str, more: &str| {
+        format!(
+            "{method} {path} HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n\
+             Tidegate-Status: 200\r\n{more}\r\n"
+        )
+    };
+    for protocol in ["foo", "websocket"] {
+        let key = format!("Sec-WebSocket-Key: {KEY}\r\n");
+        let mut visitor = site.visitor().await;
+        // RFC 9110 §7.8: a server may ignore it. Several on one connection, which is still HTTP.
+        for (path, body) in [
+            ("/hello", b"hello from blog\n".to_vec()),
+            ("/size/100000", pattern(100_000)),
+            ("/chunked/70000", pattern(70_000)),
+            ("/size/0", Vec::new()),
+        ] {
+            visitor.send(ask("GET", path, protocol, &key)).await;
+            let answer = visitor.answer("GET").await;
+            assert_eq!(
+                (answer.status(), answer.reason()),
+                (200, ""),
+                "{protocol} {path}"
+            );
+            assert!(
+                answer.body == body && answer.cut.is_none(),
+                "{protocol} {path}"
+            );
+            for field in ["tidegate-status", "upgrade"] {
+                assert_eq!(answer.head.get(field), None, "{protocol} {path}");
+            }
+        }
+        assert_eq!(
+            site.app.last_request().get("tidegate-upgrade-optional"),
+            None,
+            "what the two ends agree on is not the app's"
+        );
+        // A refusal stays one, and a body goes as ever: without the upgrade.
+        visitor
+            .send(ask("GET", "/status/403", protocol, &key))
+            .await;
+        assert_eq!(visitor.answer("GET").await.status(), 403);
+        visitor
+            .send(ask("POST", "/upload", protocol, "Content-Length: 5\r\n"))
+            .await;
+        visitor.send(&pattern(5)).await;
+        assert_eq!(visitor.answer("POST").await.text(), "5 intact");
+    }
+    let hello = site.world.gateway.wait_log(&["GET blog.test/hello "]).await;
+    assert!(hello.contains(" status=200 "), "{hello}");
+}
+
+#[tokio::test]
+async fn an_http2_visitor_is_never_told_that_an_ignored_upgrade_was_accepted() {
+    let site = Site::start().await;
+    let mut visitor = H2Visitor::connect(site.world.visitors).await;
+    visitor.extended_connect().await;
+    // The second one pretends to know what only a gateway may ask for.
+    for forged in [false, true] {
+        let mut head = visitor.head(Method::CONNECT, HOST, "/hello");
+        head.extensions_mut()
+            .insert(Protocol::from_static("websocket"));
+        if forged {
+            head.headers_mut()
+                .insert("tidegate-upgrade-optional", "1".parse().unwrap());
+        }
+        let (future, _send) = visitor.begin(head, false).await;
+        let answer = response(future).await;
+        assert_eq!(answer.status(), 502);
+        assert_eq!(answer.headers()["tidegate-reason"], "upgrade-ignored");
+    }
 }
 
 /// One WebSocket of an HTTP/2 visitor.

@@ -4,10 +4,15 @@ use std::fmt;
 
 use bytes::Bytes;
 use h2::server::SendResponse;
-use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::header::{
+    ACCEPT, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
+};
 use http::{Method, Request, Response, StatusCode};
 
 use super::App;
+
+/// The response header that carries [`Trouble::reason`].
+pub(super) const REASON: HeaderName = HeaderName::from_static("tidegate-reason");
 
 /// Why there is no answer from the app.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,10 +115,7 @@ impl Asker {
         let mut response = Response::new(());
         *response.status_mut() = trouble.status();
         let headers = response.headers_mut();
-        headers.insert(
-            "tidegate-reason",
-            HeaderValue::from_static(trouble.reason()),
-        );
+        headers.insert(REASON, HeaderValue::from_static(trouble.reason()));
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
         headers.insert(CONTENT_LENGTH, HeaderValue::from(page.len()));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -17,7 +17,7 @@ use http::request::Parts;
 use http::uri::{Authority, Scheme};
 use http::{Request, Response, Uri, Version};
 use tidegate_shared::inbound::Inbound;
-use tidegate_shared::message::strip_hop_by_hop;
+use tidegate_shared::message::{UPGRADE_OPTIONAL, strip_hop_by_hop};
 use tidegate_shared::pump::{Pump, Stop};
 use tidegate_shared::seam::Wire;
 use tidegate_shared::window;
@@ -217,6 +217,7 @@ fn for_http2(head: &mut Parts, app: &App) {
     let protocol = head.extensions.get::<Protocol>().cloned();
     head.extensions.clear();
     if let Some(protocol) = protocol {
+        head.headers.remove(UPGRADE_OPTIONAL);
         head.extensions.insert(protocol);
     }
 }

@@ -22,13 +22,13 @@ use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use tidegate_shared::duplex;
 use tidegate_shared::inbound::Inbound;
-use tidegate_shared::message::strip_hop_by_hop;
+use tidegate_shared::message::{STATUS, UPGRADE_OPTIONAL, strip_hop_by_hop};
 use tidegate_shared::seam::Wire;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tracing::debug;
 
 use super::App;
-use super::answer::{Asker, Trouble};
+use super::answer::{Asker, REASON, Trouble};
 use super::connect::Line;
 use super::http1::{self, Link};
 use super::request::{Upload, for_http1};
@@ -43,6 +43,7 @@ pub(super) async fn relay(
 ) {
     let (mut head, recv) = request.into_parts();
     let asker = Asker::of(&Method::GET, &head.headers);
+    let optional = head.headers.remove(UPGRADE_OPTIONAL).is_some();
     let key = match ask_for(&mut head, &protocol, &app) {
         Ok(key) => key,
         Err(trouble) => return asker.send(&app, respond, &trouble),
@@ -53,7 +54,7 @@ pub(super) async fn relay(
         Err(None) => return,
     };
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return refused(&app, asker, link, response, respond).await;
+        return refused(&app, asker, optional, link, response, respond).await;
     }
     if let Some(key) = key
         && response
@@ -141,16 +142,26 @@ async fn fetch(
     }
 }
 
-/// Passes the app's answer on; only a success that is none is replaced, which the visitor would take for an open stream.
+/// Passes the app's answer on; only a success that is none is replaced, which the visitor would take for an open stream,
+/// or wrapped, where the gateway knows how to unwrap it.
 async fn refused(
     app: &App,
     asker: Asker,
+    optional: bool,
     mut link: Box<Link>,
-    response: Response<Incoming>,
+    mut response: Response<Incoming>,
     respond: SendResponse<Bytes>,
 ) {
     if response.status().is_success() {
-        return asker.send(app, respond, &Trouble::UpgradeIgnored(response.status()));
+        let ignored = Trouble::UpgradeIgnored(response.status());
+        if !optional {
+            return asker.send(app, respond, &ignored);
+        }
+        let status = HeaderValue::from(response.status().as_u16());
+        *response.status_mut() = ignored.status();
+        let headers = response.headers_mut();
+        headers.insert(STATUS, status);
+        headers.insert(REASON, HeaderValue::from_static(ignored.reason()));
     }
     if let Some(Some(pump)) = http1::begin(response, respond) {
         let _reusable = link.stream(pump).await;

@@ -8,18 +8,21 @@ use std::sync::Arc;
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use data_encoding::BASE64;
 use h2::ext::Protocol;
-use http::header::{CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
-use http::{Method, Request, Response, StatusCode};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE,
+};
+use http::{Method, Request, Response, StatusCode, response};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tidegate_shared::drain::Drain;
 use tidegate_shared::duplex::{self, Broken};
-use tidegate_shared::message::connection_names;
+use tidegate_shared::message::{STATUS, UPGRADE_OPTIONAL, connection_names};
 use tracing::debug;
 
 use crate::access::Record;
 use crate::exchange::{Ask, Opened, Side, Visit, open};
+use crate::page::REASON;
 use crate::pool::Unavailable;
 
 /// An upgrade that a visitor asked for.
@@ -88,8 +91,14 @@ pub(super) async fn http1<S: Side>(
     } = upgrading;
     ask.head.method = Method::CONNECT;
     ask.protocol = protocol.to_str().ok().map(Protocol::from);
-    let opened = open(visit, ask, record, side).await?;
-    if !opened.parts.status.is_success() {
+    ask.head
+        .headers
+        .insert(UPGRADE_OPTIONAL, HeaderValue::from_static("1"));
+    let mut opened = open(visit, ask, record, side).await?;
+    if !opened.parts.status.is_success() || has_content(&opened.parts) {
+        if let Some(status) = ordinary(&mut opened.parts) {
+            record.ignored(status);
+        }
         return Ok(Http1::Plain(opened));
     }
     let mut response = Response::new(());
@@ -97,7 +106,7 @@ pub(super) async fn http1<S: Side>(
     *response.headers_mut() = opened.parts.headers.clone();
     let headers = response.headers_mut();
     for framing in [
-        http::header::CONTENT_LENGTH,
+        CONTENT_LENGTH,
         http::header::TRANSFER_ENCODING,
         http::header::TRAILER,
     ] {
@@ -111,6 +120,26 @@ pub(super) async fn http1<S: Side>(
         headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
     }
     Ok(Http1::Switched(response, Joining { on_upgrade, opened }))
+}
+
+/// Whether it is an ordinary answer, whatever its status: an agreement has no content (RFC 9110 §9.3.6). A HAProxy agent
+/// passes an app's 200 as it is.
+fn has_content(parts: &response::Parts) -> bool {
+    parts
+        .headers
+        .get(CONTENT_LENGTH)
+        .is_some_and(|length| length != "0")
+}
+
+/// Unwraps the answer of an app that has ignored the upgrade, as it may (RFC 9110 §7.8). Returns the app's status.
+fn ordinary(parts: &mut response::Parts) -> Option<StatusCode> {
+    let wrapped = parts.headers.remove(STATUS)?;
+    let status = StatusCode::from_bytes(wrapped.as_bytes())
+        .ok()
+        .filter(|status| parts.status == StatusCode::BAD_GATEWAY && status.is_success())?;
+    parts.status = status;
+    parts.headers.remove(REASON);
+    Some(status)
 }
 
 /// A visitor's connection and a tunnel's stream that are to be one.
@@ -154,7 +183,21 @@ fn accept(key: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::accept;
+    use super::*;
+
+    #[test]
+    fn only_a_wrapped_success_is_unwrapped() {
+        let unwrapped = |outer: u16, inner: &str| {
+            let response = Response::builder().status(outer).header(STATUS, inner);
+            let (mut parts, ()) = response.body(()).unwrap().into_parts();
+            let status = ordinary(&mut parts).map(|status| status.as_u16());
+            (status, parts.status.as_u16())
+        };
+        assert_eq!(unwrapped(502, "204"), (Some(204), 204));
+        for (outer, inner) in [(502, "101"), (502, "404"), (502, "x"), (403, "200")] {
+            assert_eq!(unwrapped(outer, inner), (None, outer), "{inner}");
+        }
+    }
 
     #[test]
     fn the_example_of_rfc_6455() {
