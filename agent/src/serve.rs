@@ -320,6 +320,9 @@ where
         {
             self.announce = Some(window);
         }
+        if !self.window.is_sure() {
+            self.ping(clock::now_ms(), false);
+        }
         if self.life == Life::Opening {
             self.life = Life::Up;
             (self.tell)(News::Up);

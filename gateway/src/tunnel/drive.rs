@@ -81,7 +81,7 @@ where
         care,
     });
     driver.ping = driver.connection.ping_pong();
-    // The first round trip decides the window before the first visitor comes.
+    // The first round trips decide the window before the first visitor comes.
     driver.send_ping(false);
     let mut drained = drain.finishing();
     async move {
@@ -259,7 +259,11 @@ where
             self.tunnel.enter(Life::Filed);
         }
         let wire = &self.tunnel.wire;
-        let Some(window) = self.window.measured(rtt, wire.data(), wire.unread()) else {
+        let announced = self.window.measured(rtt, wire.data(), wire.unread());
+        if !self.window.is_sure() {
+            return self.send_ping(false);
+        }
+        let Some(window) = announced else {
             return false;
         };
         // Refused only while the last change is not acknowledged; the next round trip asks again.
