@@ -12,6 +12,11 @@ use http_body::Body;
 
 use crate::message::strip_trailers;
 
+/// What one DATA frame carries, at most: with its head of nine octets (RFC 9113 §4.1) it fills one TLS record and one
+/// buffer of 16 KiB at whoever reads it. A full frame of 16,384 would take a second record for its last nine, and a
+/// buffer of the allocator's next size, 20 KiB, for as long as its data waits.
+const PART: usize = 16 * 1024 - 9;
+
 /// How a pump ended before its body did.
 #[derive(Debug)]
 pub enum Stop<E> {
@@ -187,7 +192,7 @@ where
         self.waits_for_window = false;
         let part = self
             .chunk
-            .split_to(self.stream.capacity().min(self.chunk.len()));
+            .split_to(self.stream.capacity().min(self.chunk.len()).min(PART));
         self.sent += part.len() as u64;
         let last = self.last && self.chunk.is_empty();
         Poll::Ready(self.stream.send_data(part, last).map_err(Stop::Gone))
