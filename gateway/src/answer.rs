@@ -6,7 +6,8 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use h2::Reason;
-use http::response;
+use http::header::CONTENT_LENGTH;
+use http::{StatusCode, response};
 use http_body::{Body, Frame, SizeHint};
 use tidegate_shared::inbound::Inbound;
 use tidegate_shared::pump::{Pump, Stop};
@@ -71,11 +72,15 @@ impl<B> Answer<B> {
 
     pub(crate) fn tunnel(opened: Opened<B>, record: Record, end: End) -> (response::Parts, Self) {
         let Opened {
-            parts,
+            mut parts,
             inbound,
             upload,
             lease,
         } = opened;
+        if parts.status == StatusCode::NO_CONTENT {
+            // It must not be there (RFC 9110 §8.6), whatever an agent lets through.
+            parts.headers.remove(CONTENT_LENGTH);
+        }
         let passing = Passing {
             inbound,
             upload,

@@ -2,6 +2,7 @@
 
 use tidegate_tests::World;
 use tidegate_tests::apps::RawApp;
+use tidegate_tests::visitors::H2Visitor;
 
 /// What an app says, and what the visitor is to see of it: a status, and the body or the reason.
 type Case = (&'static str, u16, &'static str);
@@ -98,6 +99,38 @@ async fn a_change_of_protocol_that_nobody_asked_for_is_refused_with_a_reason() {
         "app-invalid-response",
     )])
     .await;
+}
+
+/// What a 304 says of the length is about the content that it stands for (RFC 9110 §8.6); a 204 has none to speak of.
+#[tokio::test]
+async fn the_length_that_a_304_tells_arrives_and_that_of_a_204_does_not() {
+    let world = World::start().await;
+    for (line, expected) in [("304 Not Modified", Some("5")), ("204 No Content", None)] {
+        let name = format!("app{}.test", &line[..3]);
+        let wire = format!("HTTP/1.1 {line}\r\nContent-Length: 5\r\n\r\n");
+        let app = RawApp::answering(wire, false).await;
+        let _agent = world.agent(&name, &app.target()).await;
+        let mut kept = world.visitor().await;
+        for method in ["GET", "HEAD", "GET"] {
+            let request = format!("{method} / HTTP/1.1\r\nHost: {name}\r\n\r\n");
+            kept.send(request).await;
+            let answer = kept.answer(method).await;
+            assert_eq!(
+                (answer.head.get("content-length"), answer.cut.is_none()),
+                (expected, true),
+                "{method} {line}: {:?}",
+                answer.head
+            );
+        }
+        let mut visitor = H2Visitor::connect(world.visitors).await;
+        let answer = visitor.get(&name, "/").await;
+        let seen = answer.fields.get("content-length");
+        assert_eq!(
+            seen.and_then(|length| length.to_str().ok()),
+            expected,
+            "{line}"
+        );
+    }
 }
 
 /// Asks each app twice, so that what one answer leaves behind would be seen in the next.

@@ -226,16 +226,13 @@ async fn respond(
     let (mut response, close) = match outcome {
         Ok(Responded::Tunnel(opened)) => {
             let (parts, answer) = Answer::tunnel(opened, record, End::OfBoth);
-            (
-                Response::from_parts(
-                    parts,
-                    InHand {
-                        answer: Some(answer),
-                        pulse,
-                    },
-                ),
-                close,
-            )
+            let in_hand = InHand {
+                measured: parts.status == StatusCode::NOT_MODIFIED
+                    && parts.headers.contains_key(CONTENT_LENGTH),
+                answer: Some(answer),
+                pulse,
+            };
+            (Response::from_parts(parts, in_hand), close)
         }
         Ok(Responded::Upgraded(response, joining)) => {
             record.switched();
@@ -243,6 +240,7 @@ async fn respond(
             joining.spawn(&reception.drain, visit.visitor, record);
             return response.map(|()| InHand {
                 answer: None,
+                measured: false,
                 pulse,
             });
         }
@@ -257,6 +255,7 @@ async fn respond(
             (
                 response.map(|body| InHand {
                     answer: Some(Answer::own(body, record)),
+                    measured: false,
                     pulse,
                 }),
                 close,
@@ -455,6 +454,9 @@ impl Side for Front {
 /// An answer on its way out. While it is, the connection has a request in hand.
 pub(super) struct InHand {
     answer: Option<Answer<Incoming>>,
+    /// A 304, whose Content-Length is that of what it stands for (RFC 9110 §8.6). hyper writes the field only before a body
+    /// that has not ended yet (`Server::encode_headers`), and then writes no body after a 304, whatever its length.
+    measured: bool,
     pulse: Arc<Pulse>,
 }
 
@@ -473,10 +475,13 @@ impl Body for InHand {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.answer.as_ref().is_none_or(Body::is_end_stream)
+        !self.measured && self.answer.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
+        if self.measured {
+            return SizeHint::default();
+        }
         self.answer
             .as_ref()
             .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
