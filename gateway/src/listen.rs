@@ -3,8 +3,8 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tidegate_shared::drain::Drain;
@@ -15,10 +15,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
+use crate::access::{Access, Record};
 use crate::failure::Failure;
 use crate::metrics::Metrics;
 use crate::page;
-use crate::source::Sources;
+use crate::source::{Entry, Sources};
 use crate::tunnel::accept::{Intake, Security};
 use crate::visitor::{Reception, Secured};
 
@@ -43,6 +44,8 @@ pub struct Crowd {
     pub because: &'static str,
     open: AtomicUsize,
     telling: AtomicUsize,
+    full: Mutex<Complaint>,
+    crowded: Mutex<Complaint>,
 }
 
 impl Crowd {
@@ -53,7 +56,32 @@ impl Crowd {
             because,
             open: AtomicUsize::new(0),
             telling: AtomicUsize::new(0),
+            full: Mutex::default(),
+            crowded: Mutex::default(),
         })
+    }
+
+    /// Tells the operator why visitors are turned away.
+    fn complain(&self, failure: Failure) {
+        let (complaint, whose, most, because) = match failure {
+            Failure::TooManyConnections => (
+                &self.crowded,
+                " of one address",
+                self.sources.most(),
+                "--max-visitors-per-source",
+            ),
+            _ => (&self.full, "", self.most, self.because),
+        };
+        let due = complaint
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .due(Instant::now());
+        if let Some(shed) = due {
+            warn!(
+                shed,
+                "visitors are turned away: {most} connections{whose} are open, the limit ({because})"
+            );
+        }
     }
 }
 
@@ -70,33 +98,23 @@ pub async fn visitors(
     let mut complaint = Complaint::default();
     while let Some((stream, visitor)) = accept(&listener, &drain, &metrics, &mut complaint).await {
         tune_plain(&stream);
-        if crowd.open.load(Relaxed) >= crowd.most {
-            complaint.say(|| {
-                format!(
-                    "{} visitors' connections are open, the limit ({})",
-                    crowd.most, crowd.because
-                )
-            });
-            shed(
-                stream,
-                secured.is_some(),
-                Failure::Limit,
-                &crowd,
-                &metrics,
-                &drain,
-            );
-            continue;
-        }
-        let Some(entry) = crowd.sources.enter(visitor.ip(), Instant::now()) else {
-            shed(
-                stream,
-                secured.is_some(),
-                Failure::TooManyConnections,
-                &crowd,
-                &metrics,
-                &drain,
-            );
-            continue;
+        let entry = match room(&crowd, visitor) {
+            Ok(entry) => entry,
+            Err(failure) => {
+                crowd.complain(failure);
+                metrics.visitors_shed.inc();
+                if secured.is_none() {
+                    tell(
+                        stream,
+                        visitor,
+                        failure,
+                        &reception.gateway.access,
+                        &crowd,
+                        &drain,
+                    );
+                }
+                continue;
+            }
         };
         crowd.open.fetch_add(1, Relaxed);
         metrics.visitors_opened.inc();
@@ -191,7 +209,9 @@ async fn accept(
             Err(error) if gone_already(&error) => {}
             Err(error) => {
                 metrics.accept_failed.inc();
-                complaint.say(|| format!("cannot accept connections: {error}"));
+                if let Some(times) = complaint.due(Instant::now()) {
+                    warn!(times, "cannot accept connections: {error}");
+                }
                 sleep(REFUSED_PAUSE).await;
             }
         }
@@ -208,59 +228,74 @@ fn gone_already(error: &io::Error) -> bool {
     )
 }
 
-/// Says the same thing at most once a second.
-#[derive(Default)]
-struct Complaint(Option<Instant>);
+/// A visitor's place, or why there is none.
+fn room(crowd: &Crowd, visitor: SocketAddr) -> Result<Entry, Failure> {
+    if crowd.open.load(Relaxed) >= crowd.most {
+        return Err(Failure::Limit);
+    }
+    crowd
+        .sources
+        .enter(visitor.ip(), Instant::now())
+        .ok_or(Failure::TooManyConnections)
+}
+
+/// What goes wrong again and again is said at once, and then at most so often.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
+
+/// Keeps count of what is not said.
+#[derive(Debug, Default)]
+struct Complaint {
+    said: Option<Instant>,
+    times: u64,
+}
 
 impl Complaint {
-    fn say(&mut self, what: impl FnOnce() -> String) {
-        if self
-            .0
-            .is_none_or(|last| last.elapsed() >= Duration::from_secs(1))
-        {
-            self.0 = Some(Instant::now());
-            warn!("{}", what());
+    /// It went wrong once more. How often it has since it was said, if it is to be said.
+    fn due(&mut self, now: Instant) -> Option<u64> {
+        self.times += 1;
+        let quiet = |said: Instant| now.saturating_duration_since(said) < COMPLAIN_EVERY;
+        if self.said.is_some_and(quiet) {
+            return None;
         }
+        self.said = Some(now);
+        Some(std::mem::take(&mut self.times))
     }
 }
 
-/// Tells a visitor that there is no room for it, where it can be told.
-fn shed(
+/// Tells a visitor that there is no room for it; a few at a time, the others are closed without a word. An answer has an id
+/// and a line in the access log, like every other.
+fn tell(
     stream: TcpStream,
-    tls: bool,
+    visitor: SocketAddr,
     failure: Failure,
+    access: &Arc<Access>,
     crowd: &Arc<Crowd>,
-    metrics: &Metrics,
     drain: &Drain,
 ) {
-    metrics.visitors_shed.inc();
-    metrics.failed(failure);
-    if tls || crowd.telling.load(Relaxed) >= TELLING {
+    if crowd.telling.fetch_add(1, Relaxed) >= TELLING {
+        crowd.telling.fetch_sub(1, Relaxed);
         return;
     }
-    crowd.telling.fetch_add(1, Relaxed);
+    let mut record = access.record(&visitor.to_string().into(), false, Instant::now());
+    record.failed(failure);
     let crowd = Arc::clone(crowd);
     drain.spawn(async move {
         // Whoever does not take it in time does without.
-        let _told = timeout(Duration::from_millis(500), tell(stream, failure)).await;
+        let _told = timeout(
+            Duration::from_millis(500),
+            last_words(stream, failure, record),
+        )
+        .await;
         crowd.telling.fetch_sub(1, Relaxed);
     });
 }
 
-async fn tell(mut stream: TcpStream, failure: Failure) -> io::Result<()> {
-    let status = failure.status();
-    let text = failure.sentence();
-    let answer = format!(
-        "HTTP/1.1 {} {}\r\nconnection: close\r\nretry-after: {}\r\n{}: {}\r\ncontent-type: text/plain\r\ncontent-length: {}\r\n\r\n{text}\n",
-        status.as_u16(),
-        status.canonical_reason().unwrap_or(""),
-        failure.retry_after().unwrap_or(1),
-        page::REASON,
-        failure.reason(),
-        text.len() + 1,
-    );
-    stream.write_all(answer.as_bytes()).await?;
+async fn last_words(mut stream: TcpStream, failure: Failure, record: Record) -> io::Result<()> {
+    stream
+        .write_all(&page::last_words(failure, &record.id()))
+        .await?;
     stream.shutdown().await?;
+    drop(record);
     // What was sent must be read, or the reset that follows takes our answer with it.
     let mut sink = [0; 1024];
     while tokio::io::AsyncReadExt::read(&mut stream, &mut sink).await? > 0 {}
@@ -276,5 +311,21 @@ impl Drop for Counted {
     fn drop(&mut self) {
         self.crowd.open.fetch_sub(1, Relaxed);
         self.metrics.visitors_closed.inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_one_line_a_minute_that_counts_it() {
+        let began = Instant::now();
+        let mut complaint = Complaint::default();
+        assert_eq!(complaint.due(began), Some(1));
+        for millis in 1..=1000 {
+            assert_eq!(complaint.due(began + Duration::from_millis(millis)), None);
+        }
+        assert_eq!(complaint.due(began + COMPLAIN_EVERY), Some(1001));
     }
 }

@@ -98,6 +98,11 @@ impl Sources {
         })
     }
 
+    /// Connections of one source at once.
+    pub fn most(&self) -> usize {
+        self.most
+    }
+
     /// Sources in the table, for tests and metrics.
     pub fn len(&self) -> usize {
         self.lock().len()

@@ -8,12 +8,32 @@ use tidegate_tests::http1::pattern;
 use tidegate_tests::peers::agent::RawAgent;
 use tidegate_tests::peers::frame::kind;
 use tidegate_tests::visitors::http1::try_get;
-use tidegate_tests::visitors::{H2Visitor, Visitor};
+use tidegate_tests::visitors::{Answer, H2Visitor, Visitor};
 use tidegate_tests::{HOST, Site, World};
 
 /// A site whose gateway has one option set.
 async fn site(option: &str, value: &str) -> Site {
     Site::start_with(World::builder().option(option, value), &[]).await
+}
+
+/// Waits for the one access line of a visitor who was turned away, under the id that it was told, and for the warning.
+async fn logged(site: &Site, answer: &Answer) {
+    let id = answer
+        .head
+        .get("tidegate-request-id")
+        .unwrap_or_else(|| panic!("no id: {:?}", answer.head));
+    let status = format!("status={}", answer.status());
+    let reason = format!("reason={}", answer.reason());
+    let gateway = &site.world.gateway;
+    gateway.wait_log(&[" access ", id, &status, &reason]).await;
+    assert_eq!(gateway.logged(&[" access ", id]).len(), 1);
+    let label = format!("reason=\"{}\"", answer.reason());
+    let metrics = site.world.metrics().await;
+    let failed = metrics.sum("tidegate_requests_failed_total", &[&label]);
+    assert_eq!(failed, 1.0, "{reason}");
+    site.get("/hello").await;
+    gateway.wait_log(&["WARN", "turned away", "shed=1"]).await;
+    assert_eq!(gateway.logged(&["WARN", "turned away"]).len(), 1);
 }
 
 #[tokio::test]
@@ -162,6 +182,7 @@ async fn visitors_beyond_the_limit_are_told_and_there_is_room_again() {
     let answer = site.get("/hello").await;
     assert_eq!((answer.status(), answer.reason()), (503, "limit"));
     assert!(answer.head.get("retry-after").is_some());
+    logged(&site, &answer).await;
     inside.pop().unwrap().reset();
     let room = async || (site.get("/hello").await.status() == 200).then_some(());
     eventually(SOON, "there is room again", room).await;
@@ -188,6 +209,7 @@ async fn one_source_does_not_take_all_places() {
         (answer.status(), answer.reason()),
         (429, "too-many-connections")
     );
+    logged(&site, &answer).await;
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind("127.0.1.7:0".parse().unwrap()).unwrap();
     let other = socket.connect(site.world.visitors).await.unwrap();
@@ -343,11 +365,10 @@ async fn running_out_of_descriptors_sheds_visitors_and_recovers() {
     }
     let used = site.world.gateway.cpu_time() - cpu;
     assert!(used < Duration::from_millis(250), "{used:?} of CPU in 2 s");
-    assert!(
-        site.world.gateway.log().len() < 30,
-        "{:?}",
-        site.world.gateway.log()
-    );
+    let log = site.world.gateway.log();
+    let (told, rest): (Vec<_>, Vec<_>) = log.iter().partition(|line| line.contains("reason=limit"));
+    assert!(!told.is_empty() && told.len() < 200, "{told:?}");
+    assert!(rest.len() < 30, "{rest:?}");
     site.world
         .gateway
         .wait_log(&["WARN", "connections are open", "descriptors"])
