@@ -253,7 +253,7 @@ pub struct Patience {
     /// A visitor that sends nothing of a body that is due, or takes nothing of a response.
     #[arg(long, value_name = "TIME", env = "TIDEGATE_STALL_TIMEOUT", default_value = "30s", value_parser = some_time)]
     pub stall_timeout: Duration,
-    /// Octets per second that a request's body must bring, averaged over 30 s, until its response begins; 0 for any.
+    /// Octets per second that a request's body must bring, averaged over 30 s or over --stall-timeout if that is less, until its response begins; 0 for any.
     #[arg(
         long,
         value_name = "N",

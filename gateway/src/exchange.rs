@@ -65,8 +65,8 @@ pub trait Side {
     /// The app wants the body that the visitor held back (RFC 9110 §10.1.1).
     fn go_on(&mut self);
 
-    /// Whether the visitor's body is what everything waits for.
-    fn body_due(&mut self, due: bool);
+    /// How many octets of the visitor's body have gone on, while its next ones are what everything waits for.
+    fn body_due(&mut self, moved: Option<u64>);
 
     /// All of the visitor's body has arrived.
     fn body_done(&mut self);
@@ -199,7 +199,7 @@ where
             tried: &tried,
         };
         let outcome = wait.run(side).await;
-        side.body_due(false);
+        side.body_due(None);
         let failure = match outcome {
             Outcome::Answered(response) if app_is_down(&response) => {
                 // Nothing reached the app: another agent of the name may have one that answers.
@@ -425,12 +425,13 @@ where
         match self.upload.poll(cx) {
             Poll::Ready(Err(Stop::Body(error))) => Some(broken(&error)),
             Poll::Ready(_) => {
-                side.body_due(false);
+                side.body_due(None);
                 side.body_done();
                 None
             }
             Poll::Pending => {
-                side.body_due(!self.upload.waits_for_window());
+                let upload = &self.upload;
+                side.body_due((!upload.waits_for_window()).then(|| upload.sent()));
                 None
             }
         }

@@ -20,6 +20,7 @@ mod liveness;
 mod names_and_certs;
 mod observability;
 mod odd_apps;
+mod pace;
 mod pass_through;
 mod reversal;
 mod routing;

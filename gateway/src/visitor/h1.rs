@@ -432,8 +432,9 @@ impl Side for Front {
         // hyper says 100 by itself when the body is first asked for.
     }
 
-    fn body_due(&mut self, due: bool) {
-        self.watched.pulse.body_due(due);
+    fn body_due(&mut self, moved: Option<u64>) {
+        // The socket counts what arrives.
+        self.watched.pulse.body_due(moved.is_some());
     }
 
     fn body_done(&mut self) {

@@ -22,6 +22,7 @@ use tokio::time::{Sleep, sleep, timeout};
 use tracing::debug;
 
 use super::heads::{HeadsIo, Unfinished};
+use super::pulse::Patience;
 use super::{Limits, Reception};
 use crate::access::Record;
 use crate::answer::{Answer, Cut, End};
@@ -448,9 +449,53 @@ struct Front {
     /// When waiting ends: armed with the first wait.
     until: Option<Pin<Box<Sleep>>>,
     limits: Limits,
-    /// Since when the body is due.
-    body: Option<Instant>,
+    /// What has come of a body that is due.
+    body: Option<Due>,
     since: Instant,
+}
+
+/// A body whose next octets everything waits for.
+struct Due {
+    moved: u64,
+    /// When `moved` last grew.
+    heard: Instant,
+    /// From when its rate is measured, and what had come by then.
+    since: Instant,
+    mark: u64,
+}
+
+impl Due {
+    fn begin(moved: u64) -> Self {
+        let now = Instant::now();
+        Self {
+            moved,
+            heard: now,
+            since: now,
+            mark: moved,
+        }
+    }
+
+    fn came(&mut self, moved: u64) {
+        if moved != self.moved {
+            self.moved = moved;
+            self.heard = Instant::now();
+        }
+    }
+
+    /// Whether nothing came for too long, or too little.
+    fn is_overdue(&mut self, patience: &Patience) -> bool {
+        if self.heard.elapsed() >= patience.stall {
+            return true;
+        }
+        let took = self.since.elapsed();
+        if took < patience.rate_over() {
+            return false;
+        }
+        let brought = self.moved - self.mark;
+        self.since = Instant::now();
+        self.mark = self.moved;
+        patience.is_crawl(brought, took)
+    }
 }
 
 impl Side for Front {
@@ -468,11 +513,11 @@ impl Side for Front {
         let _gone = self.respond.send_informational(response);
     }
 
-    fn body_due(&mut self, due: bool) {
-        match (due, self.body) {
-            (true, None) => self.body = Some(Instant::now()),
-            (false, Some(_)) => self.body = None,
-            _ => {}
+    fn body_due(&mut self, moved: Option<u64>) {
+        match (moved, &mut self.body) {
+            (Some(moved), Some(body)) => body.came(moved),
+            (Some(moved), body) => *body = Some(Due::begin(moved)),
+            (None, body) => *body = None,
         }
     }
 
@@ -494,7 +539,8 @@ impl Side for Front {
         while until.as_mut().poll(cx).is_ready() {
             if self
                 .body
-                .is_some_and(|due| due.elapsed() >= limits.patience.stall)
+                .as_mut()
+                .is_some_and(|body| body.is_overdue(&limits.patience))
             {
                 return Poll::Ready(Failure::BodyTimeout);
             }

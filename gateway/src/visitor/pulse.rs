@@ -21,16 +21,27 @@ pub struct Patience {
     pub body_rate: u64,
 }
 
+/// A body's rate is averaged over so long, or over the time for a stall where that is less.
+const RATE_OVER: Duration = Duration::from_secs(30);
+
 impl Patience {
+    /// Over how long a body's rate is averaged.
+    pub fn rate_over(&self) -> Duration {
+        self.stall.min(RATE_OVER)
+    }
+
+    /// Whether a body that brought so many octets in this time came too slowly.
+    pub fn is_crawl(&self, octets: u64, took: Duration) -> bool {
+        let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX).max(1);
+        octets.saturating_mul(1000) / ms < self.body_rate
+    }
+
     /// How often to look whether somebody's patience is over: a quarter of the least of it.
     pub fn grain(&self) -> Duration {
         (self.head.min(self.idle).min(self.stall) / 4)
             .clamp(Duration::from_millis(50), Duration::from_secs(5))
     }
 }
-
-/// Over how long a body's rate is averaged.
-const RATE_OVER_MS: u64 = 30_000;
 
 /// A visitor that closes its half so soon after its request has half-closed on purpose; one that closes it later has
 /// left. The two cannot be told apart on the wire (RFC 9112 §9.6).
@@ -329,14 +340,15 @@ impl Pulse {
 
     fn rate(&self, patience: &Patience, now: u64) -> Result<(), Overdue> {
         let since = self.rate_since.load(Relaxed);
-        if patience.body_rate == 0 || self.responding.load(Relaxed) || now < since + RATE_OVER_MS {
+        let took = Duration::from_millis(now.saturating_sub(since));
+        if self.responding.load(Relaxed) || took < patience.rate_over() {
             return Ok(());
         }
         let received = self.received.load(Relaxed);
         let brought = received - self.rate_mark.load(Relaxed);
         self.rate_since.store(now, Relaxed);
         self.rate_mark.store(received, Relaxed);
-        if brought * 1000 / (now - since) < patience.body_rate {
+        if patience.is_crawl(brought, took) {
             Err(Overdue::Body)
         } else {
             Ok(())
