@@ -1,15 +1,13 @@
 //! A tunnel lives for weeks: what h2 counts over a connection's life must not be a way to kill it (issue §6,
 //! `wire.md` §1.10 rows 17 to 19).
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use tidegate_tests::bystander::Bystander;
 use tidegate_tests::eventually::{SOON, eventually};
 use tidegate_tests::peers::farm::Farm;
-use tidegate_tests::peers::frame::{Frame, code};
+use tidegate_tests::peers::frame::{Frame, code, flag, kind};
 use tidegate_tests::peers::hpack;
-use tidegate_tests::task::{Task, spawn};
 use tidegate_tests::visitors::Visitor;
 use tidegate_tests::visitors::http1::try_get;
 use tidegate_tests::{HOST, World};
@@ -30,7 +28,7 @@ impl Scene {
     }
 }
 
-/// `/empties`: 300 empty DATA frames before the body. `/tiny`: 5,000 one-byte frames. `/broken`: a response that
+/// `/empties`: 300 empty DATA frames before the body. `/padded`: 2 padded empty ones, which count against the tunnel. `/tiny`: 5,000 one-byte frames. `/broken`: a response that
 /// the gateway must reset itself. `/reset`: one that the agent resets. Anything else: `plain`.
 fn answer(stream: u32, path: &str) -> Vec<Frame> {
     let head = |fields: &[(&str, &str)]| Frame::headers(stream, hpack::encode(fields), false);
@@ -41,6 +39,14 @@ fn answer(stream: u32, path: &str) -> Vec<Frame> {
             let mut frames = vec![head(&ok)];
             frames.extend((0..300).map(|_| Frame::data(stream, b"", false)));
             frames.push(body("after the empties"));
+            frames
+        }
+        "/padded" => {
+            // One octet that says how many of padding follow: none. RFC 9113 §6.1.
+            let padded = Frame::new(kind::DATA, flag::PADDED, stream, [0]);
+            let mut frames = vec![head(&ok)];
+            frames.extend((0..2).map(|_| padded.clone()));
+            frames.push(body("after the padding"));
             frames
         }
         "/tiny" => {
@@ -57,57 +63,14 @@ fn answer(stream: u32, path: &str) -> Vec<Frame> {
     }
 }
 
-/// Another visitor of the same name, who asks again and again and must always be answered, and soon.
-struct Bystander {
-    stop: Arc<AtomicBool>,
-    failures: Arc<std::sync::Mutex<Vec<String>>>,
-    task: Task,
-}
-
-impl Bystander {
-    fn watch(world: &World) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let failures = Arc::new(std::sync::Mutex::new(Vec::new()));
-        let (visitors, over, seen) = (world.visitors, Arc::clone(&stop), Arc::clone(&failures));
-        let task = spawn(async move {
-            while !over.load(Ordering::Relaxed) {
-                let began = Instant::now();
-                let outcome = match try_get(visitors, HOST, "/plain", Duration::from_secs(5)).await
-                {
-                    Ok(answer) if answer.cut.is_none() => {
-                        format!("{} {}", answer.status(), answer.text())
-                    }
-                    Ok(answer) => format!("cut: {:?}", answer.cut),
-                    Err(error) => error.to_string(),
-                };
-                let took = began.elapsed();
-                if outcome != "200 plain" || took > Duration::from_secs(1) {
-                    seen.lock()
-                        .unwrap()
-                        .push(format!("{outcome} after {took:?}"));
-                }
-            }
-        });
-        Self {
-            stop,
-            failures,
-            task,
-        }
-    }
-
-    async fn noticed_nothing(self) {
-        self.stop.store(true, Ordering::Relaxed);
-        let done = async || self.task.is_finished().then_some(());
-        eventually(SOON, "the bystander's last request ends", done).await;
-        let failures = self.failures.lock().unwrap();
-        assert!(failures.is_empty(), "another visitor noticed: {failures:?}");
-    }
+fn bystander(world: &World) -> Bystander {
+    Bystander::watch(world, "/plain", "plain")
 }
 
 #[tokio::test]
 async fn empty_data_frames_cost_no_other_visitor_anything() {
     let scene = Scene::start().await;
-    let bystander = Bystander::watch(&scene.world);
+    let bystander = bystander(&scene.world);
     for _ in 0..4 {
         let answer = scene.world.get(HOST, "/empties").await;
         assert_eq!(
@@ -118,10 +81,40 @@ async fn empty_data_frames_cost_no_other_visitor_anything() {
     bystander.noticed_nothing().await;
 }
 
+/// What `h2` counts and nobody can reset wears a tunnel out: a fresh one comes first, then the worn one is drained.
+#[tokio::test]
+async fn a_worn_tunnel_is_replaced_and_no_request_fails() {
+    let scene = Scene::start().await;
+    let bystander = bystander(&scene.world);
+    let gateway = &scene.world.gateway;
+    let worn = eventually(SOON, "a tunnel is worn", async || {
+        let answer = scene.world.get(HOST, "/padded").await;
+        assert_eq!(
+            (answer.status(), answer.text().as_str()),
+            (200, "after the padding")
+        );
+        gateway.logged(&["tunnel is worn"]).pop()
+    });
+    worn.await;
+    gateway
+        .wait_log(&["tunnel gone", "ending=\"replaced\""])
+        .await;
+    bystander.noticed_nothing().await;
+    let metrics = scene.world.metrics().await;
+    for ending in ["closed", "flood", "silent"] {
+        let ended = metrics.sum("tidegate_tunnels_closed_total", &[ending]);
+        assert_eq!(ended, 0.0, "{ending}: {:?}", gateway.log());
+    }
+    scene.world.wait_filed(HOST, 2, SOON).await;
+    // Both took their share of the frames; none is replaced for nothing.
+    let dials = scene.farm.dials();
+    assert!((3..=4).contains(&dials), "{dials} dials");
+}
+
 #[tokio::test]
 async fn fifteen_hundred_broken_streams_cost_no_other_visitor_anything() {
     let scene = Scene::start().await;
-    let bystander = Bystander::watch(&scene.world);
+    let bystander = bystander(&scene.world);
     for number in 0..1500 {
         let path = if number % 2 == 0 { "/broken" } else { "/reset" };
         let limit = Duration::from_secs(5);
@@ -145,7 +138,7 @@ async fn fifteen_hundred_broken_streams_cost_no_other_visitor_anything() {
 #[tokio::test]
 async fn tiny_frames_to_a_stuck_visitor_cost_no_other_visitor_anything() {
     let scene = Scene::start().await;
-    let bystander = Bystander::watch(&scene.world);
+    let bystander = bystander(&scene.world);
     let mut stuck = Vec::new();
     for _ in 0..6 {
         let mut visitor = Visitor::connect_narrow(scene.world.visitors).await;
@@ -172,7 +165,7 @@ async fn tiny_frames_to_a_stuck_visitor_cost_no_other_visitor_anything() {
 #[tokio::test]
 async fn thousands_of_visitors_who_leave_do_not_end_a_tunnel() {
     let scene = Scene::start().await;
-    let bystander = Bystander::watch(&scene.world);
+    let bystander = bystander(&scene.world);
     for _ in 0..2500 {
         let mut visitor = scene.world.visitor().await;
         visitor.send_get(HOST, "/tiny").await;

@@ -5,8 +5,11 @@
 )]
 
 mod agent;
+mod app_connections;
 mod back_pressure;
+mod expiry;
 mod forwarded_headers;
+mod gateway_addresses;
 mod grpc;
 mod haproxy;
 mod harness;
@@ -14,6 +17,7 @@ mod held;
 mod hostile_agent;
 mod hostile_http1;
 mod hostile_http2;
+mod interim;
 mod lifetime;
 mod limits;
 mod liveness;
@@ -24,4 +28,6 @@ mod pace;
 mod pass_through;
 mod reversal;
 mod routing;
+mod stampede;
+mod trailers;
 mod websocket;

@@ -23,6 +23,8 @@ pub mod world; // a gateway and the agents around it
 
 pub mod site; // the common scene: one gateway, one app, one agent
 
+pub mod bystander; // a visitor who must notice nothing
+
 pub mod conn; // one TCP or TLS connection
 
 pub mod http1; // HTTP/1 read exactly, byte by byte
@@ -38,6 +40,8 @@ pub mod peers; // HTTP/2 spoken by hand, in the place of an agent or of a gatewa
 pub mod link; // a TCP relay that can freeze and be cut
 
 pub mod netns; // network namespaces that drop packets
+
+pub mod hosts; // names of the test's own
 
 pub mod haproxy; // a real HAProxy at either end
 

@@ -339,7 +339,7 @@ where
             // Soon again: its goodbye leaves with the connection's next poll.
             until = until.min(leaving.until).min(now + 20);
         }
-        if let Some(end) = self.tunnel.agent.not_after
+        if let Some(end) = self.certificate_ends()
             && let Ok(left) = end.duration_since(SystemTime::now())
         {
             until = until
@@ -377,16 +377,20 @@ where
         *full >= FLOOD_FOR
     }
 
+    /// From when on a handshake with the certificate fails. Its last second counts as a whole (RFC 5280 §4.1.2.5): an end
+    /// before that would have the agent dial in vain, again and again.
+    fn certificate_ends(&self) -> Option<SystemTime> {
+        Some(self.tunnel.agent.not_after? + Duration::from_secs(1))
+    }
+
     /// Expiry, and counters that end a connection when they are full.
     fn mind_the_end(&mut self, now: u64) {
         if self.leaving.is_some() {
             return;
         }
         if self
-            .tunnel
-            .agent
-            .not_after
-            .is_some_and(|end| SystemTime::now() > end)
+            .certificate_ends()
+            .is_some_and(|end| SystemTime::now() >= end)
         {
             return self.leave(Ending::Expired);
         }

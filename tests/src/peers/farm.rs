@@ -1,4 +1,4 @@
-//! Agents by hand that dial again when they lose a tunnel: a site whose answers are frames of the test's own.
+//! Agents by hand that dial again when they lose a tunnel or are asked for another: a site whose answers are frames of the test's own.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -9,7 +9,7 @@ use super::frame::{Frame, PREFACE, kind};
 use super::{Event, Peer, field};
 use crate::conn::Conn;
 use crate::pki::Pki;
-use crate::task::{Task, spawn};
+use crate::task::{Task, Tasks, spawn};
 
 /// Keeps tunnels of one name up; each request is answered with the frames that a script makes of stream and path.
 #[derive(Debug)]
@@ -38,9 +38,20 @@ impl Farm {
             let (config, dials, script) =
                 (Arc::clone(&config), Arc::clone(&dials), Arc::clone(&script));
             spawn(async move {
+                let mut leaving = Tasks::new();
                 while let Ok(conn) = Conn::tls(gateway, "localhost", Arc::clone(&config)).await {
                     dials.fetch_add(1, Ordering::Relaxed);
-                    serve(Peer::over(conn), script.as_ref()).await;
+                    let mut peer = Peer::over(conn);
+                    if !open(&mut peer).await {
+                        continue;
+                    }
+                    if serve(&mut peer, script.as_ref(), Until::Goaway).await {
+                        // It goes on until the gateway has what it came for; meanwhile there is another one.
+                        let script = Arc::clone(&script);
+                        leaving.spawn(async move {
+                            serve(&mut peer, script.as_ref(), Until::Closed).await;
+                        });
+                    }
                 }
             })
         };
@@ -57,27 +68,38 @@ impl Farm {
     }
 }
 
-/// One tunnel until it closes, or until GOAWAY has come and its last stream is answered.
-async fn serve(mut peer: Peer, script: &(dyn Fn(u32, &str) -> Vec<Frame> + Send + Sync)) {
-    let opening = [
-        PREFACE.as_slice(),
-        &super::agent::RawAgent::settings().encode(),
-    ]
-    .concat();
-    if peer.write(&opening).await.is_err() {
-        return;
-    }
+/// The agent's half of the opening; whether the connection took it.
+async fn open(peer: &mut Peer) -> bool {
+    let settings = super::agent::RawAgent::settings().encode();
+    let opening = [PREFACE.as_slice(), &settings].concat();
+    peer.write(&opening).await.is_ok()
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Until {
+    Goaway,
+    Closed,
+}
+
+/// Answers what comes on one tunnel. Whether it ended with GOAWAY and not with the connection.
+async fn serve(
+    peer: &mut Peer,
+    script: &(dyn Fn(u32, &str) -> Vec<Frame> + Send + Sync),
+    until: Until,
+) -> bool {
     while let Ok(event) = peer.event().await {
         match event {
             Event::Head { stream, fields, .. } => {
                 let frames = script(stream, field(&fields, ":path").unwrap_or_default());
                 if peer.send_all(&frames).await.is_err() {
-                    return;
+                    return false;
                 }
             }
-            // Requests are answered as they come, so nothing is in flight here.
-            Event::Frame(frame) if frame.kind == kind::GOAWAY => return,
+            Event::Frame(frame) if frame.kind == kind::GOAWAY && until == Until::Goaway => {
+                return true;
+            }
             Event::Frame(_) => {}
         }
     }
+    false
 }

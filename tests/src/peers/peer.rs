@@ -41,8 +41,14 @@ impl Peer {
     /// Speaks frames on `conn`.
     #[must_use]
     pub fn over(conn: Conn) -> Self {
+        Self::on(Reader::new(conn))
+    }
+
+    /// Goes on with a connection of which something has been read.
+    #[must_use]
+    pub fn on(reader: Reader<Conn>) -> Self {
         Self {
-            io: Reader::new(conn),
+            io: reader,
             decoder: Decoder::default(),
             polite: true,
         }

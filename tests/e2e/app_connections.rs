@@ -1,0 +1,135 @@
+//! The agent's kept connections to an app that closes them at the wrong moment (RFC 9112 §9.3.1): what may be repeated never
+//! fails, and what may not is never sent twice.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use tidegate_tests::apps::RawApp;
+use tidegate_tests::http1::Framing;
+use tidegate_tests::{HOST, World};
+use tokio::io::AsyncWriteExt;
+
+/// How the app ends a connection.
+#[derive(Clone, Copy, Debug)]
+enum Goodbye {
+    /// FIN, when a second request has come and has been read.
+    UnansweredFin,
+    /// RST, likewise.
+    UnansweredReset,
+    /// FIN right behind the answer, without a word in the head: it crosses the next request.
+    BehindTheAnswer,
+}
+
+/// How often each request was read to its end, by method and target.
+type Seen = Arc<Mutex<BTreeMap<String, usize>>>;
+
+/// An app that answers the first request of a connection and then says goodbye.
+async fn app(goodbye: Goodbye) -> (RawApp, Seen) {
+    let seen = Seen::default();
+    let record = Arc::clone(&seen);
+    let app = RawApp::start(move |mut reader| {
+        let record = Arc::clone(&record);
+        async move {
+            for turn in 0..2 {
+                let Ok(Some(head)) = reader.head().await else {
+                    return;
+                };
+                let mut framing = Framing::of_request(&head).unwrap();
+                if reader.body(&mut framing).await.is_err() {
+                    return;
+                }
+                let request = format!("{} {}", head.method(), head.target());
+                *record.lock().unwrap().entry(request).or_default() += 1;
+                if turn == 1 {
+                    break;
+                }
+                let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+                reader.io.write_all(answer).await.unwrap();
+                if matches!(goodbye, Goodbye::BehindTheAnswer) {
+                    return;
+                }
+            }
+            if matches!(goodbye, Goodbye::UnansweredReset) {
+                reader.io.reset();
+            }
+        }
+    })
+    .await;
+    (app, seen)
+}
+
+const EVERY_GOODBYE: [Goodbye; 3] = [
+    Goodbye::UnansweredFin,
+    Goodbye::UnansweredReset,
+    Goodbye::BehindTheAnswer,
+];
+
+#[tokio::test]
+async fn a_get_never_fails_because_the_app_closed_a_kept_connection() {
+    for goodbye in EVERY_GOODBYE {
+        let world = World::start().await;
+        let (app, seen) = app(goodbye).await;
+        let _agent = world
+            .agent_with(HOST, &app.target(), &["--tunnels", "1"])
+            .await;
+        let mut visitor = world.visitor().await;
+        for number in 0..200 {
+            visitor.send_get(HOST, &format!("/{number}")).await;
+            let answer = visitor.answer("GET").await;
+            assert_eq!(
+                (answer.status(), answer.text().as_str()),
+                (200, "ok"),
+                "{goodbye:?}, request {number}"
+            );
+        }
+        let twice = seen
+            .lock()
+            .unwrap()
+            .values()
+            .filter(|times| **times > 1)
+            .count();
+        if !matches!(goodbye, Goodbye::BehindTheAnswer) {
+            assert!(twice > 0, "{goodbye:?}: no connection was used again");
+        }
+    }
+}
+
+/// An app that has read a request may have done what it asks (RFC 9110 §9.2.2).
+#[tokio::test]
+async fn what_cannot_be_repeated_is_never_sent_twice() {
+    let bodies = [
+        "Content-Length: 4\r\n\r\nbody",
+        "Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n",
+    ];
+    for goodbye in EVERY_GOODBYE {
+        let world = World::start().await;
+        let (app, seen) = app(goodbye).await;
+        let _agent = world
+            .agent_with(HOST, &app.target(), &["--tunnels", "1"])
+            .await;
+        let mut visitor = world.visitor().await;
+        let (mut served, mut refused) = (0, 0);
+        for number in 0..60 {
+            let (method, body) = match number % 3 {
+                0 => ("POST", bodies[0]),
+                1 => ("PUT", bodies[1]),
+                _ => ("POST", "Content-Length: 0\r\n\r\n"),
+            };
+            let request = format!("{method} /{number} HTTP/1.1\r\nHost: {HOST}\r\n{body}");
+            visitor.send(request).await;
+            let answer = visitor.answer(method).await;
+            match (answer.status(), answer.reason()) {
+                (200, _) => served += 1,
+                (502, "app-closed") => refused += 1,
+                other => panic!("{goodbye:?}, {method} {number}: {other:?}"),
+            }
+        }
+        let seen = seen.lock().unwrap();
+        let twice: Vec<_> = seen.iter().filter(|(_, times)| **times > 1).collect();
+        assert!(twice.is_empty(), "{goodbye:?}: sent again: {twice:?}");
+        assert!(served > 0, "{goodbye:?}");
+        if !matches!(goodbye, Goodbye::BehindTheAnswer) {
+            assert!(refused > 0, "{goodbye:?}: no connection was used again");
+        }
+    }
+}
