@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use h2::ext::Protocol;
 use h2::{Reason, client};
-use http::{Method, Response, StatusCode, response};
+use http::{HeaderMap, Method, Response, StatusCode, response};
 use http_body::{Body, Frame};
 use tidegate_shared::clock;
 use tidegate_shared::inbound::Inbound;
+use tidegate_shared::message::{DETAIL, DETAIL_MAX};
 use tidegate_shared::pump::{Pump, Stop};
 use tidegate_shared::tls::VisitorCerts;
 use tokio::time::{Sleep, sleep};
@@ -215,11 +216,11 @@ where
                         untaken: true,
                     }
                 } else {
-                    return Ok(answered(response, record, lease, upload, sent_at));
+                    return apps(answered(response, record, lease, upload, sent_at));
                 }
             }
             Outcome::Answered(response) => {
-                return Ok(answered(response, record, lease, upload, sent_at));
+                return apps(answered(response, record, lease, upload, sent_at));
             }
             Outcome::Over(failure) => {
                 upload.reset(Reason::CANCEL);
@@ -276,13 +277,40 @@ fn answered<B>(
     }
 }
 
+/// Passes an app's answer. An agent's own becomes ours: with the request's id, and with nothing of the agent's in it but one
+/// short line of text.
+fn apps<B>(mut opened: Opened<B>) -> Result<Opened<B>, Unavailable> {
+    let failure = agents_own(opened.parts.status, &opened.parts.headers);
+    // Agents use it between themselves and us.
+    let detail = opened.parts.headers.remove(DETAIL);
+    let Some(failure) = failure else {
+        return Ok(opened);
+    };
+    let about = detail
+        .as_ref()
+        .and_then(|detail| detail.to_str().ok())
+        .map(|detail| {
+            let kept = &detail[..detail.len().min(DETAIL_MAX)];
+            format!("The agent says: {kept}.")
+        });
+    if !opened.upload.is_finished() {
+        opened.upload.reset(Reason::CANCEL);
+    }
+    Err(Unavailable { failure, about })
+}
+
+/// What an agent says that went wrong, if the answer is its own. The reason alone would not tell: an app may be a gateway
+/// that says the same of its own agent.
+fn agents_own(status: StatusCode, fields: &HeaderMap) -> Option<Failure> {
+    if !status.is_server_error() || !fields.contains_key(DETAIL) {
+        return None;
+    }
+    Failure::of_agent(fields.get(REASON)?.as_bytes()).filter(|failure| failure.status() == status)
+}
+
 /// Whether an agent says that its app is not there.
 fn app_is_down<T>(response: &Response<T>) -> bool {
-    response.status() == StatusCode::BAD_GATEWAY
-        && response
-            .headers()
-            .get(REASON)
-            .is_some_and(|reason| reason == "app-unreachable")
+    agents_own(response.status(), response.headers()) == Some(Failure::AppUnreachable)
 }
 
 async fn lease<S: Side>(
@@ -394,7 +422,10 @@ where
                     self.gate = Gate::Open;
                     side.go_on();
                 }
-                Poll::Ready(Some(Ok(interim))) => side.interim(interim),
+                Poll::Ready(Some(Ok(mut interim))) => {
+                    interim.headers_mut().remove(DETAIL);
+                    side.interim(interim);
+                }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Outcome::Lost(error)),
                 // The response itself is next, or an error.
                 Poll::Ready(None) => break,

@@ -56,6 +56,20 @@ pub enum Failure {
     NoUpgrade,
     /// No response within the limit that the operator set.
     ResponseTimeout,
+    /// From here on what an agent says: it has no connection to its app.
+    AppUnreachable,
+    /// The app closed the connection without an answer.
+    AppClosed,
+    /// What the app answered is not HTTP.
+    AppInvalid,
+    /// The app did not answer within the agent's limit.
+    AppTimeout,
+    /// The app answered a change of protocol as if it were an ordinary request.
+    UpgradeIgnored,
+    /// The app answered a change of protocol wrongly.
+    UpgradeInvalid,
+    /// CONNECT to somewhere, which an agent does not offer.
+    ConnectUnsupported,
     /// The visitor left.
     VisitorGone,
 }
@@ -89,6 +103,13 @@ impl Failure {
             Self::BadResponse => "bad-response",
             Self::NoUpgrade => "no-upgrade",
             Self::ResponseTimeout => "response-timeout",
+            Self::AppUnreachable => "app-unreachable",
+            Self::AppClosed => "app-closed",
+            Self::AppInvalid => "app-invalid-response",
+            Self::AppTimeout => "app-timeout",
+            Self::UpgradeIgnored => "upgrade-ignored",
+            Self::UpgradeInvalid => "upgrade-invalid",
+            Self::ConnectUnsupported => "connect-unsupported",
             Self::VisitorGone => "visitor-gone",
         }
     }
@@ -114,8 +135,18 @@ impl Failure {
             | Self::AllEjected
             | Self::Limit
             | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
-            Self::TunnelLost | Self::BadResponse | Self::NoUpgrade => StatusCode::BAD_GATEWAY,
-            Self::TunnelSilent | Self::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::TunnelLost
+            | Self::BadResponse
+            | Self::NoUpgrade
+            | Self::AppUnreachable
+            | Self::AppClosed
+            | Self::AppInvalid
+            | Self::UpgradeIgnored
+            | Self::UpgradeInvalid => StatusCode::BAD_GATEWAY,
+            Self::TunnelSilent | Self::ResponseTimeout | Self::AppTimeout => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
+            Self::ConnectUnsupported => StatusCode::NOT_IMPLEMENTED,
             Self::VisitorGone => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
         }
     }
@@ -183,13 +214,35 @@ impl Failure {
             Self::BadResponse => "The agent's answer was broken.",
             Self::NoUpgrade => "The agent of this name cannot carry WebSockets.",
             Self::ResponseTimeout => "The app did not answer in time.",
+            Self::AppUnreachable => "The agent of this name is connected, its app is not.",
+            Self::AppClosed => "The app closed the connection without an answer.",
+            Self::AppInvalid => "The app's answer is not HTTP as it should be.",
+            Self::AppTimeout => "The app did not answer in time.",
+            Self::UpgradeIgnored => "The app did not change the protocol as it was asked to.",
+            Self::UpgradeInvalid => "The app answered a change of protocol wrongly.",
+            Self::ConnectUnsupported => "The agent of this name passes requests to its app only.",
             Self::VisitorGone => "The visitor left.",
         }
+    }
+
+    /// What an agent means by this reason, where it is one of an agent's.
+    pub fn of_agent(reason: &[u8]) -> Option<Self> {
+        [
+            Self::AppUnreachable,
+            Self::AppClosed,
+            Self::AppInvalid,
+            Self::AppTimeout,
+            Self::UpgradeIgnored,
+            Self::UpgradeInvalid,
+            Self::ConnectUnsupported,
+        ]
+        .into_iter()
+        .find(|failure| failure.reason().as_bytes() == reason)
     }
 }
 
 /// All of them, for the metrics to show at zero.
-pub const ALL: [Failure; 26] = [
+pub const ALL: [Failure; 33] = [
     Failure::Malformed,
     Failure::NoHost,
     Failure::ManyHosts,
@@ -215,6 +268,13 @@ pub const ALL: [Failure; 26] = [
     Failure::BadResponse,
     Failure::NoUpgrade,
     Failure::ResponseTimeout,
+    Failure::AppUnreachable,
+    Failure::AppClosed,
+    Failure::AppInvalid,
+    Failure::AppTimeout,
+    Failure::UpgradeIgnored,
+    Failure::UpgradeInvalid,
+    Failure::ConnectUnsupported,
     Failure::VisitorGone,
 ];
 

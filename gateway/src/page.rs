@@ -1,8 +1,9 @@
-//! What a visitor reads when there is no answer of the app's: a small page or one line of text, by `Accept`. Pure.
+//! What a visitor is answered when there is no answer of the app's: status and fields around the page. Pure.
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderMap, HeaderValue, Response};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Response};
+use tidegate_shared::page::{Page, Wants};
 
 use crate::failure::Failure;
 
@@ -16,15 +17,14 @@ pub const REQUEST_ID: &str = "tidegate-request-id";
 /// last connected; it goes to the visitor too. The length is stated, the body left to the caller.
 pub fn failed(failure: Failure, about: Option<&str>, id: &str, wants: Wants) -> Response<Bytes> {
     let status = failure.status();
-    let body = match wants {
-        Wants::Page => page(failure, about, id),
-        Wants::Text => match about {
-            Some(about) => format!("{} {about}\n", failure.sentence()),
-            None => format!("{}\n", failure.sentence()),
-        },
+    let page = Page {
+        status,
+        sentence: failure.sentence(),
+        about,
+        reason: failure.reason(),
+        request: Some(id),
     };
-    let body = Bytes::from(body);
-    let mut response = Response::new(body);
+    let mut response = Response::new(Bytes::from(page.render(wants)));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(wants.content_type()));
@@ -64,87 +64,9 @@ pub fn last_words(failure: Failure, id: &str) -> Vec<u8> {
     octets
 }
 
-/// In which form an error is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wants {
-    Page,
-    Text,
-}
-
-impl Wants {
-    /// A page for those who list `text/html`, as browsers do; text for programs.
-    pub fn of(headers: &HeaderMap) -> Self {
-        let page = headers
-            .get_all(ACCEPT)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .any(|accept| {
-                accept.split(',').any(|range| {
-                    let mut parts = range.split(';').map(str::trim);
-                    parts
-                        .next()
-                        .is_some_and(|kind| kind.eq_ignore_ascii_case("text/html"))
-                        && !parts.any(|parameter| parameter == "q=0" || parameter == "q=0.0")
-                })
-            });
-        if page { Self::Page } else { Self::Text }
-    }
-
-    fn content_type(self) -> &'static str {
-        match self {
-            Self::Page => "text/html; charset=utf-8",
-            Self::Text => "text/plain; charset=utf-8",
-        }
-    }
-}
-
-fn page(failure: Failure, about: Option<&str>, id: &str) -> String {
-    let status = failure.status();
-    let title = status.canonical_reason().unwrap_or("Error");
-    format!(
-        "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <title>{code} {title}</title>\n\
-         <style>body{{font:16px/1.5 system-ui,sans-serif;max-width:36em;margin:15vh auto;padding:0 1em;color:#223}}\
-         h1{{font-size:1.3em}}small{{color:#667}}code{{background:#eef;padding:0 .3em}}</style>\n\
-         <h1>{code} {title}</h1>\n<p>{sentence}</p>\n{about}\
-         <p><small>Reason <code>{reason}</code>, request <code>{id}</code>. Tidegate.</small></p>\n</html>\n",
-        code = status.as_u16(),
-        sentence = failure.sentence(),
-        about = about
-            .map(|about| format!("<p>{}</p>\n", escaped(about)))
-            .unwrap_or_default(),
-        reason = failure.reason(),
-        id = escaped(id),
-    )
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn browsers_get_a_page_and_programs_a_line() {
-        let accept = |value: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(ACCEPT, HeaderValue::from_str(value).unwrap());
-            Wants::of(&headers)
-        };
-        assert_eq!(
-            accept("text/html,application/xhtml+xml,*/*;q=0.8"),
-            Wants::Page
-        );
-        assert_eq!(accept("*/*"), Wants::Text);
-        assert_eq!(accept("text/html;q=0, application/json"), Wants::Text);
-        assert_eq!(Wants::of(&HeaderMap::new()), Wants::Text);
-    }
 
     #[test]
     fn what_is_told_about_a_name_cannot_write_html() {

@@ -13,6 +13,26 @@ pub const UPGRADE_OPTIONAL: HeaderName = HeaderName::from_static("tidegate-upgra
 /// changed (RFC 8441 §4); so whoever does not know this field, or gets it unasked, sees a failure and no open stream.
 pub const STATUS: HeaderName = HeaderName::from_static("tidegate-status");
 
+/// Set by an agent on an answer that is its own and not its app's: what happened, as a part of a sentence. A gateway that
+/// knows it answers with its own page, which has the request's id; others pass the agent's. An agent keeps it off what its
+/// app says, and a gateway off what its visitors see.
+pub const DETAIL: HeaderName = HeaderName::from_static("tidegate-detail");
+
+/// Most octets of a [`DETAIL`], for who writes it and for who reads it.
+pub const DETAIL_MAX: usize = 500;
+
+/// Removes from an app's answer what only its agent may say.
+pub fn strip_agents(headers: &mut HeaderMap) {
+    // A glance costs less than two look-ups that find nothing.
+    if headers
+        .keys()
+        .any(|name| name.as_str().starts_with("tidegate-"))
+    {
+        headers.remove(DETAIL);
+        headers.remove(STATUS);
+    }
+}
+
 /// Names that `Connection` cannot have removed: they frame or route the message, or say who sent it, and a visitor who
 /// could strip them would be believed to be somebody else.
 const PROTECTED: [&str; 14] = [

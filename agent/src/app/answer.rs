@@ -5,9 +5,11 @@ use std::fmt;
 use bytes::Bytes;
 use h2::server::SendResponse;
 use http::header::{
-    ACCEPT, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
+    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
 };
 use http::{Method, Request, Response, StatusCode};
+use tidegate_shared::message::{DETAIL, DETAIL_MAX};
+use tidegate_shared::page::{Page, Wants};
 
 use super::App;
 
@@ -94,29 +96,31 @@ pub(super) fn send<B>(
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asker {
     head_only: bool,
-    html: bool,
+    wants: Wants,
 }
 
 impl Asker {
     pub(super) fn of(method: &Method, headers: &HeaderMap) -> Self {
         Self {
             head_only: *method == Method::HEAD,
-            html: headers.get(ACCEPT).is_some_and(|accept| {
-                accept
-                    .as_bytes()
-                    .windows(9)
-                    .any(|part| part == b"text/html")
-            }),
+            wants: Wants::of(headers),
         }
     }
 
     pub(super) fn send(self, app: &App, mut respond: SendResponse<Bytes>, trouble: &Trouble) {
-        let (kind, page) = self.page(&app.settings.target.to_string(), trouble);
+        let detail = format!("the app at {} {trouble}", app.settings.target);
+        let page = self.page(&detail, trouble);
         let mut response = Response::new(());
         *response.status_mut() = trouble.status();
         let headers = response.headers_mut();
         headers.insert(REASON, HeaderValue::from_static(trouble.reason()));
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        if let Ok(detail) = HeaderValue::from_str(&one_line(&detail)) {
+            headers.insert(DETAIL, detail);
+        }
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static(self.wants.content_type()),
+        );
         headers.insert(CONTENT_LENGTH, HeaderValue::from(page.len()));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         // A visitor who has gone cannot be told; there is nobody else to tell.
@@ -127,36 +131,36 @@ impl Asker {
         }
     }
 
-    fn page(self, target: &str, trouble: &Trouble) -> (&'static str, String) {
-        let status = trouble.status();
-        let title = format!(
-            "{} {}",
-            status.as_u16(),
-            status.canonical_reason().unwrap_or_default()
-        );
-        let text = format!("The agent is connected, the app at {target} {trouble}.");
-        if !self.html {
-            return ("text/plain; charset=utf-8", format!("{title}\n{text}\n"));
-        }
-        let (text, reason) = (escaped(&text), trouble.reason());
-        let page = format!(
-            "<!doctype html>\n<html lang=en>\n<meta charset=utf-8>\n<meta name=viewport content=\"width=device-width\">\n\
-             <title>{title}</title>\n<style>body{{font:16px/1.5 system-ui,sans-serif;max-width:40em;margin:15vh auto;padding:0 1em}}\
-             small{{color:#777}}</style>\n<h1>{title}</h1>\n<p>{text}</p>\n<p><small>{reason}</small></p>\n</html>\n"
-        );
-        ("text/html; charset=utf-8", page)
+    fn page(self, detail: &str, trouble: &Trouble) -> String {
+        let page = Page {
+            status: trouble.status(),
+            sentence: &format!("The agent is connected, {detail}."),
+            about: None,
+            reason: trouble.reason(),
+            request: None,
+        };
+        page.render(self.wants)
     }
 }
 
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
+/// What a field's value can carry, and no more of it than fits a small head, whatever a library has to say.
+fn one_line(text: &str) -> String {
+    text.chars()
+        .take(DETAIL_MAX)
+        .map(|c| {
+            if c == ' ' || c.is_ascii_graphic() {
+                c
+            } else {
+                '?'
+            }
+        })
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::header::ACCEPT;
 
     #[test]
     fn the_page_says_who_is_there_and_who_is_not() {
@@ -166,11 +170,18 @@ mod tests {
             Asker::of(&Method::GET, &headers)
         };
         let trouble = Trouble::Unreachable("connection refused <&>".to_owned());
-        let (kind, text) = asker("*/*").page("http://localhost:3000", &trouble);
-        assert_eq!(kind, "text/plain; charset=utf-8");
-        assert!(text.contains("The agent is connected, the app at http://localhost:3000 is not: connection refused <&>."));
-        let (kind, page) = asker("text/html,application/xhtml+xml").page("x", &trouble);
-        assert_eq!(kind, "text/html; charset=utf-8");
-        assert!(page.contains("connection refused &lt;&amp;&gt;"));
+        let detail = format!("the app at http://localhost:3000 {trouble}");
+        assert_eq!(
+            asker("*/*").page(&detail, &trouble),
+            "The agent is connected, the app at http://localhost:3000 is not: connection refused <&>.\n"
+        );
+        let page = asker("text/html,application/xhtml+xml").page(&detail, &trouble);
+        assert!(page.contains("connection refused &lt;&amp;&gt;"), "{page}");
+    }
+
+    #[test]
+    fn a_detail_is_one_line_whatever_it_quotes() {
+        assert_eq!(one_line("no\r\nx: y\u{e9}\t1"), "no??x: y??1");
+        assert_eq!(one_line(&"x".repeat(9_000)).len(), DETAIL_MAX);
     }
 }

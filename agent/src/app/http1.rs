@@ -17,7 +17,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{Builder, Connection, SendRequest};
 use hyper_util::rt::TokioIo;
-use tidegate_shared::message::strip_hop_by_hop;
+use tidegate_shared::message::{strip_agents, strip_hop_by_hop};
 use tidegate_shared::pump::Pump;
 use tidegate_shared::seam::Wire;
 use tokio::time::{Sleep, sleep};
@@ -217,6 +217,7 @@ fn pass_interim(interim: &Interim, respond: &mut SendResponse<Bytes>) {
     let mut waiting = interim.lock().unwrap_or_else(PoisonError::into_inner);
     for mut response in waiting.drain(..) {
         strip_hop_by_hop(response.headers_mut());
+        strip_agents(response.headers_mut());
         // It has no content, so this would measure the answer that is still to come.
         response.headers_mut().remove(CONTENT_LENGTH);
         *response.version_mut() = Version::HTTP_2;
@@ -251,7 +252,7 @@ pub(super) async fn relay(
     let asker = Asker::of(&head.method, &head.headers);
     let upload = Upload::new(recv, wire);
     for_http1(&mut head, app.settings.host.as_ref(), !upload.is_none());
-    let (mut link, response) = match fetch(&app, head, upload, &mut respond).await {
+    let (mut link, mut response) = match fetch(&app, head, upload, &mut respond).await {
         Ok(answered) => answered,
         Err(Some(trouble)) => return asker.send(&app, respond, &trouble),
         Err(None) => return,
@@ -260,6 +261,7 @@ pub(super) async fn relay(
         let why = "it changed the protocol, which nobody had asked for (RFC 9110 §7.8)";
         return asker.send(&app, respond, &Trouble::Invalid(why.to_owned()));
     }
+    strip_agents(response.headers_mut());
     let Some(pump) = begin(response, respond) else {
         return;
     };
@@ -272,7 +274,7 @@ pub(super) async fn relay(
     }
 }
 
-/// Sends the head of the app's response. Returns what is left to do; nothing for a visitor who has gone.
+/// Sends the head of the app's response, in which the agent has had its say. Returns what is left to do; nothing for a visitor who has gone.
 #[expect(
     clippy::option_option,
     reason = "the outer one says whether to go on, the inner one whether there is a body"

@@ -17,7 +17,7 @@ use http::request::Parts;
 use http::uri::{Authority, Scheme};
 use http::{Request, Response, Uri, Version};
 use tidegate_shared::inbound::Inbound;
-use tidegate_shared::message::{UPGRADE_OPTIONAL, strip_hop_by_hop};
+use tidegate_shared::message::{UPGRADE_OPTIONAL, strip_agents, strip_hop_by_hop};
 use tidegate_shared::pump::{Pump, Stop};
 use tidegate_shared::seam::Wire;
 use tidegate_shared::window;
@@ -153,6 +153,7 @@ pub(super) async fn relay(
     };
     let (mut head, body) = open.response.into_parts();
     strip_hop_by_hop(&mut head.headers);
+    strip_agents(&mut head.headers);
     head.extensions.clear();
     let empty = body.is_end_stream();
     let Ok(stream) = respond.send_response(Response::from_parts(head, ()), empty) else {
@@ -307,6 +308,7 @@ async fn head_of(
         }
         while let Poll::Ready(Some(Ok(mut interim))) = response.poll_informational(cx) {
             strip_hop_by_hop(interim.headers_mut());
+            strip_agents(interim.headers_mut());
             // Only a visitor who has gone cannot be told.
             let _gone = respond.send_informational(interim);
         }

@@ -22,7 +22,7 @@ use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use tidegate_shared::duplex;
 use tidegate_shared::inbound::Inbound;
-use tidegate_shared::message::{STATUS, UPGRADE_OPTIONAL, strip_hop_by_hop};
+use tidegate_shared::message::{STATUS, UPGRADE_OPTIONAL, strip_agents, strip_hop_by_hop};
 use tidegate_shared::seam::Wire;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tracing::debug;
@@ -72,6 +72,7 @@ pub(super) async fn relay(
     };
     let (mut head, _empty) = response.into_parts();
     strip_hop_by_hop(&mut head.headers);
+    strip_agents(&mut head.headers);
     head.headers.remove(SEC_WEBSOCKET_ACCEPT);
     head.status = StatusCode::OK;
     head.version = Version::HTTP_2;
@@ -152,6 +153,7 @@ async fn refused(
     mut response: Response<Incoming>,
     respond: SendResponse<Bytes>,
 ) {
+    strip_agents(response.headers_mut());
     if response.status().is_success() {
         let ignored = Trouble::UpgradeIgnored(response.status());
         if !optional {

@@ -17,6 +17,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tidegate_shared::clock;
+use tidegate_shared::page::Wants;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::{sleep_until, timeout};
 use tracing::debug;
@@ -29,7 +30,7 @@ use crate::answer::{Answer, Cut, End};
 use crate::exchange::{Ask, Side, Visit, may_have_body, open};
 use crate::failure::Failure;
 use crate::forward::{self, Outgoing};
-use crate::page::{self, Wants};
+use crate::page;
 use crate::pool::Unavailable;
 
 /// Octets that hyper may keep of one connection's response. The visitor's own window is the kernel's.

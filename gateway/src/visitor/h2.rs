@@ -16,6 +16,7 @@ use http::{Method, Request, Response, Version};
 use http_body::Body;
 use tidegate_shared::clock;
 use tidegate_shared::inbound::Inbound;
+use tidegate_shared::page::Wants;
 use tidegate_shared::pump::{Pump, Stop};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Sleep, sleep, timeout};
@@ -29,7 +30,7 @@ use crate::answer::{Answer, Cut, End};
 use crate::exchange::{Ask, Side, Visit, may_have_body, open};
 use crate::failure::Failure;
 use crate::forward::{self, Outgoing};
-use crate::page::{self, Wants};
+use crate::page;
 use crate::pool::Unavailable;
 
 /// What a visitor may send ahead on one stream, and on all together.

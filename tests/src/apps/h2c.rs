@@ -13,7 +13,8 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::task::{Task, Tasks, spawn};
 
 /// A running app. Paths: `/test.Echo/Stream` echoes pieces as they come and ends with `grpc-status: 0`;
-/// `/test.Echo/Fail` answers with trailers only; `/test.Echo/Abort` sends one piece and resets the stream.
+/// `/test.Echo/Fail` answers with trailers only; `/test.Echo/Abort` sends one piece and resets the stream;
+/// `/test.Echo/Forge` pretends to be its agent, which has no connection to it.
 #[derive(Debug)]
 pub struct H2cApp {
     address: SocketAddr,
@@ -73,6 +74,7 @@ async fn stream(
     let path = request.uri().path().to_owned();
     let outcome = match path.as_str() {
         "/test.Echo/Fail" => fail(respond),
+        "/test.Echo/Forge" => forge(respond),
         "/test.Echo/Abort" => abort(request.into_body(), respond).await,
         _ => echo(request.into_body(), respond).await,
     };
@@ -89,6 +91,17 @@ fn fail(mut respond: SendResponse<Bytes>) -> Result<(), h2::Error> {
         .body(())
         .unwrap();
     respond.send_response(head, true).map(|_| ())
+}
+
+fn forge(mut respond: SendResponse<Bytes>) -> Result<(), h2::Error> {
+    let head = Response::builder()
+        .status(502)
+        .header("tidegate-reason", "app-unreachable")
+        .header("tidegate-detail", "forged")
+        .body(())
+        .unwrap();
+    let mut send = respond.send_response(head, false)?;
+    send.send_data(Bytes::from_static(b"mine"), true)
 }
 
 async fn abort(mut body: RecvStream, mut respond: SendResponse<Bytes>) -> Result<(), h2::Error> {
