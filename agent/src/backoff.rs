@@ -32,28 +32,37 @@ const BASE_MS: u64 = 250;
 /// The state of one address: all its tunnels share one.
 #[derive(Debug)]
 pub struct Backoff {
-    failures: u32,
+    /// Failures of a path or a closed port.
+    absent: u32,
+    /// Those of a gateway that was there. Counted apart: however long one was away, its first refusal is a first one.
+    rejected: u32,
     random: Random,
 }
 
 impl Backoff {
     pub const fn new(random: Random) -> Self {
         Self {
-            failures: 0,
+            absent: 0,
+            rejected: 0,
             random,
         }
     }
 
     /// One more failure. Returns how many milliseconds to wait.
     pub fn failed(&mut self, kind: Kind) -> u64 {
-        let grown = BASE_MS << self.failures.min(16);
-        self.failures = self.failures.saturating_add(1);
+        let failures = match kind {
+            Kind::Path | Kind::Closed => &mut self.absent,
+            Kind::Rejected => &mut self.rejected,
+        };
+        let grown = BASE_MS << (*failures).min(16);
+        *failures = failures.saturating_add(1);
         self.random.up_to(grown.min(kind.ceiling_ms()))
     }
 
     /// A tunnel has lived long enough to be called a success.
     pub const fn lived(&mut self) {
-        self.failures = 0;
+        self.absent = 0;
+        self.rejected = 0;
     }
 
     /// A few milliseconds for those who lost a tunnel at the same moment.
@@ -116,11 +125,23 @@ mod tests {
 
     #[test]
     fn success_starts_over() {
+        for kind in [Kind::Path, Kind::Closed, Kind::Rejected] {
+            let mut backoff = Backoff::new(Random::seeded(7));
+            for _ in 0..20 {
+                backoff.failed(kind);
+            }
+            backoff.lived();
+            assert!(backoff.failed(kind) <= 250);
+        }
+    }
+
+    #[test]
+    fn a_refusal_after_a_long_absence_is_a_first_one() {
         let mut backoff = Backoff::new(Random::seeded(7));
         for _ in 0..20 {
-            backoff.failed(Kind::Rejected);
+            backoff.failed(Kind::Closed);
+            backoff.failed(Kind::Path);
         }
-        backoff.lived();
         assert!(backoff.failed(Kind::Rejected) <= 250);
     }
 }

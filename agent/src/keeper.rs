@@ -27,6 +27,11 @@ pub enum Order {
     Rest,
 }
 
+/// Attempts that began between the same two failures. They share a fate, however many there are and however fast it comes:
+/// of those that fail, or that come up and die young, only the first is blamed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Round(u64);
+
 /// The tunnels of one address.
 #[derive(Debug)]
 pub struct Keeper {
@@ -36,7 +41,8 @@ pub struct Keeper {
     /// The last attempt came up, and nothing was lost since.
     proven: bool,
     not_before: u64,
-    last_failure: u64,
+    /// Counts up with each failure that was blamed; see [`Round`].
+    round: Round,
     backoff: Backoff,
 }
 
@@ -48,7 +54,7 @@ impl Keeper {
             dialling: 0,
             proven: false,
             not_before: 0,
-            last_failure: 0,
+            round: Round(0),
             backoff: Backoff::new(random),
         }
     }
@@ -72,26 +78,28 @@ impl Keeper {
         }
     }
 
-    /// An attempt begins.
-    pub const fn dialling(&mut self) {
+    /// An attempt begins, in this round.
+    pub const fn dialling(&mut self) -> Round {
         self.dialling += 1;
+        self.round
     }
 
-    /// An attempt came up.
-    pub const fn came_up(&mut self) {
+    /// An attempt of this round came up.
+    pub fn came_up(&mut self, round: Round) {
         self.dialling = self.dialling.saturating_sub(1);
         self.up += 1;
-        self.proven = true;
+        // What began before the last failure says nothing about what is possible since.
+        self.proven |= round == self.round;
     }
 
-    /// An attempt that began at `started` came to nothing.
-    pub fn failed(&mut self, now: u64, started: u64, kind: Kind) {
+    /// An attempt came to nothing.
+    pub fn failed(&mut self, now: u64, round: Round, kind: Kind) {
         self.dialling = self.dialling.saturating_sub(1);
-        self.blame(now, started, kind);
+        self.blame(now, round, kind);
     }
 
     /// A tunnel ended that counted as up, or the gateway asked for its replacement, in which case it was `polite`.
-    pub fn lost(&mut self, now: u64, came_up: u64, polite: bool) {
+    pub fn lost(&mut self, now: u64, came_up: u64, round: Round, polite: bool) {
         self.up = self.up.saturating_sub(1);
         let lived = now.saturating_sub(came_up);
         if lived >= SUCCESS_MS {
@@ -102,7 +110,7 @@ impl Keeper {
         } else if polite && lived >= POLITE_MS {
             self.wait(now, Backoff::soon);
         } else {
-            self.blame(now, came_up, Kind::Rejected);
+            self.blame(now, round, Kind::Rejected);
         }
     }
 
@@ -116,15 +124,14 @@ impl Keeper {
         self.not_before = 0;
     }
 
-    fn blame(&mut self, now: u64, began: u64, kind: Kind) {
-        // Attempts that ran beside one that failed fail for the same reason; they are not more of a failure.
-        let fresh = began >= self.last_failure || self.last_failure == 0;
-        self.proven = false;
-        if fresh {
-            self.last_failure = now;
-            let delay = self.backoff.failed(kind);
-            self.not_before = self.not_before.max(now + delay);
+    fn blame(&mut self, now: u64, round: Round, kind: Kind) {
+        if round < self.round {
+            return;
         }
+        self.round = Round(self.round.0 + 1);
+        self.proven = false;
+        let delay = self.backoff.failed(kind);
+        self.not_before = self.not_before.max(now + delay);
     }
 
     fn wait(&mut self, now: u64, delay: impl FnOnce(&mut Backoff) -> u64) {
@@ -142,68 +149,117 @@ mod tests {
         Keeper::new(wanted, Random::seeded(1))
     }
 
-    fn dial(keeper: &mut Keeper, now: u64) -> usize {
+    /// Begins what is due at this time.
+    fn dial(keeper: &mut Keeper, now: u64) -> Vec<Round> {
         let Order::Dial(attempts) = keeper.next(now) else {
-            return 0;
+            return Vec::new();
         };
-        for _ in 0..attempts {
-            keeper.dialling();
+        (0..attempts).map(|_| keeper.dialling()).collect()
+    }
+
+    /// Waits until one attempt is due, and begins it. Returns when, and its round.
+    fn one_ahead(keeper: &mut Keeper, mut now: u64) -> (u64, Round) {
+        if let Order::WaitUntil(at) = keeper.next(now) {
+            now = at;
         }
-        attempts
+        let rounds = dial(keeper, now);
+        assert_eq!(rounds.len(), 1, "one goes ahead");
+        (now, rounds[0])
+    }
+
+    /// Until all are up, at one moment.
+    fn complete(keeper: &mut Keeper, now: u64) -> Round {
+        let (_, mut round) = one_ahead(keeper, now);
+        let mut under_way = 1;
+        while under_way > 0 {
+            keeper.came_up(round);
+            under_way -= 1;
+            for next in dial(keeper, now) {
+                round = next;
+                under_way += 1;
+            }
+        }
+        assert!(keeper.is_complete());
+        round
     }
 
     #[test]
     fn one_goes_ahead_and_the_rest_follow_eight_at_a_time() {
         let mut keeper = keeper(20);
-        assert_eq!(dial(&mut keeper, 1), 1);
+        let round = dial(&mut keeper, 1)[0];
         assert_eq!(
             keeper.next(2),
             Order::Rest,
             "no second attempt before the first is decided"
         );
-        keeper.came_up();
-        assert_eq!(dial(&mut keeper, 3), 8);
-        keeper.came_up();
-        assert_eq!(dial(&mut keeper, 3), 1);
+        keeper.came_up(round);
+        assert_eq!(dial(&mut keeper, 3).len(), 8);
+        keeper.came_up(round);
+        assert_eq!(dial(&mut keeper, 3).len(), 1);
         let mut now = 4;
         while !keeper.is_complete() {
             now += 1;
-            keeper.came_up();
+            keeper.came_up(round);
             dial(&mut keeper, now);
             assert!(now < 100);
         }
         assert_eq!((keeper.up(), keeper.next(now)), (20, Order::Rest));
     }
 
+    /// Also when they fail in the millisecond in which they began, and not all in the same way.
     #[test]
     fn failures_of_one_batch_count_once() {
-        let mut keeper = keeper(9);
-        dial(&mut keeper, 1);
-        keeper.came_up();
-        assert_eq!(dial(&mut keeper, 2), 8);
-        for _ in 0..8 {
-            keeper.failed(100, 2, Kind::Rejected);
+        for (fails_at, kind) in [
+            (2, Kind::Rejected),
+            (100, Kind::Rejected),
+            (2, Kind::Closed),
+        ] {
+            let mut keeper = keeper(64);
+            let (_, first) = one_ahead(&mut keeper, 1);
+            keeper.came_up(first);
+            let batch = dial(&mut keeper, 2);
+            assert_eq!(batch.len(), 8);
+            keeper.lost(fails_at, 1, first, false);
+            for (at, round) in batch.into_iter().enumerate() {
+                if at % 2 == 0 {
+                    keeper.failed(fails_at, round, kind);
+                } else {
+                    keeper.came_up(round);
+                    keeper.lost(fails_at, 2, round, false);
+                }
+            }
+            assert_eq!(keeper.round, Round(1), "{fails_at} {kind:?}");
+            let (at, _) = one_ahead(&mut keeper, fails_at);
+            assert!(at <= fails_at + 250, "a first failure's pause: {at}");
         }
-        assert!(
-            matches!(keeper.next(100), Order::WaitUntil(at) if at <= 350)
-                || keeper.next(100) == Order::Dial(1)
-        );
-        assert_eq!(dial(&mut keeper, 350), 1, "one goes ahead again");
+    }
+
+    #[test]
+    fn a_crowd_of_64_that_dies_young_is_one_failure_each_time() {
+        let mut keeper = keeper(64);
+        let mut now = 1;
+        for times in 1..=5 {
+            let round = complete(&mut keeper, now);
+            for _ in 0..64 {
+                keeper.lost(now + 10, now, round, false);
+            }
+            assert_eq!(keeper.round, Round(times));
+            let Order::WaitUntil(at) = keeper.next(now + 10) else {
+                panic!("a pause is due");
+            };
+            assert!(at - now - 10 <= 250 << (times - 1), "{times}: {at}");
+            now = at;
+        }
     }
 
     #[test]
     fn a_long_lived_tunnel_is_redialled_at_once_and_one_goes_ahead() {
         let mut keeper = keeper(4);
-        dial(&mut keeper, 1);
-        keeper.came_up();
-        dial(&mut keeper, 2);
-        for _ in 0..3 {
-            keeper.came_up();
-        }
+        let round = complete(&mut keeper, 1);
         for _ in 0..4 {
-            keeper.lost(60_000, 2, false);
+            keeper.lost(60_000, 2, round, false);
         }
-        assert_eq!(dial(&mut keeper, 60_005), 1);
+        assert_eq!(dial(&mut keeper, 60_005).len(), 1);
         assert_eq!(keeper.next(60_006), Order::Rest);
     }
 
@@ -212,18 +268,40 @@ mod tests {
         let mut keeper = keeper(1);
         let (mut now, mut longest) = (1, 0);
         for _ in 0..30 {
-            while dial(&mut keeper, now) == 0 {
-                let Order::WaitUntil(at) = keeper.next(now) else {
-                    panic!("nothing to wait for");
-                };
-                longest = longest.max(at - now);
-                now = at;
-            }
-            keeper.came_up();
-            keeper.lost(now + 50, now, false);
-            now += 50;
+            let (at, round) = one_ahead(&mut keeper, now);
+            longest = longest.max(at - now);
+            keeper.came_up(round);
+            keeper.lost(at + 50, at, round, false);
+            now = at + 50;
         }
         assert!((5_000..=30_000).contains(&longest), "{longest}");
+    }
+
+    /// However long its port was closed each time.
+    #[test]
+    fn a_gateway_that_restarts_again_and_again_is_back_in_use_soon() {
+        let mut keeper = keeper(64);
+        let round = complete(&mut keeper, 1);
+        let mut now = 60_000;
+        for _ in 0..64 {
+            keeper.lost(now, 1, round, false);
+        }
+        for restart in 0..4 {
+            for _ in 0..20 {
+                let (at, round) = one_ahead(&mut keeper, now);
+                assert!(at - now <= 2_500, "restart {restart}: {}", at - now);
+                keeper.failed(at, round, Kind::Closed);
+                now = at;
+            }
+            if let Order::WaitUntil(at) = keeper.next(now) {
+                now = at;
+            }
+            let round = complete(&mut keeper, now);
+            now += 3_000;
+            for _ in 0..64 {
+                keeper.lost(now, now - 3_000, round, false);
+            }
+        }
     }
 
     #[test]
@@ -231,9 +309,10 @@ mod tests {
         let mut keeper = keeper(1);
         let mut now = 1;
         for _ in 0..50 {
-            assert_eq!(dial(&mut keeper, now), 1);
-            keeper.came_up();
-            keeper.lost(now + 5_000, now, true);
+            let rounds = dial(&mut keeper, now);
+            assert_eq!(rounds.len(), 1);
+            keeper.came_up(rounds[0]);
+            keeper.lost(now + 5_000, now, rounds[0], true);
             now += 6_001;
         }
     }
@@ -241,10 +320,11 @@ mod tests {
     #[test]
     fn a_changed_network_ends_the_pause() {
         let mut keeper = keeper(1);
-        for round in 0..12 {
+        for at in 0..12 {
             keeper.hurry();
-            assert_eq!(dial(&mut keeper, round * 10), 1);
-            keeper.failed(round * 10 + 1, round * 10, Kind::Rejected);
+            let rounds = dial(&mut keeper, at * 10);
+            assert_eq!(rounds.len(), 1);
+            keeper.failed(at * 10 + 1, rounds[0], Kind::Rejected);
         }
     }
 }

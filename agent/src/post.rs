@@ -18,7 +18,7 @@ use tracing::{debug, info, warn};
 use crate::app::App;
 use crate::backoff::Kind;
 use crate::dial::{Dialler, Failure, Layer};
-use crate::keeper::{Keeper, Order};
+use crate::keeper::{Keeper, Order, Round};
 use crate::random::Random;
 use crate::reconcile::{Common, Orders};
 use crate::report::Report;
@@ -84,7 +84,7 @@ struct Post {
 struct Live {
     control: Arc<Control>,
     worker: usize,
-    began: u64,
+    round: Round,
     certificate: u64,
     stage: Stage,
 }
@@ -159,7 +159,7 @@ impl Post {
         match self.keeper.next(now) {
             Order::Dial(attempts) => {
                 for _ in 0..attempts {
-                    self.dial(now);
+                    self.dial();
                 }
             }
             Order::WaitUntil(at) => until = Some(until.map_or(at, |until| until.min(at))),
@@ -168,8 +168,8 @@ impl Post {
         until
     }
 
-    fn dial(&mut self, now: u64) {
-        self.keeper.dialling();
+    fn dial(&mut self) {
+        let round = self.keeper.dialling();
         let id = self.next_id;
         self.next_id += 1;
         let worker = self.quietest_worker();
@@ -180,7 +180,7 @@ impl Post {
             Live {
                 control: Arc::clone(&control),
                 worker,
-                began: now,
+                round,
                 certificate: self.orders.renewed,
                 stage: Stage::Dialling,
             },
@@ -220,7 +220,7 @@ impl Post {
             Event::News(News::Leaving) => self.asked_to_leave(id, now),
             Event::Failed(failure) => {
                 if let Some(live) = self.gone(id) {
-                    self.failed(now, live.began, &failure);
+                    self.failed(now, live.round, &failure);
                 }
             }
             Event::Ended(ending) => {
@@ -237,7 +237,7 @@ impl Post {
         };
         live.stage = Stage::Up { since: now };
         let stale = live.certificate != self.orders.renewed;
-        self.keeper.came_up();
+        self.keeper.came_up(live.round);
         if let Some(line) = self.report.works(now) {
             info!("gateway {}: {line}", self.address);
         }
@@ -281,7 +281,7 @@ impl Post {
                     until: now + REPLACE_WITHIN_MS,
                 };
                 self.leaving.push_back(id);
-                self.keeper.lost(now, since, true);
+                self.keeper.lost(now, since, live.round, true);
             }
             // It never came up; its end will be counted as a failure.
             Stage::Dialling => live.control.retire(),
@@ -289,8 +289,8 @@ impl Post {
         }
     }
 
-    fn failed(&mut self, now: u64, began: u64, failure: &Failure) {
-        self.keeper.failed(now, began, failure.kind);
+    fn failed(&mut self, now: u64, round: Round, failure: &Failure) {
+        self.keeper.failed(now, round, failure.kind);
         self.trouble.notify_one();
         if let Some(line) = self.report.failed(now, failure) {
             warn!("gateway {}: {line}", self.address);
@@ -299,10 +299,10 @@ impl Post {
 
     fn ended(&mut self, now: u64, live: &Live, ending: &Ending) {
         match live.stage {
-            Stage::Dialling => self.failed(now, live.began, &before_up(ending)),
+            Stage::Dialling => self.failed(now, live.round, &before_up(ending)),
             Stage::Up { since } => {
                 let polite = matches!(ending, Ending::Closed | Ending::Retired);
-                self.keeper.lost(now, since, polite);
+                self.keeper.lost(now, since, live.round, polite);
                 self.lost(now, ending, polite);
             }
             Stage::Leaving { .. } | Stage::Retired => {

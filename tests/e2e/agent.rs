@@ -338,6 +338,31 @@ async fn a_restarted_gateway_has_its_tunnels_back_within_three_seconds() {
     assert_eq!(site.get("/hello").await.status(), 200);
 }
 
+/// Its tunnels die young, which says nothing against a gateway that is back.
+#[tokio::test]
+async fn a_gateway_that_restarts_again_and_again_is_in_use_within_three_seconds_each_time() {
+    let mut world = World::start().await;
+    let app = HttpApp::start("blog").await;
+    let agent = world
+        .agent_with(HOST, app.target(), &["--tunnels", "64"])
+        .await;
+    for restart in 1..=4 {
+        world.gateway.kill().await;
+        let refused = ["TCP", "refused"];
+        eventually(BACK, "the agent dials again", async || {
+            (agent.logged(&refused).len() >= restart).then_some(())
+        })
+        .await;
+        world.restart_gateway().await;
+        eventually(BACK, "the site is back", async || {
+            (world.filed(HOST).await > 0).then_some(())
+        })
+        .await;
+        assert_eq!(world.get(HOST, "/hello").await.status(), 200);
+    }
+    world.wait_filed(HOST, 64, SOON).await;
+}
+
 /// Each failure is logged with its layer.
 #[tokio::test]
 async fn failures_are_logged_with_their_layer() {
