@@ -8,9 +8,6 @@ use tidegate_shared::{args, log, window};
 
 use crate::target::Target;
 
-/// Exit status for a mistake of the user's (sysexits.h, EX_USAGE).
-pub const USAGE: u8 = 64;
-
 /// The agent: dials a gateway and serves an app's visitors through the tunnels it dialled.
 #[derive(Debug, Parser)]
 #[command(name = "tidegate", version, arg_required_else_help = true)]

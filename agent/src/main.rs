@@ -5,11 +5,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use clap::error::ErrorKind;
 use tidegate_agent::agent;
-use tidegate_agent::cli::{Cli, Command, Http, USAGE};
+use tidegate_agent::cli::{Cli, Command, Http};
 use tidegate_agent::config::Config;
-use tidegate_shared::args::one_line;
+use tidegate_shared::args::{self, USAGE};
 use tidegate_shared::log;
 use tikv_jemallocator::Jemalloc;
 
@@ -26,19 +25,7 @@ fn main() -> ExitCode {
         Ok(Cli {
             command: Command::Http(told),
         }) => http(&told),
-        Err(asked) => {
-            // Where not even that can be written, the exit status says what there is to say. Where a command is missing,
-            // the help says more than a sentence.
-            let _unwritable = match asked.kind() {
-                ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => asked.print(),
-                _ if asked.use_stderr() => {
-                    let line = one_line(&asked.render().to_string());
-                    writeln!(io::stderr(), "tidegate: {line}")
-                }
-                _ => asked.print(),
-            };
-            ExitCode::from(if asked.use_stderr() { USAGE } else { 0 })
-        }
+        Err(asked) => args::answer("tidegate", &asked),
     }
 }
 

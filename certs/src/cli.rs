@@ -8,15 +8,12 @@ use std::time::SystemTime;
 
 use clap::{ArgGroup, Parser, Subcommand};
 use thiserror::Error;
-use tidegate_shared::args::one_line;
+use tidegate_shared::args;
 use tidegate_shared::tls::TlsFault;
 
 use crate::ca::{AUTHORITY_VALIDITY, Authority, Bundle, CaFault, Subject, Validity};
 use crate::store::{self, StoreFault};
 use crate::{peer, show};
-
-/// Exit code for a mistake of the user's (`EX_USAGE` of sysexits.h).
-const USERS_MISTAKE: u8 = 64;
 
 /// Exit code for a fault of ours or of the machine's.
 const OUR_FAULT: u8 = 1;
@@ -76,9 +73,7 @@ enum Command {
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let outcome = match Args::try_parse_from(args) {
         Ok(args) => execute(&args.command),
-        // --help and --version come as errors as well.
-        Err(e) if e.exit_code() == 0 => Ok(e.render().to_string()),
-        Err(e) => Err(CliFault::Usage(sentence(&e))),
+        Err(asked) => return args::answer("tidegate-certs", &asked),
     };
     match outcome {
         Ok(text) => print(&text),
@@ -86,7 +81,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             // Where stderr is closed nobody can be told.
             let _ = writeln!(io::stderr(), "tidegate-certs: {fault}");
             ExitCode::from(if fault.is_users() {
-                USERS_MISTAKE
+                args::USAGE
             } else {
                 OUR_FAULT
             })
@@ -182,19 +177,9 @@ fn print(text: &str) -> ExitCode {
     }
 }
 
-/// clap's message, on one line.
-fn sentence(error: &clap::Error) -> String {
-    if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return "a command is needed: init, issue or show; --help tells more".into();
-    }
-    one_line(&error.render().to_string())
-}
-
 /// Why the program ends with another code than 0.
 #[derive(Debug, Error)]
 enum CliFault {
-    #[error("{0}")]
-    Usage(String),
     #[error(transparent)]
     Store(#[from] StoreFault),
     #[error(transparent)]
@@ -210,7 +195,6 @@ impl From<CaFault> for CliFault {
 impl CliFault {
     fn is_users(&self) -> bool {
         match self {
-            Self::Usage(_) => true,
             Self::Store(fault) => fault.is_users(),
             Self::Tls(TlsFault::Read { source, .. }) => store::is_users(source.kind()),
             Self::Tls(fault) => !matches!(fault, TlsFault::Build(_)),

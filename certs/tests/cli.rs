@@ -234,7 +234,10 @@ fn mistakes_are_told_in_one_line() {
     issue(&["--agent", "a", "--days", "0"], "--days");
     issue(&["--agent", "a", "--days", "soon"], "--days");
     issue(&["--agent", "a", "--color"], "--color");
-    refused(&[], "a command is needed");
+    let helped = run(&[]);
+    assert_eq!(helped.status.code(), Some(64), "{helped:?}");
+    let help = String::from_utf8(helped.stderr).unwrap();
+    assert!(help.contains("Usage:") && help.contains("issue"), "{help}");
     refused(&["renew"], "renew");
     refused(&["issue", "--agent", "a"], "--dir");
     refused(

@@ -8,8 +8,7 @@ use clap::Parser;
 use tidegate_gateway::app::{App, Trouble};
 use tidegate_gateway::config::{Cli, Command, Run};
 use tidegate_gateway::list;
-use tidegate_shared::args::one_line;
-use tidegate_shared::{log, signals};
+use tidegate_shared::{args, log, signals};
 use tikv_jemallocator::Jemalloc;
 
 /// A tunnel that idles keeps many small buffers for weeks, and a peak must be given back: jemalloc wastes less of the former
@@ -20,16 +19,7 @@ static ALLOCATOR: Jemalloc = Jemalloc;
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help and version are answers, everything else is a mistake; either is printed where it belongs.
-            let (said, code) = if is_mistake(&error) {
-                let line = one_line(&error.render().to_string());
-                (writeln!(std::io::stderr(), "tidegated: {line}"), 64)
-            } else {
-                (error.print(), if error.use_stderr() { 64 } else { 0 })
-            };
-            return said.map_or(ExitCode::FAILURE, |()| ExitCode::from(code));
-        }
+        Err(asked) => return args::answer("tidegated", &asked),
     };
     let outcome = match cli.command {
         Command::Run(run) => serve(&run),
@@ -41,7 +31,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(trouble) => {
             let code = if matches!(trouble, Trouble::Usage(_)) {
-                64
+                args::USAGE
             } else {
                 1
             };
@@ -72,10 +62,4 @@ fn say(text: &str) -> Result<(), Trouble> {
     out.write_all(text.as_bytes())
         .and_then(|()| out.flush())
         .map_err(|error| Trouble::Ours(format!("standard output cannot be written: {error}")))
-}
-
-/// Where a command is missing the help says more than a sentence.
-fn is_mistake(error: &clap::Error) -> bool {
-    error.use_stderr()
-        && error.kind() != clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
 }

@@ -318,25 +318,21 @@ impl Pool {
 
     /// Whether another tunnel than those tried stands ready for this host.
     pub(crate) fn has_alternative(&self, host: &str, tried: &Tried) -> bool {
-        let now = clock::now_ms();
-        self.group(host).is_some_and(|group| {
-            group
-                .tunnels
-                .load()
-                .iter()
-                .any(|tunnel| tried.standing(tunnel, now) <= Standing::SameAgent)
-        })
+        self.has(host, tried, |standing| standing <= Standing::SameAgent)
     }
 
     /// Whether another agent than those tried stands ready for this host.
     pub(crate) fn has_other_agent(&self, host: &str, tried: &Tried) -> bool {
+        self.has(host, tried, |standing| standing < Standing::SameAgent)
+    }
+
+    fn has(&self, host: &str, tried: &Tried, fit: impl Fn(Standing) -> bool) -> bool {
         let now = clock::now_ms();
         self.group(host).is_some_and(|group| {
-            group
-                .tunnels
-                .load()
+            let tunnels = group.tunnels.load();
+            tunnels
                 .iter()
-                .any(|tunnel| tried.standing(tunnel, now) < Standing::SameAgent)
+                .any(|tunnel| fit(tried.standing(tunnel, now)))
         })
     }
 

@@ -1,7 +1,12 @@
-//! Durations, sizes and addresses as a user writes them on a command line. Pure; clap calls these as value parsers.
+//! Durations, sizes and addresses as a user writes them on a command line: value parsers for clap, pure. And what is said
+//! where a command line is a mistake, by all programs alike.
 
+use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::process::ExitCode;
 use std::time::Duration;
+
+use clap::error::ErrorKind;
 
 /// `250ms`, `5s`, `2m`, `1h`, `7d`; a bare number is seconds, and so is `0`.
 ///
@@ -80,8 +85,26 @@ fn address(text: &str, unnamed: IpAddr) -> Result<SocketAddr, String> {
     })
 }
 
+/// Exit status for a mistake of the user's (sysexits.h, `EX_USAGE`).
+pub const USAGE: u8 = 64;
+
+/// Says what clap has to say where it gave no arguments, and returns the exit status. Help and the version were asked for
+/// and go to standard output; a mistake is one line on standard error, but where a command is missing the help says more.
+pub fn answer(program: &str, asked: &clap::Error) -> ExitCode {
+    let one_line_will_do = asked.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    // Where not even that can be written, the exit status says what there is to say; a reader who has seen enough of the
+    // help (`--help | head`) is no fault.
+    let _unwritable = if asked.use_stderr() && one_line_will_do {
+        let line = one_line(&asked.render().to_string());
+        writeln!(io::stderr(), "{program}: {line}")
+    } else {
+        asked.print()
+    };
+    ExitCode::from(if asked.use_stderr() { USAGE } else { 0 })
+}
+
 /// What clap renders about a mistake, without its usage block and on one line, for a person or a log that reads the first.
-pub fn one_line(rendered: &str) -> String {
+fn one_line(rendered: &str) -> String {
     let lines: Vec<&str> = rendered
         .lines()
         .take_while(|line| !line.starts_with("Usage:"))

@@ -43,8 +43,8 @@ impl<T> VisitorIo<T> {
         self.io
     }
 
-    /// Takes hyper's own answer out of its hands; ours goes out in its place, before the socket is flushed.
-    fn is_refused(&mut self, octets: &[u8]) -> bool {
+    /// Puts our answer in the place of hyper's own refusal, to go out before the socket is flushed. Whether this was one.
+    fn put_refusal(&mut self, octets: &[u8]) -> bool {
         if !self.pulse.is_at_rest() {
             return false;
         }
@@ -136,7 +136,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for VisitorIo<T> {
         octets: &[u8],
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_interim(cx))?;
-        if self.is_refused(octets) {
+        if self.put_refusal(octets) {
             return Poll::Ready(Ok(octets.len()));
         }
         let written = Pin::new(&mut self.io).poll_write(cx, octets);
@@ -150,7 +150,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for VisitorIo<T> {
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_interim(cx))?;
         if let Some(first) = slices.iter().find(|slice| !slice.is_empty())
-            && self.is_refused(first)
+            && self.put_refusal(first)
         {
             return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
         }

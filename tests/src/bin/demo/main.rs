@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use tidegate_gateway::app::Trouble;
+use tidegate_shared::args::{USAGE, answer};
 use tidegate_shared::log::{self, Format};
 
 use crate::args::Args;
@@ -31,19 +32,13 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
-        Err(asked) => {
-            // Help and version are answers, everything else is a mistake; either is printed where it belongs.
-            let code = if asked.use_stderr() { 64 } else { 0 };
-            return asked
-                .print()
-                .map_or(ExitCode::FAILURE, |()| ExitCode::from(code));
-        }
+        Err(asked) => return answer("demo", &asked),
     };
     let (code, trouble) = match run(&args) {
         Ok(Ending::Drained) => return ExitCode::SUCCESS,
         // What a shell reports for a program that Ctrl-C ended.
         Ok(Ending::Hurried) => return ExitCode::from(130),
-        Err(trouble @ Trouble::Usage(_)) => (64, trouble),
+        Err(trouble @ Trouble::Usage(_)) => (USAGE, trouble),
         Err(trouble @ Trouble::Ours(_)) => (1, trouble),
     };
     // Where not even that can be written, the exit status says what there is to say.
