@@ -146,7 +146,7 @@ pub struct Http {
     )]
     pub log: log::Format,
 
-    /// What is logged: error, warn, info, debug or trace.
+    /// What is logged: off, error, warn, info, debug or trace, also by target as in `info,h2=debug`.
     #[arg(
         long,
         value_name = "LEVEL",

@@ -10,12 +10,12 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, StatusCode, Version};
 use serde::Serialize;
 use tidegate_shared::log::{Format, Sink};
+use tidegate_shared::when;
 
 use crate::failure::Failure;
 use crate::line;
 use crate::metrics::{Ids, Metrics};
 use crate::tunnel::Tunnel;
-use crate::when;
 
 /// Where records go.
 #[derive(Debug)]
@@ -238,7 +238,9 @@ impl Record {
         let times = self.times(ended);
         let view = View {
             time: &String::from_utf8_lossy(&time),
+            level: "info",
             kind: "access",
+            message: "request",
             id: &self.id(),
             visitor: &self.visitor,
             tls: self.tls,
@@ -332,7 +334,9 @@ thread_local! {
 #[derive(Serialize)]
 struct View<'a> {
     time: &'a str,
+    level: &'static str,
     kind: &'static str,
+    message: &'static str,
     id: &'a str,
     visitor: &'a str,
     tls: bool,
@@ -392,7 +396,7 @@ mod tests {
 
     fn line(format: Format, fill: impl FnOnce(&mut Record)) -> String {
         let (send, lines) = mpsc::channel();
-        let sink = Sink::start(Lines(send)).unwrap();
+        let sink = Sink::start(Lines(send), format).unwrap();
         let access = Arc::new(Access::new(
             Some(sink),
             format,

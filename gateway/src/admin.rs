@@ -18,12 +18,12 @@ use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use tidegate_shared::drain::Drain;
 use tidegate_shared::name::visitor_host;
+use tidegate_shared::when;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 
 use crate::pool::Pool;
 use crate::tunnel::{Life, Tunnel};
-use crate::when;
 
 /// What the page shows.
 #[derive(Debug)]

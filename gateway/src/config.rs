@@ -118,7 +118,8 @@ pub struct Run {
     /// How log lines look: human or json.
     #[arg(long, value_name = "FORMAT", env = "TIDEGATE_LOG", default_value = "human", value_parser = format)]
     pub log: Format,
-    /// What is logged: error, warn, info, debug or trace, also by target as in `info,h2=debug`.
+    /// What is logged: off, error, warn, info, debug or trace, also by target as in `info,h2=debug`. Requests are logged
+    /// all the same, unless --no-access-log is given.
     #[arg(
         long,
         value_name = "LEVEL",

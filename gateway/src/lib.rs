@@ -46,5 +46,3 @@ pub mod admin; // what the operator asks
 pub mod list; // `tidegated tunnels`
 
 mod line; // pieces of a log line
-
-mod when; // moments as text

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tidegate_shared::when::padded;
+
 /// A number in decimal.
 pub(crate) fn number(mut value: u64, out: &mut Vec<u8>) {
     let mut digits = [0; 20];
@@ -16,17 +18,6 @@ pub(crate) fn number(mut value: u64, out: &mut Vec<u8>) {
         }
     }
     out.extend_from_slice(&digits[at..]);
-}
-
-/// A number in as many decimal digits as are asked for, zeros before it.
-pub(crate) fn padded(value: u64, digits: usize, out: &mut Vec<u8>) {
-    let start = out.len();
-    out.resize(start + digits, b'0');
-    let mut left = value;
-    for place in out[start..].iter_mut().rev() {
-        *place = b'0' + (left % 10) as u8;
-        left /= 10;
-    }
 }
 
 /// Eight hexadecimal digits.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use tidegate_shared::name::{AgentName, NamePattern, below};
+use tidegate_shared::when;
 use tidegate_shared::{clock, workers};
 use tokio::sync::oneshot;
 use tokio::time::timeout_at;
@@ -19,7 +20,6 @@ use crate::failure::Failure;
 use crate::metrics::Metrics;
 use crate::pick::{Candidate, Standing, pick};
 use crate::tunnel::{Ending, Lease, Life, Tunnel};
-use crate::when;
 
 /// How much the pool takes.
 #[derive(Clone, Copy, Debug)]

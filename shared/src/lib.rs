@@ -33,6 +33,8 @@ pub mod signals; // being asked to finish
 
 pub mod clock; // milliseconds since the program started
 
+pub mod when; // moments as people and machines read them
+
 pub mod log; // stderr, written by a thread of its own
 
 pub mod args; // durations and sizes as a user writes them

@@ -40,6 +40,44 @@ async fn record(world: &World, path: &str) -> Value {
     all[0].clone()
 }
 
+/// Events and access records of both programs have the same keys for the same things.
+#[tokio::test]
+async fn every_line_of_json_has_the_same_four_keys() {
+    let site = Site::start_with(
+        World::builder().option("--log", "json"),
+        &["--log", "json", "--log-level", "debug"],
+    )
+    .await;
+    assert_eq!(site.get("/hello").await.status(), 200);
+    record(&site.world, "/hello").await;
+    site.agent.wait_log(&["\"kind\":\"event\""]).await;
+    for (program, lines) in [
+        ("gateway", site.world.gateway.log()),
+        ("agent", site.agent.log()),
+    ] {
+        assert!(!lines.is_empty(), "{program}");
+        for line in lines {
+            let value: Value = serde_json::from_str(&line)
+                .unwrap_or_else(|_| panic!("{program}: not JSON: {line}"));
+            let text = |key: &str| {
+                value[key]
+                    .as_str()
+                    .unwrap_or_else(|| panic!("{program}: no {key} in {line}"))
+                    .to_owned()
+            };
+            let time = text("time");
+            assert!(time.len() == 24 && time.ends_with('Z'), "{line}");
+            assert!(
+                ["warn", "info", "debug"].contains(&&*text("level")),
+                "{line}"
+            );
+            assert!(["event", "access"].contains(&&*text("kind")), "{line}");
+            assert!(!text("message").is_empty(), "{line}");
+            assert_eq!(value["timestamp"], Value::Null, "{line}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn every_request_is_one_record_whatever_became_of_it() {
     let site = site().await;

@@ -3,10 +3,8 @@
 use std::cell::RefCell;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::line;
-
 /// `2026-11-20 14:03:22 UTC`.
-pub(crate) fn utc(moment: SystemTime) -> String {
+pub fn utc(moment: SystemTime) -> String {
     let (date, time) = parts(moment);
     format!(
         "{:04}-{:02}-{:02} {:02}:{:02}:{:02} UTC",
@@ -15,7 +13,7 @@ pub(crate) fn utc(moment: SystemTime) -> String {
 }
 
 /// `2026-11-20T14:03:22.123Z`, appended.
-pub(crate) fn stamp(moment: SystemTime, out: &mut Vec<u8>) {
+pub fn stamp(moment: SystemTime, out: &mut Vec<u8>) {
     let since = moment.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     SECOND.with_borrow_mut(|(known, text)| {
         if *known != Some(since.as_secs()) {
@@ -26,7 +24,7 @@ pub(crate) fn stamp(moment: SystemTime, out: &mut Vec<u8>) {
         out.extend_from_slice(text);
     });
     out.push(b'.');
-    line::padded(u64::from(since.subsec_millis()), 3, out);
+    padded(u64::from(since.subsec_millis()), 3, out);
     out.push(b'Z');
 }
 
@@ -46,7 +44,19 @@ fn write_second(moment: SystemTime, out: &mut Vec<u8>) {
         (time.2, 2, b":".as_slice()),
     ] {
         out.extend_from_slice(before);
-        line::padded(value, digits, out);
+        padded(value, digits, out);
+    }
+}
+
+/// A number in as many decimal digits as are asked for, zeros before it.
+pub fn padded(value: u64, digits: usize, out: &mut Vec<u8>) {
+    let start = out.len();
+    out.resize(start + digits, b'0');
+    let mut left = value;
+    for place in out[start..].iter_mut().rev() {
+        // A remainder of ten is a digit.
+        *place = b'0' + (left % 10) as u8;
+        left /= 10;
     }
 }
 

@@ -11,6 +11,8 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
+mod json; // events in the shape of every other line
+
 /// How lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
@@ -66,7 +68,7 @@ impl Sink {
     ///
     /// # Errors
     /// When the system refuses a thread.
-    pub fn start(mut out: impl Write + Send + 'static) -> io::Result<Self> {
+    pub fn start(mut out: impl Write + Send + 'static, format: Format) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -77,7 +79,7 @@ impl Sink {
         };
         thread::Builder::new()
             .name("log".into())
-            .spawn(move || shared.write_for_ever(&mut out))?;
+            .spawn(move || shared.write_for_ever(&mut out, format))?;
         Ok(sink)
     }
 
@@ -131,7 +133,7 @@ impl Shared {
         let _either = self.changed.wait_timeout_while(state, GATHER, gathering);
     }
 
-    fn write_for_ever(&self, out: &mut dyn Write) {
+    fn write_for_ever(&self, out: &mut dyn Write, format: Format) {
         let mut batch = Vec::new();
         let mut told = 0;
         loop {
@@ -150,13 +152,14 @@ impl Shared {
             drop(state);
             let dropped = self.dropped.load(Relaxed);
             if dropped > told {
-                batch.extend_from_slice(
-                    format!(
-                        "log: {} lines dropped, the log is read too slowly\n",
-                        dropped - told
-                    )
-                    .as_bytes(),
-                );
+                let lines = dropped - told;
+                match format {
+                    Format::Human => batch.extend_from_slice(
+                        format!("log: {lines} lines dropped, the log is read too slowly\n")
+                            .as_bytes(),
+                    ),
+                    Format::Json => json::dropped(lines, &mut batch),
+                }
                 told = dropped;
             }
             // A log that cannot be written has nowhere to say so; traffic goes on.
@@ -209,7 +212,7 @@ impl<'a> MakeWriter<'a> for Sink {
 /// A filter that cannot be read, or a system that refuses a thread; a sentence either way.
 pub fn init(format: Format, filter: &str) -> Result<Sink, String> {
     let filter = parsed(filter)?;
-    let sink = Sink::start(io::stderr())
+    let sink = Sink::start(io::stderr(), format)
         .map_err(|error| format!("the log's thread could not be started: {error}"))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -217,7 +220,7 @@ pub fn init(format: Format, filter: &str) -> Result<Sink, String> {
         .with_target(false);
     let installed = match format {
         Format::Human => builder.with_ansi(false).compact().try_init(),
-        Format::Json => builder.json().flatten_event(true).try_init(),
+        Format::Json => builder.event_format(json::Events).try_init(),
     };
     installed.map_err(|error| format!("a second logger was installed: {error}"))?;
     Ok(sink)
@@ -239,6 +242,11 @@ fn parsed(filter: &str) -> Result<EnvFilter, String> {
 /// A library warns of what hostile peers send as often as they send it. What matters of that is said here, counted and
 /// folded; who wants a library's own words names it, as in `info,h2=debug`.
 fn with_quiet_libraries(filter: &str) -> String {
+    let off = |directive: &str| matches!(directive.trim().parse(), Ok(LevelFilter::OFF));
+    if filter.split(',').any(off) {
+        // What is silent altogether stays so.
+        return filter.to_owned();
+    }
     let mut all = String::new();
     for library in ["h2", "hyper", "hyper_util", "rustls", "tokio_rustls"] {
         let named = |directive: &str| directive.trim().starts_with(&format!("{library}="));
@@ -267,6 +275,9 @@ mod tests {
             !filter.contains("h2=error") && filter.contains("rustls=error"),
             "{filter}"
         );
+        for silent in ["off", "OFF", "off,tidegate_shared=info"] {
+            assert_eq!(with_quiet_libraries(silent), silent);
+        }
         for good in [
             "info",
             "off",
@@ -301,7 +312,7 @@ mod tests {
     fn a_reader_that_stops_loses_lines_and_is_told_how_many() {
         let (go, gone) = mpsc::channel();
         let (seen, written) = mpsc::channel();
-        let sink = Sink::start(Slow { go: gone, seen }).unwrap();
+        let sink = Sink::start(Slow { go: gone, seen }, Format::Human).unwrap();
         let line = [b"x".repeat(999), b"\n".to_vec()].concat();
         let lines = 2 * ROOM / line.len() + 10;
         for _ in 0..lines {
