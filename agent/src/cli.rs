@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use tidegate_shared::{args, log, window};
+use tidegate_shared::{args, log};
 
 use crate::target::Target;
 
@@ -102,11 +102,11 @@ pub struct Http {
     pub clear: bool,
 
     /// How long to wait for TCP to the gateway.
-    #[arg(long, value_name = "TIME", env = "TIDEGATE_CONNECT_TIMEOUT", default_value = "2s", value_parser = args::duration)]
+    #[arg(long, value_name = "TIME", env = "TIDEGATE_CONNECT_TIMEOUT", default_value = "2s", value_parser = args::some_time)]
     pub connect_timeout: Duration,
 
     /// How long to wait for a connection to the app, TLS included; then the visitor gets 502.
-    #[arg(long, value_name = "TIME", env = "TIDEGATE_APP_CONNECT_TIMEOUT", default_value = "3s", value_parser = args::duration)]
+    #[arg(long, value_name = "TIME", env = "TIDEGATE_APP_CONNECT_TIMEOUT", default_value = "3s", value_parser = args::some_time)]
     pub app_connect_timeout: Duration,
 
     /// How long the app may take to begin its answer; then the visitor gets 504. 0 leaves that to the gateway.
@@ -114,23 +114,23 @@ pub struct Http {
     pub app_timeout: Duration,
 
     /// How often to ask the gateway whether it is still there.
-    #[arg(long, value_name = "TIME", env = "TIDEGATE_PING_INTERVAL", default_value = "5s", value_parser = args::duration)]
+    #[arg(long, value_name = "TIME", env = "TIDEGATE_PING_INTERVAL", default_value = "5s", value_parser = args::some_time)]
     pub ping_interval: Duration,
 
     /// How long the gateway may take to answer before its tunnel is given up.
-    #[arg(long, value_name = "TIME", env = "TIDEGATE_PING_TIMEOUT", default_value = "5s", value_parser = args::duration)]
+    #[arg(long, value_name = "TIME", env = "TIDEGATE_PING_TIMEOUT", default_value = "5s", value_parser = args::some_time)]
     pub ping_timeout: Duration,
 
     /// How long something that is due may be missing on a silent tunnel before it is asked at once.
-    #[arg(long, value_name = "TIME", env = "TIDEGATE_PROBE_AFTER", default_value = "300ms", value_parser = args::duration)]
+    #[arg(long, value_name = "TIME", env = "TIDEGATE_PROBE_AFTER", default_value = "300ms", value_parser = args::some_time)]
     pub probe_after: Duration,
 
-    /// How long requests in flight may take to finish after SIGTERM.
+    /// How long requests in flight may take to finish after SIGTERM; with 0 they are cut at once.
     #[arg(long, value_name = "TIME", env = "TIDEGATE_DRAIN", default_value = "30s", value_parser = args::duration)]
     pub drain: Duration,
 
     /// The most that a visitor may be read ahead of the app, on one stream.
-    #[arg(long, value_name = "SIZE", env = "TIDEGATE_WINDOW_MAX", default_value = "16MiB", value_parser = window_max)]
+    #[arg(long, value_name = "SIZE", env = "TIDEGATE_WINDOW_MAX", default_value = "16MiB", value_parser = args::window)]
     pub window_max: u32,
 
     /// Threads to serve on; as many as there are cores, unless given.
@@ -166,18 +166,4 @@ impl Http {
             other => other.to_owned(),
         }
     }
-}
-
-fn window_max(text: &str) -> Result<u32, String> {
-    let size = args::size(text)?;
-    u32::try_from(size)
-        .ok()
-        .filter(|size| (window::BASE..=window::CONNECTION).contains(size))
-        .ok_or_else(|| {
-            format!(
-                "`{text}` is out of range; a window is from {} KiB to {} MiB",
-                window::BASE >> 10,
-                window::CONNECTION >> 20
-            )
-        })
 }

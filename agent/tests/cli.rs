@@ -90,11 +90,11 @@ fn mistakes_exit_with_64_and_a_reason() {
         ),
         (
             with(&["http", "3000", "--ping-interval", "1ms"]),
-            "--ping-interval: 1ms is too short",
+            "`1ms` is too short; it must be from 50ms to 365d",
         ),
         (
             with(&["http", "3000", "--window-max", "1k"]),
-            "is out of range",
+            "from 512KiB to 128MiB",
         ),
         (
             with(&["http", "3000", "--log", "xml"]),

@@ -87,6 +87,7 @@ impl App {
     /// # Errors
     /// What cannot be opened or read, by name.
     pub fn bind(run: &Run, sink: Sink) -> Result<Self, Trouble> {
+        run.limits.check().map_err(Trouble::Usage)?;
         let descriptors = descriptors::raise();
         let visitors = run
             .visitors
@@ -306,19 +307,23 @@ fn crowd(run: &Run, descriptors: u64) -> Arc<Crowd> {
     } else {
         "--max-visitors"
     };
-    let sources = Sources::new(run.limits.max_visitors_per_source);
+    let sources = Sources::new(run.limits.visitors_per_source());
     Crowd::new(sources, most, because)
 }
 
 fn pool_limits(run: &Run) -> pool::Limits {
     pool::Limits {
         tunnels: run.limits.max_tunnels,
-        tunnels_per_name: run.limits.max_tunnels_per_name,
-        tunnels_per_source: run.limits.max_tunnels_per_source,
+        tunnels_per_name: run.limits.tunnels_per_name(),
+        tunnels_per_source: run.limits.tunnels_per_source(),
         held: run.limits.max_held,
-        held_per_name: run.limits.max_held_per_name,
+        held_per_name: run.limits.held_per_name(),
         held_octets: usize::try_from(run.limits.max_held_octets).unwrap_or(usize::MAX),
-        hold: run.patience.hold,
+        hold: if run.limits.holds() {
+            run.patience.hold
+        } else {
+            Duration::ZERO
+        },
     }
 }
 
@@ -341,7 +346,7 @@ fn reception(run: &Run, pool: &Arc<Pool>, metrics: &Arc<Metrics>, sink: &Sink) -
             via: !run.no_via,
             trusted: run.trust.clone(),
         },
-        max_body: run.limits.max_body,
+        max_body: run.limits.body(),
     };
     Reception {
         gateway: Arc::new(gateway),

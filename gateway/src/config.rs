@@ -2,15 +2,15 @@
 //! `Config` is checked, and nothing behind it can meet an impossible value.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use tidegate_shared::args::{duration, listen, listen_loopback, size};
+use tidegate_shared::args::{duration, listen, listen_loopback, size, some_time, whole, window};
 use tidegate_shared::liveness;
 use tidegate_shared::log::Format;
 use tidegate_shared::name::NamePattern;
-use tidegate_shared::window;
 
 use crate::forward::Range;
 
@@ -113,7 +113,7 @@ pub struct Run {
     pub patience: Patience,
 
     /// Worker threads; one per core unless set.
-    #[arg(long, value_name = "N", env = "TIDEGATE_WORKERS", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "N", env = "TIDEGATE_WORKERS", value_parser = workers)]
     pub workers: Option<u16>,
     /// How log lines look: human or json.
     #[arg(long, value_name = "FORMAT", env = "TIDEGATE_LOG", default_value = "human", value_parser = format)]
@@ -145,20 +145,14 @@ pub struct Limits {
         value_parser = count
     )]
     pub max_visitors: usize,
-    /// Visitors' connections from one address (IPv6: one /64).
-    #[arg(
-        long,
-        value_name = "N",
-        env = "TIDEGATE_MAX_VISITORS_PER_SOURCE",
-        default_value = "4096",
-        value_parser = count
-    )]
-    pub max_visitors_per_source: usize,
+    /// Visitors' connections from one address (IPv6: one /64); 4096 or --max-visitors unless set, whichever is less.
+    #[arg(long, value_name = "N", env = "TIDEGATE_MAX_VISITORS_PER_SOURCE", value_parser = count)]
+    pub max_visitors_per_source: Option<usize>,
     /// Requests at once on one visitor's HTTP/2 connection.
-    #[arg(long, value_name = "N", env = "TIDEGATE_MAX_STREAMS", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", env = "TIDEGATE_MAX_STREAMS", default_value = "100", value_parser = streams)]
     pub max_streams: u32,
     /// Requests at once on one tunnel, where the agent allows as many.
-    #[arg(long, value_name = "N", env = "TIDEGATE_MAX_TUNNEL_STREAMS", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", env = "TIDEGATE_MAX_TUNNEL_STREAMS", default_value = "256", value_parser = streams)]
     pub max_tunnel_streams: u32,
     /// Tunnels in all.
     #[arg(
@@ -169,24 +163,12 @@ pub struct Limits {
         value_parser = count
     )]
     pub max_tunnels: usize,
-    /// Tunnels of one name.
-    #[arg(
-        long,
-        value_name = "N",
-        env = "TIDEGATE_MAX_TUNNELS_PER_NAME",
-        default_value = "10240",
-        value_parser = count
-    )]
-    pub max_tunnels_per_name: usize,
-    /// Tunnels from one address.
-    #[arg(
-        long,
-        value_name = "N",
-        env = "TIDEGATE_MAX_TUNNELS_PER_SOURCE",
-        default_value = "10240",
-        value_parser = count
-    )]
-    pub max_tunnels_per_source: usize,
+    /// Tunnels of one name; 10240 or --max-tunnels unless set, whichever is less.
+    #[arg(long, value_name = "N", env = "TIDEGATE_MAX_TUNNELS_PER_NAME", value_parser = count)]
+    pub max_tunnels_per_name: Option<usize>,
+    /// Tunnels from one address; 10240 or --max-tunnels unless set, whichever is less.
+    #[arg(long, value_name = "N", env = "TIDEGATE_MAX_TUNNELS_PER_SOURCE", value_parser = count)]
+    pub max_tunnels_per_source: Option<usize>,
     /// Connections from one address that are not tunnels yet.
     #[arg(
         long,
@@ -208,38 +190,101 @@ pub struct Limits {
         value_parser = fields
     )]
     pub max_fields: usize,
-    /// Octets of a request's body, where it declares them; any number unless set.
+    /// Octets of a request's body, where it declares them; any number unless set, and with 0.
     #[arg(long, value_name = "SIZE", env = "TIDEGATE_MAX_BODY", value_parser = size)]
     pub max_body: Option<u64>,
-    /// Requests that wait for a name that left moments ago, in all.
-    #[arg(
-        long,
-        value_name = "N",
-        env = "TIDEGATE_MAX_HELD",
-        default_value_t = 1024
-    )]
+    /// Requests that wait for a name that left moments ago, in all. 0: none waits.
+    #[arg(long, value_name = "N", env = "TIDEGATE_MAX_HELD", default_value = "1024", value_parser = count_or_none)]
     pub max_held: usize,
-    /// The same for one name.
-    #[arg(
-        long,
-        value_name = "N",
-        env = "TIDEGATE_MAX_HELD_PER_NAME",
-        default_value_t = 256
-    )]
-    pub max_held_per_name: usize,
-    /// Octets of the heads of requests that wait.
+    /// The same for one name; 256 or --max-held unless set, whichever is less. 0: none waits.
+    #[arg(long, value_name = "N", env = "TIDEGATE_MAX_HELD_PER_NAME", value_parser = count_or_none)]
+    pub max_held_per_name: Option<usize>,
+    /// Octets of the heads of requests that wait. 0: none waits.
     #[arg(long, value_name = "SIZE", env = "TIDEGATE_MAX_HELD_OCTETS", default_value = "16MiB", value_parser = size)]
     pub max_held_octets: u64,
     /// What an agent may send ahead on one stream, at most; near agents get less.
-    #[arg(long, value_name = "SIZE", env = "TIDEGATE_WINDOW_MAX", default_value_t = window::MOST, value_parser = window_size)]
+    #[arg(long, value_name = "SIZE", env = "TIDEGATE_WINDOW_MAX", default_value = "16MiB", value_parser = window)]
     pub window_max: u32,
+}
+
+impl Limits {
+    /// Refuses a limit for a part that is above the one for the whole, where the user set it: it could never be reached,
+    /// and somebody counts on it.
+    ///
+    /// # Errors
+    /// A sentence that names both options.
+    pub fn check(&self) -> Result<(), String> {
+        let parts = [
+            (
+                ("--max-visitors-per-source", self.max_visitors_per_source),
+                ("--max-visitors", self.max_visitors),
+            ),
+            (
+                ("--max-tunnels-per-name", self.max_tunnels_per_name),
+                ("--max-tunnels", self.max_tunnels),
+            ),
+            (
+                ("--max-tunnels-per-source", self.max_tunnels_per_source),
+                ("--max-tunnels", self.max_tunnels),
+            ),
+            (
+                ("--max-held-per-name", self.max_held_per_name),
+                ("--max-held", self.max_held),
+            ),
+        ];
+        for ((part, of_part), (whole, of_whole)) in parts {
+            if let Some(most) = of_part
+                && most > of_whole
+            {
+                return Err(format!(
+                    "{part} {most} could never be reached, because {whole} is {of_whole}; lower the one or raise the other"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Visitors' connections from one address.
+    pub fn visitors_per_source(&self) -> usize {
+        part(self.max_visitors_per_source, 4096, self.max_visitors)
+    }
+
+    /// Tunnels of one name.
+    pub fn tunnels_per_name(&self) -> usize {
+        part(self.max_tunnels_per_name, 10_240, self.max_tunnels)
+    }
+
+    /// Tunnels from one address.
+    pub fn tunnels_per_source(&self) -> usize {
+        part(self.max_tunnels_per_source, 10_240, self.max_tunnels)
+    }
+
+    /// Requests of one name that wait.
+    pub fn held_per_name(&self) -> usize {
+        part(self.max_held_per_name, 256, self.max_held)
+    }
+
+    /// Whether requests wait at all.
+    pub fn holds(&self) -> bool {
+        self.max_held > 0 && self.held_per_name() > 0 && self.max_held_octets > 0
+    }
+
+    /// Octets of a request's body.
+    pub fn body(&self) -> Option<u64> {
+        self.max_body.filter(|most| *most > 0)
+    }
+}
+
+/// The limit for a part: what was set, or what is usual within the limit for the whole.
+fn part(set: Option<usize>, usual: usize, whole: usize) -> usize {
+    set.unwrap_or(usual).min(whole)
 }
 
 /// How long things may take.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Times")]
 pub struct Patience {
-    /// How long a request waits for a name that left moments ago.
+    /// How long a request waits for a name that left moments ago; 0 not at all.
     #[arg(long, value_name = "TIME", env = "TIDEGATE_HOLD", default_value = "3s", value_parser = duration)]
     pub hold: Duration,
     /// A visitor's TLS handshake, and an agent's.
@@ -259,7 +304,8 @@ pub struct Patience {
         long,
         value_name = "N",
         env = "TIDEGATE_BODY_RATE",
-        default_value_t = 500
+        default_value = "500",
+        value_parser = rate
     )]
     pub body_rate: u64,
     /// From a request to the head of its response; 0 for ever.
@@ -280,7 +326,7 @@ pub struct Patience {
     /// A probe unanswered for so long ends the tunnel.
     #[arg(long, value_name = "TIME", env = "TIDEGATE_PROBE_TIMEOUT", default_value = "2s", value_parser = some_time)]
     pub probe_timeout: Duration,
-    /// What is in flight may take so long when the gateway stops.
+    /// What is in flight may take so long when the gateway stops; with 0 it is cut at once.
     #[arg(long, value_name = "TIME", env = "TIDEGATE_DRAIN", default_value = "30s", value_parser = duration)]
     pub drain: Duration,
 }
@@ -289,13 +335,13 @@ impl Patience {
     /// What a tunnel's driver is told.
     pub fn liveness(&self) -> liveness::Patience {
         liveness::Patience {
-            interval: self.ping_interval.max(Duration::from_millis(100)),
-            answer: self.ping_timeout.max(Duration::from_millis(100)),
-            probe_after: self.probe_after.max(Duration::from_millis(10)),
+            interval: self.ping_interval,
+            answer: self.ping_timeout,
+            probe_after: self.probe_after,
             doubt_after: liveness::Patience::default()
                 .doubt_after
                 .min(self.probe_timeout),
-            probe_answer: self.probe_timeout.max(Duration::from_millis(100)),
+            probe_answer: self.probe_timeout,
         }
     }
 }
@@ -308,47 +354,45 @@ fn format(text: &str) -> Result<Format, String> {
     text.parse()
 }
 
+/// More of anything than one machine can hold.
+const MANY: u64 = 1_000_000_000;
+
 fn count(text: &str) -> Result<usize, String> {
-    let wrong = || format!("`{text}` is not a number of one or more");
-    text.parse()
-        .ok()
-        .filter(|count| *count > 0)
-        .ok_or_else(wrong)
+    number(text, 1..=MANY)
+}
+
+fn count_or_none(text: &str) -> Result<usize, String> {
+    number(text, 0..=MANY)
+}
+
+fn streams(text: &str) -> Result<u32, String> {
+    // Stream numbers have 31 bits, and every other one is a visitor's or the gateway's (RFC 9113 §5.1.1).
+    number(text, 1..=1 << 30)
+}
+
+fn workers(text: &str) -> Result<u16, String> {
+    number(text, 1..=1024)
 }
 
 fn fields(text: &str) -> Result<usize, String> {
-    let wrong = || format!("`{text}` is not a number of fields; it must be between 1 and 4096");
-    text.parse()
-        .ok()
-        .filter(|count| (1..=4096).contains(count))
-        .ok_or_else(wrong)
+    number(text, 1..=4096)
 }
 
-fn some_time(text: &str) -> Result<Duration, String> {
-    let time = duration(text)?;
-    if time < Duration::from_millis(50) {
-        return Err(format!("`{text}` is too short; it must be 50ms or more"));
-    }
-    Ok(time)
+fn rate(text: &str) -> Result<u64, String> {
+    whole(text, 0..=MANY)
+}
+
+fn number<T: TryFrom<u64>>(text: &str, range: RangeInclusive<u64>) -> Result<T, String> {
+    let number = whole(text, range)?;
+    T::try_from(number).map_err(|_| format!("`{text}` is more than this machine can count"))
 }
 
 fn head(text: &str) -> Result<usize, String> {
     let octets = size(text)?;
     if !(8192..=1 << 20).contains(&octets) {
         return Err(format!(
-            "`{text}` is not a size for heads; it must be between 8KiB and 1MiB"
+            "`{text}` is not a size for heads; it must be from 8KiB to 1MiB"
         ));
     }
     usize::try_from(octets).map_err(|error| error.to_string())
-}
-
-fn window_size(text: &str) -> Result<u32, String> {
-    let octets = size(text)?;
-    if !(u64::from(window::BASE)..=1 << 30).contains(&octets) {
-        return Err(format!(
-            "`{text}` is not a window; it must be between {}k and 1GiB",
-            window::BASE / 1024
-        ));
-    }
-    u32::try_from(octets).map_err(|error| error.to_string())
 }

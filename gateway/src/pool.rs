@@ -276,10 +276,6 @@ impl Pool {
         octets: usize,
     ) -> Result<Lease, Unavailable> {
         let started = Instant::now();
-        let _place = self
-            .held
-            .enter(&self.limits, &self.metrics, octets)
-            .ok_or_else(|| group.unavailable(true))?;
         let mut deadline = started + self.limits.hold;
         if group.tunnels.load().is_empty()
             && let Some(departed) = group.departed()
@@ -289,6 +285,10 @@ impl Pool {
         if deadline <= started {
             return Err(group.unavailable(false));
         }
+        let _place = self
+            .held
+            .enter(&self.limits, &self.metrics, octets)
+            .ok_or_else(|| group.unavailable(true))?;
         let (give, mut given) = oneshot::channel();
         {
             let mut queue = group.queue();

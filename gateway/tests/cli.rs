@@ -58,6 +58,126 @@ fn a_mistake_of_the_users_exits_with_64_and_names_it() {
     }
 }
 
+/// What is said of options that are wrong. Where they are right, it is of the certificate, which is not there: no socket is
+/// opened in any case.
+fn refused(options: &[&str]) -> String {
+    let rest = [
+        "--visitors=127.0.0.1:0",
+        "--tunnels=127.0.0.1:0",
+        "--identity=no-such-file.pem",
+        "--ca=no-such-file.crt",
+    ];
+    let output = tidegated(&[&["run"], options, &rest].concat());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(64), "{options:?}: {said}");
+    assert_eq!(said.lines().count(), 1, "{options:?}: {said}");
+    said
+}
+
+#[test]
+fn a_number_out_of_range_is_told_the_range() {
+    for (range, wrong, options) in [
+        (
+            "from 1 to 1000000000",
+            ["0", "1000000001"],
+            &[
+                "--max-visitors",
+                "--max-visitors-per-source",
+                "--max-tunnels",
+                "--max-tunnels-per-name",
+                "--max-tunnels-per-source",
+                "--max-handshakes-per-source",
+            ][..],
+        ),
+        (
+            "from 0 to 1000000000",
+            ["-1", "18446744073709551616"],
+            &["--body-rate", "--max-held", "--max-held-per-name"],
+        ),
+        (
+            "from 1 to 1073741824",
+            ["0", "4294967296"],
+            &["--max-streams", "--max-tunnel-streams"],
+        ),
+        ("from 1 to 4096", ["0", "4097"], &["--max-fields"]),
+        ("from 1 to 1024", ["0", "1025"], &["--workers"]),
+        ("from 8KiB to 1MiB", ["0", "1G"], &["--max-head"]),
+        ("from 512KiB to 128MiB", ["0", "129MiB"], &["--window-max"]),
+        (
+            "from 50ms to 365d",
+            ["0", "49ms"],
+            &[
+                "--tls-timeout",
+                "--head-timeout",
+                "--idle-timeout",
+                "--stall-timeout",
+                "--settle-timeout",
+                "--ping-interval",
+                "--ping-timeout",
+                "--probe-after",
+                "--probe-timeout",
+            ],
+        ),
+        (
+            "365d or less",
+            ["366d", "999999999999999"],
+            &["--drain", "--hold", "--response-timeout"],
+        ),
+    ] {
+        for option in options {
+            for value in wrong {
+                let said = refused(&[&format!("{option}={value}")]);
+                assert!(
+                    said.contains(option) && said.contains(range),
+                    "{option}={value}: {said}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_limit_for_a_part_above_the_whole_is_refused_where_it_was_set() {
+    for (part, whole) in [
+        ("--max-visitors-per-source", "--max-visitors"),
+        ("--max-tunnels-per-name", "--max-tunnels"),
+        ("--max-tunnels-per-source", "--max-tunnels"),
+        ("--max-held-per-name", "--max-held"),
+    ] {
+        let said = refused(&[&format!("{whole}=10"), &format!("{part}=11")]);
+        assert!(
+            said.contains(&format!("{part} 11")) && said.contains(&format!("{whole} is 10")),
+            "{said}"
+        );
+        // Whoever lowers the whole alone, or sets both alike, meets the next mistake.
+        for options in [
+            vec![format!("{whole}=10")],
+            vec![format!("{whole}=10"), format!("{part}=10")],
+        ] {
+            let options: Vec<&str> = options.iter().map(String::as_str).collect();
+            let said = refused(&options);
+            assert!(said.contains("no-such-file"), "{options:?}: {said}");
+        }
+    }
+}
+
+#[test]
+fn zero_is_taken_where_it_means_something() {
+    for option in [
+        "--max-body",
+        "--max-held",
+        "--max-held-per-name",
+        "--max-held-octets",
+        "--body-rate",
+        "--hold",
+        "--drain",
+        "--response-timeout",
+    ] {
+        let said = refused(&[&format!("{option}=0")]);
+        assert!(said.contains("no-such-file"), "{option}: {said}");
+    }
+}
+
 #[test]
 fn an_identity_that_cannot_be_read_is_named() {
     let output = tidegated(&[

@@ -3,12 +3,21 @@
 
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
 
-/// `250ms`, `5s`, `2m`, `1h`, `7d`; a bare number is seconds, and so is `0`.
+use crate::window;
+
+/// The longest time that an option takes. Any longer one is a slip of the hand, and sums of times stay far from overflow.
+pub const LONGEST: Duration = Duration::from_secs(365 * 86_400);
+
+/// The shortest time in which something that must happen can be expected.
+pub const SHORTEST: Duration = Duration::from_millis(50);
+
+/// `250ms`, `5s`, `2m`, `1h`, `7d`; a bare number is seconds, and so is `0`. At most [`LONGEST`].
 ///
 /// # Errors
 /// A sentence that says what a duration looks like.
@@ -28,7 +37,39 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     number
         .checked_mul(scale_ms)
         .map(Duration::from_millis)
-        .ok_or_else(wrong)
+        .filter(|time| *time <= LONGEST)
+        .ok_or_else(|| format!("`{text}` is too long; it must be 365d or less"))
+}
+
+/// The same for what cannot happen in no time at all: from [`SHORTEST`].
+///
+/// # Errors
+/// A sentence that names the range.
+pub fn some_time(text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    if time < SHORTEST {
+        return Err(format!(
+            "`{text}` is too short; it must be from 50ms to 365d"
+        ));
+    }
+    Ok(time)
+}
+
+/// A whole number within a range.
+///
+/// # Errors
+/// A sentence that names the range.
+pub fn whole(text: &str, range: RangeInclusive<u64>) -> Result<u64, String> {
+    text.parse()
+        .ok()
+        .filter(|number| range.contains(number))
+        .ok_or_else(|| {
+            format!(
+                "`{text}` is not a whole number from {} to {}",
+                range.start(),
+                range.end()
+            )
+        })
 }
 
 /// `65536`, `64k`, `64KiB`, `16M`, `16MiB`, `1G`: binary multiples, in octets.
@@ -48,6 +89,23 @@ pub fn size(text: &str) -> Result<u64, String> {
         _ => return Err(wrong()),
     };
     number.checked_mul(scale).ok_or_else(wrong)
+}
+
+/// What a peer may send ahead on one stream: a size from [`window::BASE`] to what all streams share.
+///
+/// # Errors
+/// A sentence that names the range.
+pub fn window(text: &str) -> Result<u32, String> {
+    u32::try_from(size(text)?)
+        .ok()
+        .filter(|octets| (window::BASE..=window::CONNECTION).contains(octets))
+        .ok_or_else(|| {
+            format!(
+                "`{text}` is not a window; it must be from {}KiB to {}MiB",
+                window::BASE >> 10,
+                window::CONNECTION >> 20
+            )
+        })
 }
 
 /// `0.0.0.0:80`, `[::1]:80`, `localhost:80`, `:80` or `80`; the last two mean every address of this machine.
@@ -128,6 +186,28 @@ mod tests {
             one_line(rendered),
             "the following required arguments were not provided: --tunnels <ADDR> --ca <PEM>; --help tells more"
         );
+    }
+
+    #[test]
+    fn what_is_out_of_range_is_told_the_range() {
+        assert_eq!(duration("365d"), Ok(LONGEST));
+        for long in ["366d", "9999999999999", "213503982334d"] {
+            let told = duration(long).unwrap_err();
+            assert!(told.contains("365d or less"), "{told}");
+        }
+        assert_eq!(some_time("50ms"), Ok(SHORTEST));
+        assert!(some_time("0").unwrap_err().contains("from 50ms to 365d"));
+        assert_eq!(window("512k"), Ok(window::BASE));
+        assert_eq!(window("128MiB"), Ok(window::CONNECTION));
+        for wrong in ["0", "511KiB", "129M", "4G", "99G"] {
+            let told = window(wrong).unwrap_err();
+            assert!(told.contains("from 512KiB to 128MiB"), "{told}");
+        }
+        assert_eq!(whole("7", 0..=7), Ok(7));
+        for wrong in ["8", "-1", "1.5", "", "99999999999999999999"] {
+            let told = whole(wrong, 0..=7).unwrap_err();
+            assert!(told.contains("from 0 to 7"), "{told}");
+        }
     }
 
     #[test]

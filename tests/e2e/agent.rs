@@ -232,6 +232,16 @@ async fn sigterm_lets_requests_finish_first() {
 }
 
 #[tokio::test]
+async fn without_a_drain_sigterm_cuts_what_is_in_flight() {
+    let mut site = Site::start_with(World::builder(), &["--drain", "0"]).await;
+    let mut visitor = site.visitor().await;
+    visitor.send_get(HOST, "/sse").await;
+    visitor.head().await;
+    site.agent.terminate();
+    assert!(site.agent.ended(Duration::from_secs(1)).await.success());
+}
+
+#[tokio::test]
 async fn sigterm_says_goaway_and_takes_no_more() {
     let dir = tempfile::tempdir().unwrap();
     let pki = Pki::create(dir.path(), "ca");

@@ -263,19 +263,25 @@ async fn connections_that_are_not_tunnels_yet_are_few_per_source() {
     .await;
 }
 
+/// Two visitors who wait for the site's agent, which is killed for it.
+async fn hold_two(site: &mut Site) -> Vec<Visitor> {
+    site.agent.kill().await;
+    site.world.wait_filed(HOST, 0, SOON).await;
+    let mut held = Vec::new();
+    for count in 1..=2 {
+        let mut visitor = site.visitor().await;
+        visitor.send_get(HOST, "/hello").await;
+        site.world.wait_held(count).await;
+        held.push(visitor);
+    }
+    held
+}
+
 #[tokio::test]
 async fn held_requests_are_bounded() {
     for (option, value) in [("--max-held", "2"), ("--max-held-per-name", "2")] {
         let mut site = site(option, value).await;
-        site.agent.kill().await;
-        site.world.wait_filed(HOST, 0, SOON).await;
-        let mut held = Vec::new();
-        for count in 1..=2 {
-            let mut visitor = site.visitor().await;
-            visitor.send_get(HOST, "/hello").await;
-            site.world.wait_held(count).await;
-            held.push(visitor);
-        }
+        let held = hold_two(&mut site).await;
         let began = Instant::now();
         let answer = site.get("/hello").await;
         assert_eq!(answer.status(), 503, "{option}");
@@ -299,15 +305,7 @@ async fn held_requests_are_bounded() {
 #[tokio::test]
 async fn heads_of_held_requests_are_bounded_in_octets() {
     let mut site = site("--max-held-octets", "2000").await;
-    site.agent.kill().await;
-    site.world.wait_filed(HOST, 0, SOON).await;
-    let mut held = Vec::new();
-    for count in 1..=2 {
-        let mut visitor = site.visitor().await;
-        visitor.send_get(HOST, "/hello").await;
-        site.world.wait_held(count).await;
-        held.push(visitor);
-    }
+    let held = hold_two(&mut site).await;
     let large = "v".repeat(1000);
     let large = format!("GET /hello HTTP/1.1\r\nHost: {HOST}\r\nX: {large}\r\n\r\n");
     let answer = site.ask("GET", large).await;
@@ -320,16 +318,30 @@ async fn heads_of_held_requests_are_bounded_in_octets() {
 
 #[tokio::test]
 async fn holding_can_be_switched_off() {
-    let mut site = site("--hold", "0s").await;
-    site.agent.kill().await;
-    site.world.wait_filed(HOST, 0, SOON).await;
-    let began = Instant::now();
-    assert_eq!(site.get("/").await.reason(), "agent-gone");
-    assert!(
-        began.elapsed() < Duration::from_millis(500),
-        "{:?}",
-        began.elapsed()
-    );
+    for option in [
+        "--hold",
+        "--max-held",
+        "--max-held-per-name",
+        "--max-held-octets",
+    ] {
+        let mut site = site(option, "0").await;
+        site.agent.kill().await;
+        site.world.wait_filed(HOST, 0, SOON).await;
+        let began = Instant::now();
+        assert_eq!(site.get("/").await.reason(), "agent-gone", "{option}");
+        let took = began.elapsed();
+        assert!(took < Duration::from_millis(500), "{option}: {took:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_limit_of_zero_octets_for_bodies_is_none() {
+    let site = site("--max-body", "0").await;
+    let mut visitor = site.visitor().await;
+    let head = format!("POST /upload HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 1000\r\n\r\n");
+    visitor.send(head).await;
+    visitor.send(pattern(1000)).await;
+    assert_eq!(visitor.answer("POST").await.text(), "1000 intact");
 }
 
 #[tokio::test]
@@ -435,16 +447,16 @@ async fn a_gateway_that_ends_says_goaway_to_its_agents() {
 
 #[tokio::test]
 async fn the_drain_has_a_deadline() {
-    let mut site = site("--drain", "1s").await;
-    let mut visitor = site.visitor().await;
-    visitor.send_get(HOST, "/sse").await;
-    visitor.head().await;
-    let began = Instant::now();
-    site.world.gateway.terminate();
-    site.world.gateway.ended(Duration::from_secs(4)).await;
-    assert!(
-        began.elapsed() > Duration::from_millis(800),
-        "{:?}",
-        began.elapsed()
-    );
+    let ms = Duration::from_millis;
+    for (drain, within) in [("1s", ms(800)..ms(4000)), ("0", ms(0)..ms(800))] {
+        let mut site = site("--drain", drain).await;
+        let mut visitor = site.visitor().await;
+        visitor.send_get(HOST, "/sse").await;
+        visitor.head().await;
+        let began = Instant::now();
+        site.world.gateway.terminate();
+        assert!(site.world.gateway.ended(SOON).await.success(), "{drain}");
+        let took = began.elapsed();
+        assert!(within.contains(&took), "{drain}: {took:?}");
+    }
 }
