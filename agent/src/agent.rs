@@ -116,8 +116,8 @@ impl Agent {
             let _waited_for = self.drain.spawn(Box::pin(keeping));
         }
         drop(common);
-        let mut identity = self.config.identity.take().map(|identity| {
-            let keeper = identity::Keeper::new(&identity);
+        let mut identity = self.config.identity.take().map(|(identity, anchors)| {
+            let keeper = identity::Keeper::new(&identity, anchors);
             (identity, keeper)
         });
         let mut ready = false;

@@ -13,11 +13,12 @@ use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tidegate_shared::liveness::Patience;
 use tidegate_shared::reversal::io::Terms;
-use tidegate_shared::tls::{AppTrust, SwapIdentity, agent_client, app_client};
+use tidegate_shared::tls::{Anchors, AppTrust, End, SwapIdentity, agent_client, app_client};
 
 use crate::app;
 use crate::cli::{HostHeader, Http};
 use crate::dial::Dialler;
+use crate::identity::Renewable;
 use crate::reconcile::Gateway;
 use crate::serve::Care;
 use crate::target::{Place, Target};
@@ -28,7 +29,7 @@ pub struct Config {
     /// Each gateway, and how it is dialled.
     pub gateways: Vec<(Gateway, Dialler)>,
     /// `None` in clear text.
-    pub identity: Option<Arc<SwapIdentity>>,
+    pub identity: Option<Renewable>,
     pub tunnels: usize,
     pub care: Care,
     pub app: app::Settings,
@@ -73,11 +74,12 @@ impl Config {
     }
 }
 
-fn tls(identity: &Path, ca: &Path) -> Result<(Arc<SwapIdentity>, Arc<ClientConfig>), String> {
+fn tls(identity: &Path, ca: &Path) -> Result<(Renewable, Arc<ClientConfig>), String> {
     let identity = SwapIdentity::load(identity).map_err(|fault| format!("--identity: {fault}"))?;
-    let client =
-        agent_client(Arc::clone(&identity), ca).map_err(|fault| format!("--ca: {fault}"))?;
-    Ok((identity, client))
+    let of_ca = |fault| format!("--ca: {fault}");
+    let client = agent_client(Arc::clone(&identity), ca).map_err(of_ca)?;
+    let anchors = Anchors::load(ca, End::Agent).map_err(of_ca)?;
+    Ok(((identity, anchors), client))
 }
 
 fn gateway(text: &str) -> Result<Gateway, String> {

@@ -1,10 +1,11 @@
 //! The agent's certificate over time: a renewed file is taken up, one that runs out is announced in time. Decides when to
 //! look and what to say; reading is `shared::tls`'s business, dialling again is `reconcile`'s.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tidegate_certs::peer::PeerCertificate;
-use tidegate_shared::tls::{Identity, SwapIdentity};
+use tidegate_shared::tls::{Anchors, Identity, SwapIdentity, Unfit};
 use tracing::{info, warn};
 
 /// How often the file is looked at, at least.
@@ -27,6 +28,8 @@ pub struct Life {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Age {
     Good,
+    /// Not valid before so much time has passed.
+    Early(Duration),
     /// So much of its life is left, which is little.
     Late(Duration),
     Expired,
@@ -35,6 +38,11 @@ pub enum Age {
 impl Life {
     /// At this time.
     pub fn age(&self, at: SystemTime) -> Age {
+        if let Ok(early) = self.from.duration_since(at)
+            && !early.is_zero()
+        {
+            return Age::Early(early);
+        }
         let whole = self.until.duration_since(self.from).unwrap_or_default();
         match self.until.duration_since(at) {
             Err(_) => Age::Expired,
@@ -50,17 +58,22 @@ impl Life {
     }
 }
 
+/// An identity, and what a renewal of it is judged by.
+pub type Renewable = (Arc<SwapIdentity>, Anchors);
+
 /// Looks after one identity file.
 #[derive(Debug)]
 pub struct Keeper {
+    anchors: Anchors,
     life: Option<Life>,
     said: Option<(Age, SystemTime)>,
 }
 
 impl Keeper {
     /// Says who we are, or what the gateway will not like about it.
-    pub fn new(identity: &SwapIdentity) -> Self {
+    pub fn new(identity: &SwapIdentity, anchors: Anchors) -> Self {
         let mut keeper = Self {
+            anchors,
             life: None,
             said: None,
         };
@@ -72,10 +85,10 @@ impl Keeper {
     /// Looks at the file. True when tunnels with the fresh certificate are to be made.
     pub fn look(&mut self, identity: &SwapIdentity) -> bool {
         let present = identity.current();
-        let renewed = match identity.reload_if_changed(|fresh| fit(&present, fresh)) {
+        let renewed = match identity.reload_if_changed(|fresh| self.fit(&present, fresh)) {
             Ok(renewed) => renewed,
             Err(fault) => {
-                warn!("the renewed certificate cannot be used, the one in use stays: {fault}");
+                warn!("the renewed certificate is not used, the one in use stays: {fault}");
                 false
             }
         };
@@ -95,6 +108,19 @@ impl Keeper {
     pub fn pause(&self) -> Duration {
         self.life
             .map_or(LOOK_EVERY, |life| life.look_again(SystemTime::now()))
+    }
+
+    /// A gateway refuses what is odd, not for clients, or not valid. What is in use may be odd too, and then a gateway that
+    /// is not Tidegate takes it; a renewal of it may be odd as well.
+    fn fit(&self, present: &Identity, fresh: &Identity) -> Result<(), Unfit> {
+        match PeerCertificate::read(fresh.leaf(), true) {
+            Ok(peer) => {
+                let life = (peer.facts.not_before, peer.facts.not_after);
+                self.anchors.judge(present, fresh, life, SystemTime::now())
+            }
+            Err(_) if PeerCertificate::read(present.leaf(), true).is_err() => Ok(()),
+            Err(refusal) => Err(refusal.to_string().into()),
+        }
     }
 
     fn read(&mut self, identity: &SwapIdentity) {
@@ -131,6 +157,10 @@ impl Keeper {
         let path = current.path().display();
         match age {
             Age::Good => {}
+            Age::Early(wait) => warn!(
+                "the certificate in {path} is valid only in {}: no gateway takes it before; is this machine's clock right?",
+                in_words(wait)
+            ),
             Age::Late(left) => warn!(
                 "the certificate in {path} expires in {}; renew it, and it will be taken up without a restart",
                 in_words(left)
@@ -139,19 +169,6 @@ impl Keeper {
                 "the certificate in {path} has expired: no gateway takes it; renew it, and it will be taken up without a restart"
             ),
         }
-    }
-}
-
-/// A gateway refuses what is odd, not for clients, or past its time. What is in use may be odd too, and then a gateway that
-/// is not Tidegate takes it; a renewal of it may be odd as well.
-fn fit(present: &Identity, fresh: &Identity) -> Result<(), String> {
-    match PeerCertificate::read(fresh.leaf(), true) {
-        Ok(peer) if peer.facts.not_after <= SystemTime::now() => {
-            Err("it has expired already".into())
-        }
-        Ok(_) => Ok(()),
-        Err(_) if PeerCertificate::read(present.leaf(), true).is_err() => Ok(()),
-        Err(refusal) => Err(refusal.to_string()),
     }
 }
 
@@ -169,13 +186,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_certificate_is_late_in_its_last_fifth() {
+    fn a_certificate_is_early_then_good_then_late_in_its_last_fifth() {
         let from = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
         let life = Life {
             from,
             until: from + Duration::from_secs(100),
         };
         let at = |second| from + Duration::from_secs(second);
+        let early = SystemTime::UNIX_EPOCH + Duration::from_secs(990);
+        assert_eq!(life.age(early), Age::Early(Duration::from_secs(10)));
+        assert_eq!(life.age(at(0)), Age::Good);
         assert_eq!(life.age(at(79)), Age::Good);
         assert_eq!(life.age(at(81)), Age::Late(Duration::from_secs(19)));
         assert_eq!(life.age(at(101)), Age::Expired);

@@ -14,7 +14,8 @@ use tidegate_shared::reversal::io::Terms;
 use tidegate_shared::signals::Hangup;
 use tidegate_shared::socket;
 use tidegate_shared::tls::{
-    Identity, SwapIdentity, TlsFault, VisitorCerts, tunnel_server, visitor_server,
+    Anchors, End, Identity, SwapIdentity, TlsFault, Unfit, VisitorCerts, tunnel_server,
+    visitor_server,
 };
 use tidegate_shared::workers::Workers;
 use tokio::net::TcpListener;
@@ -58,7 +59,7 @@ pub struct App {
     visitors_tls: Option<(TcpListener, Secured)>,
     tunnels: Vec<(TcpListener, Security, &'static str)>,
     admin: Option<TcpListener>,
-    identity: Option<Arc<SwapIdentity>>,
+    identity: Option<(Arc<SwapIdentity>, Anchors)>,
     reception: Arc<Reception>,
     intake: Arc<Intake>,
     workers: Arc<Workers>,
@@ -116,7 +117,7 @@ impl App {
                 Security::Tls(config),
                 "tunnels",
             ));
-            identity = Some(loaded);
+            identity = Some((loaded, Anchors::load(ca, End::Gateway)?));
         }
         if let Some(address) = run.tunnels_clear {
             let listener = bind("--tunnels-clear", address)?;
@@ -390,7 +391,7 @@ fn intake(run: &Run, pool: &Arc<Pool>, metrics: &Arc<Metrics>) -> Intake {
 
 /// Files that change and names that nobody remembers.
 async fn housekeeping(
-    identity: Option<Arc<SwapIdentity>>,
+    identity: Option<(Arc<SwapIdentity>, Anchors)>,
     certs: Option<Arc<VisitorCerts>>,
     pool: Arc<Pool>,
     drain: Drain,
@@ -409,11 +410,13 @@ async fn housekeeping(
             Ok(true) => info!("{what} was read again"),
             Ok(false) => {}
             Err(fault) => {
-                error!("{what} was changed and cannot be used, so the one in use stays: {fault}")
+                error!("{what} was changed and is not used, the one in use stays: {fault}")
             }
         };
-        if let Some(identity) = &identity {
-            changed("the gateway's identity", identity.reload_if_changed(fit));
+        if let Some((identity, anchors)) = &identity {
+            let present = identity.current();
+            let renewed = identity.reload_if_changed(|fresh| fit(anchors, &present, fresh));
+            changed("the gateway's identity", renewed);
         }
         if let Some(certs) = &certs {
             changed("a certificate for visitors", certs.reload_if_changed());
@@ -425,13 +428,9 @@ async fn housekeeping(
     }
 }
 
-/// Agents refuse a certificate that is not for servers, or past its time.
-fn fit(fresh: &Identity) -> Result<(), String> {
-    match gateway_identity(fresh.leaf()) {
-        Ok(read) if read.facts.not_after <= SystemTime::now() => {
-            Err("it has expired already".into())
-        }
-        Ok(_) => Ok(()),
-        Err(refusal) => Err(refusal.to_string()),
-    }
+/// Agents refuse a certificate that is not for servers, or not valid.
+fn fit(anchors: &Anchors, present: &Identity, fresh: &Identity) -> Result<(), Unfit> {
+    let read = gateway_identity(fresh.leaf()).map_err(|refusal| refusal.to_string())?;
+    let life = (read.facts.not_before, read.facts.not_after);
+    anchors.judge(present, fresh, life, SystemTime::now())
 }

@@ -7,6 +7,7 @@ use rustix::process::Signal;
 use tidegate_tests::apps::HttpApp;
 use tidegate_tests::bystander::Bystander;
 use tidegate_tests::eventually::{SOON, eventually};
+use tidegate_tests::pki::Pki;
 use tidegate_tests::world::names_of;
 use tidegate_tests::{HOST, World};
 
@@ -104,4 +105,79 @@ async fn an_agent_whose_file_is_renewed_has_fresh_tunnels_before_the_old_ones_ex
     // Nothing changed since: no tunnel is replaced for nothing.
     agent.signal(Signal::HUP);
     assert_eq!(expiries(&world).await.len(), 4);
+}
+
+/// When a certificate that is not valid yet becomes so.
+const WAIT: Duration = Duration::from_secs(6);
+
+/// An agent looks every 10 s at least.
+const LOOKS: Duration = Duration::from_secs(15);
+
+#[tokio::test]
+async fn a_renewed_certificate_that_is_not_valid_yet_is_used_when_it_is() {
+    let world = World::start().await;
+    let app = HttpApp::start("blog").await;
+    let month = Duration::from_secs(30 * 24 * 3600);
+    let identity = world.pki.agent_for(&[HOST], month - WAIT);
+    let mut agent = world.launch_agent(&identity, app.target(), &[]);
+    agent.ready().await;
+    world.wait_filed(HOST, 4, SOON).await;
+    let old = expiries(&world).await[0];
+    let bystander = Bystander::watch(&world, "/hello", "hello from blog\n");
+    assert_eq!(world.pki.agent_in(&[HOST], WAIT), identity);
+    agent.signal(Signal::HUP);
+    agent
+        .wait_log(&["the one in use stays", "valid only from"])
+        .await;
+    // What is in use serves on, also for a tunnel that is dialled meanwhile.
+    assert_eq!(expiries(&world).await, [old; 4]);
+    eventually(LOOKS, "every tunnel shows the fresh one", async || {
+        let present = expiries(&world).await;
+        (present.len() == 4 && present.iter().all(|end| *end > old)).then_some(())
+    })
+    .await;
+    bystander.noticed_nothing().await;
+    assert_eq!(agent.logged(&["valid only from"]).len(), 1);
+    let metrics = world.metrics().await;
+    let refused = metrics.sum("tidegate_tunnels_refused_total", &[]);
+    assert_eq!(refused, 0.0, "no gateway saw it too early");
+}
+
+/// A renewal that was issued by somebody else would end every tunnel.
+#[tokio::test]
+async fn a_renewed_certificate_of_another_authority_is_not_used() {
+    let world = World::start().await;
+    let app = HttpApp::start("blog").await;
+    let identity = world.pki.agent(&[HOST]);
+    let mut agent = world.launch_agent(&identity, app.target(), &[]);
+    agent.ready().await;
+    let elsewhere = tempfile::tempdir().unwrap();
+    let stranger = Pki::create(elsewhere.path(), "stranger");
+    let renew = |file: PathBuf, over: &PathBuf| {
+        let aside = over.with_extension("part");
+        std::fs::copy(file, &aside).unwrap();
+        std::fs::rename(aside, over).unwrap();
+    };
+    renew(stranger.agent(&[HOST]), &identity);
+    agent.signal(Signal::HUP);
+    agent
+        .wait_log(&["WARN", "the one in use stays", "does not end at"])
+        .await;
+    // The gateway's own, which is in use as well.
+    let names = ["localhost", "gateway.test", "127.0.0.1"];
+    let gateways = world.pki.server(&names);
+    world.gateway.signal(Signal::HUP);
+    world
+        .gateway
+        .wait_log(&["the gateway's identity was read again"])
+        .await;
+    renew(stranger.server(&names), &gateways);
+    world.gateway.signal(Signal::HUP);
+    world
+        .gateway
+        .wait_log(&["the gateway's identity", "does not end at"])
+        .await;
+    let another = world.agent(HOST, app.target()).await;
+    assert_eq!(world.get(HOST, "/hello").await.status(), 200);
+    drop(another);
 }

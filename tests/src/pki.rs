@@ -86,6 +86,14 @@ impl Pki {
         self.issue(&params, &file_name("short", names))
     }
 
+    /// Issues an agent certificate that is valid for a month, from `wait` after the call.
+    #[must_use]
+    pub fn agent_in(&self, names: &[&str], wait: Duration) -> PathBuf {
+        let mut params = Self::agent_params(names);
+        params.not_before = OffsetDateTime::now_utc() + wait;
+        self.issue(&params, &file_name("short", names))
+    }
+
     /// Signs `params` and writes `FILE.pem`.
     #[must_use]
     pub fn issue(&self, params: &CertificateParams, file: &str) -> PathBuf {

@@ -1,10 +1,12 @@
 //! Identities from files: read in any order, refused by name, replaced while in use, never printed.
 
 use std::fs;
+use std::time::{Duration, SystemTime};
 
 use tidegate_certs::ca::Validity;
 use tidegate_shared::tls::{
-    Identity, PemFile, SwapIdentity, TlsFault, agent_client, tunnel_server, visitor_server,
+    Anchors, End, Identity, PemFile, SwapIdentity, TlsFault, Unfit, agent_client, tunnel_server,
+    visitor_server,
 };
 
 use crate::world::{World, meet};
@@ -212,6 +214,99 @@ fn a_renewal_that_is_not_fit_is_told_once_and_changes_nothing() {
     );
     assert!(!agent.reload_if_changed(|_| Ok(())).unwrap(), "told once");
     assert_eq!(*agent.current().leaf(), before);
+}
+
+/// Valid for a day, from so many seconds on.
+fn valid_in(seconds: i64) -> Validity {
+    let here = SystemTime::now();
+    let shift = Duration::from_secs(seconds.unsigned_abs());
+    let not_before = if seconds < 0 {
+        here - shift
+    } else {
+        here + shift
+    };
+    Validity {
+        not_before,
+        not_after: not_before + Duration::from_secs(86_400),
+    }
+}
+
+#[test]
+fn a_renewal_that_is_early_is_told_once_and_looked_at_again_when_its_time_has_come() {
+    let world = World::new();
+    let agent = world.agent(&["app1"]);
+    let issued = world.authority.issue_agent(&["app1"], valid_in(3_600));
+    let fresh = issued.unwrap();
+    world.write("agent.pem", fresh.pem());
+    let at = SystemTime::now();
+    let early = agent.reload_if_changed(|_| Err(Unfit::Before(at + Duration::from_secs(3_600))));
+    let said = early.unwrap_err().to_string();
+    assert!(
+        said.contains("agent.pem: it is valid only from 20") && said.contains(" UTC on,"),
+        "{said}"
+    );
+    let unasked = |_: &Identity| panic!("nothing has changed and it is not time");
+    assert!(!agent.reload_if_changed(unasked).unwrap());
+    // The same once more, with a moment that has come when the next look is taken.
+    world.write("agent.pem", fresh.pem());
+    agent
+        .reload_if_changed(|_| Err(Unfit::Before(at)))
+        .unwrap_err();
+    assert!(agent.reload_if_changed(|_| Ok(())).unwrap());
+    assert_eq!(agent.current().leaf(), fresh.leaf());
+    assert!(!agent.reload_if_changed(unasked).unwrap());
+}
+
+/// Whom our certificate has to convince is written on the other machine; here only what was good so far is known.
+#[test]
+fn a_renewal_from_elsewhere_is_refused_only_where_the_one_in_use_was_from_here() {
+    let (world, other) = (World::new(), World::new());
+    let long = valid_in(-60);
+    for end in [End::Agent, End::Gateway] {
+        let issue = |from: &World, life| {
+            let issued = match end {
+                End::Agent => from.authority.issue_agent(&["app1"], life),
+                End::Gateway => from.authority.issue_gateway(&["app1"], life),
+            };
+            Identity::load(&from.write("one.pem", issued.unwrap().pem())).unwrap()
+        };
+        let (ours, renewed, foreign) = (
+            issue(&world, long),
+            issue(&world, long),
+            issue(&other, long),
+        );
+        let anchors = Anchors::load(&world.ca(), end).unwrap();
+        let now = SystemTime::now();
+        let judge = |present: &Identity, fresh: &Identity, life: Validity| {
+            anchors.judge(present, fresh, (life.not_before, life.not_after), now)
+        };
+        assert_eq!(judge(&ours, &renewed, long), Ok(()), "{end:?}");
+        let refused = judge(&ours, &foreign, long).unwrap_err();
+        assert!(
+            matches!(&refused, Unfit::ForGood(why) if why.contains("--ca")),
+            "{end:?} {refused:?}"
+        );
+        assert_eq!(judge(&foreign, &renewed, long), Ok(()), "{end:?}");
+        assert_eq!(judge(&foreign, &foreign, long), Ok(()), "{end:?}");
+
+        // An early one is judged as of when it is valid, and one that is over is not used.
+        let life = valid_in(3_600);
+        let early = issue(&world, life);
+        assert_eq!(
+            judge(&ours, &early, life),
+            Err(Unfit::Before(life.not_before)),
+            "{end:?}"
+        );
+        assert!(matches!(
+            judge(&ours, &issue(&other, life), life),
+            Err(Unfit::ForGood(_))
+        ));
+        let life = valid_in(-90_000);
+        assert!(matches!(
+            judge(&ours, &issue(&world, life), life),
+            Err(Unfit::ForGood(why)) if why.contains("expired")
+        ));
+    }
 }
 
 #[test]

@@ -5,7 +5,8 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use rustls::client::ResolvesClientCert;
@@ -15,6 +16,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{Error, InconsistentKeys, SignatureScheme};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+use super::anchors::Unfit;
 use super::pem::{PemFile, Stamp, warn_if_readable_by_others};
 use super::{TlsFault, provider};
 
@@ -127,8 +129,15 @@ fn certify(
 pub struct SwapIdentity {
     path: PathBuf,
     current: ArcSwap<Identity>,
-    /// The state of the file at the latest attempt, good or bad: a bad file is reported once per state.
-    seen: Mutex<Option<Stamp>>,
+    seen: Mutex<Seen>,
+}
+
+/// The latest attempt, good or bad: a bad file is reported once per state.
+#[derive(Debug)]
+struct Seen {
+    stamp: Option<Stamp>,
+    /// When a certificate that was read too early is to be read again.
+    again: Option<SystemTime>,
 }
 
 impl SwapIdentity {
@@ -138,12 +147,12 @@ impl SwapIdentity {
     /// As [`Identity::load`].
     pub fn load(path: &Path) -> Result<Arc<Self>, TlsFault> {
         // The stamp is taken first: a change between the two is then seen by the next look, not lost.
-        let seen = Stamp::of(path);
+        let stamp = Stamp::of(path);
         let identity = Identity::load(path)?;
         Ok(Arc::new(Self {
             path: path.into(),
             current: ArcSwap::from_pointee(identity),
-            seen: Mutex::new(seen),
+            seen: Mutex::new(Seen { stamp, again: None }),
         }))
     }
 
@@ -155,32 +164,45 @@ impl SwapIdentity {
 
     /// Looks at the file, and reads it if it is not the one seen before. True when another certificate is in use
     /// from here on. `fit` says why a certificate would be refused by those whom it is shown to, and is asked before it
-    /// is used. Blocking, and short: a `stat`, rarely a read.
+    /// is used; one that is not valid yet is read again once it is. Blocking, and short: a `stat`, rarely a read.
     ///
     /// # Errors
     /// As [`Identity::load`], or what `fit` said, once per state of the file; the identity in use stays.
     pub fn reload_if_changed(
         &self,
-        fit: impl FnOnce(&Identity) -> Result<(), String>,
+        fit: impl FnOnce(&Identity) -> Result<(), Unfit>,
     ) -> Result<bool, TlsFault> {
         let stamp = Stamp::of(&self.path);
         {
-            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            if *seen == stamp {
+            let mut seen = self.seen();
+            let due = seen.again.is_some_and(|at| at <= SystemTime::now());
+            if seen.stamp == stamp && !due {
                 return Ok(false);
             }
-            *seen = stamp;
+            *seen = Seen { stamp, again: None };
         }
         let fresh = Identity::load(&self.path)?;
         let same = fresh.certified.cert == self.current.load().certified.cert;
         if !same {
-            fit(&fresh).map_err(|why| TlsFault::Unfit {
-                path: self.path.clone(),
-                why,
-            })?;
+            fit(&fresh).map_err(|unfit| self.unfit(unfit))?;
         }
         self.current.store(Arc::new(fresh));
         Ok(!same)
+    }
+
+    fn unfit(&self, unfit: Unfit) -> TlsFault {
+        let path = self.path.clone();
+        match unfit {
+            Unfit::ForGood(why) => TlsFault::Unfit { path, why },
+            Unfit::Before(from) => {
+                self.seen().again = Some(from);
+                TlsFault::Early { path, from }
+            }
+        }
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -8,16 +8,22 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
 use thiserror::Error;
+
+use crate::when::utc;
 
 /// Reading certificates and keys out of PEM files.
 mod pem;
 
 /// One certificate and its key, which can be swapped while connections use it.
 mod identity;
+
+/// Whether a renewed certificate of our own will do.
+mod anchors;
 
 /// Configurations for both ends of the tunnel.
 mod tunnel;
@@ -31,6 +37,7 @@ mod app;
 /// Handshake errors in words.
 mod fault;
 
+pub use anchors::{Anchors, End, Unfit};
 pub use app::{AppTrust, app_client};
 pub use fault::{By, HandshakeFault, Layer};
 pub use identity::{Identity, SwapIdentity};
@@ -89,6 +96,14 @@ pub enum TlsFault {
         path: PathBuf,
         /// Why.
         why: String,
+    },
+    /// A renewed certificate that is not valid yet. It is looked at again when it is.
+    #[error("{path}: it is valid only from {} on, and is taken up then", utc(*from))]
+    Early {
+        /// The file.
+        path: PathBuf,
+        /// From when on.
+        from: SystemTime,
     },
     /// A certificate that cannot be parsed.
     #[error("certificate {position} in {path} cannot be used: {what}")]

@@ -1,0 +1,106 @@
+//! Whether a renewed certificate of our own will do for those to whom it is shown. Judges by what is known here: their
+//! authorities are named on the other machine, and ours may be others. Called before a renewal is taken up.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustls::RootCertStore;
+use rustls_pki_types::UnixTime;
+use webpki::{EndEntityCert, KeyUsage};
+
+use super::identity::Identity;
+use super::{TlsFault, authorities, provider};
+
+/// Why a certificate is not to be used, although it can be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unfit {
+    /// For good, and why.
+    ForGood(String),
+    /// Only before this moment.
+    Before(SystemTime),
+}
+
+impl<T: Into<String>> From<T> for Unfit {
+    fn from(why: T) -> Self {
+        Self::ForGood(why.into())
+    }
+}
+
+/// Which end shows the certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    Agent,
+    Gateway,
+}
+
+/// The authorities in the file of `--ca`. They issue the *other* end's certificates; where they issue ours as well, as
+/// `tidegate-certs` has it, they tell a renewal that was issued by somebody else.
+#[derive(Debug)]
+pub struct Anchors {
+    roots: Arc<RootCertStore>,
+    end: End,
+}
+
+impl Anchors {
+    /// Reads the authorities.
+    ///
+    /// # Errors
+    /// The file, and what is wrong with it.
+    pub fn load(ca: &Path, end: End) -> Result<Self, TlsFault> {
+        Ok(Self {
+            roots: authorities(ca)?,
+            end,
+        })
+    }
+
+    /// Judges a renewal that is valid between these moments. Its authority counts only where that of the certificate in
+    /// use ends at ours: otherwise nothing is known here of who has to trust it.
+    ///
+    /// # Errors
+    /// Why, or until when, the certificate in use has to stay.
+    pub fn judge(
+        &self,
+        present: &Identity,
+        fresh: &Identity,
+        (from, until): (SystemTime, SystemTime),
+        now: SystemTime,
+    ) -> Result<(), Unfit> {
+        if until <= now {
+            return Err("it has expired already".into());
+        }
+        if self.hold(present, now) && !self.hold(fresh, from.max(now)) {
+            return Err(
+                "its chain does not end at the authorities in --ca, and that of the one in use does; \
+                 renew it there, or name its authority in --ca as well and start again"
+                    .into(),
+            );
+        }
+        if now < from {
+            return Err(Unfit::Before(from));
+        }
+        Ok(())
+    }
+
+    /// Whether the chain of `identity` ends here, and is good at this moment for the end that shows it.
+    fn hold(&self, identity: &Identity, at: SystemTime) -> bool {
+        let since = at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        let usage = match self.end {
+            End::Agent => KeyUsage::client_auth(),
+            End::Gateway => KeyUsage::server_auth(),
+        };
+        let chain = &identity.certified().cert;
+        EndEntityCert::try_from(identity.leaf()).is_ok_and(|leaf| {
+            leaf.verify_for_usage(
+                provider().signature_verification_algorithms.all,
+                &self.roots.roots,
+                &chain[1..],
+                UnixTime::since_unix_epoch(since),
+                usage,
+                None,
+                None,
+            )
+            .is_ok()
+        })
+    }
+}
