@@ -108,7 +108,7 @@ impl Record {
         format!("{:08x}-{}", self.access.run, self.number)
     }
 
-    /// The gateway itself answers, or nobody.
+    /// The gateway itself answers, or nobody, or the response that was on its way ends otherwise than whole.
     pub(crate) fn failed(&mut self, failure: Failure) {
         if self.status.is_none() {
             self.status = Some(failure.status());
@@ -135,13 +135,6 @@ impl Record {
     pub(crate) fn ignored(&mut self, status: StatusCode) {
         self.status = Some(status);
         self.said = None;
-    }
-
-    /// The response ended otherwise than whole.
-    pub(crate) fn cut(&mut self, why: &'static str) {
-        if self.reason.is_none() {
-            self.reason = Some(why);
-        }
     }
 
     fn reason(&self) -> Option<&str> {

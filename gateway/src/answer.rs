@@ -14,6 +14,7 @@ use tidegate_shared::pump::{Pump, Stop};
 
 use crate::access::Record;
 use crate::exchange::{Opened, Upload};
+use crate::failure::Failure;
 use crate::tunnel::Lease;
 
 /// See the module's head.
@@ -99,6 +100,15 @@ impl<B> Answer<B> {
     }
 }
 
+impl<B> Answer<B> {
+    /// Whoever was to take it did not, for too long.
+    pub(crate) fn stalled(mut self) {
+        if let Some(record) = &mut self.record {
+            record.failed(Failure::VisitorStalled);
+        }
+    }
+}
+
 impl<B: Body<Data = Bytes> + Unpin> Answer<B> {
     /// Moves what is left of the request's body. Ready when there is nothing left to move.
     pub(crate) fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -174,9 +184,9 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Answer<B> {
             Kind::Tunnel(passing) => passing.poll(cx),
         };
         if let (Poll::Ready(Some(Err(cut))), Some(record)) = (&frame, &mut this.record) {
-            record.cut(match cut {
-                Cut::Tunnel(_) => "response-cut",
-                Cut::Visitor => "visitor-gone",
+            record.failed(match cut {
+                Cut::Tunnel(_) => Failure::ResponseCut,
+                Cut::Visitor => Failure::VisitorGone,
             });
         }
         frame
@@ -212,7 +222,7 @@ impl<B> Drop for Answer<B> {
             record.received = passing.upload.sent();
             record.sent = passing.inbound.received();
             if !whole {
-                record.cut("visitor-gone");
+                record.failed(Failure::VisitorGone);
             }
         }
         if !passing.upload.is_finished() {

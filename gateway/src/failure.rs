@@ -72,6 +72,10 @@ pub enum Failure {
     ConnectUnsupported,
     /// The visitor left.
     VisitorGone,
+    /// The visitor took nothing of a response that had begun, or sent nothing of a body that was still due.
+    VisitorStalled,
+    /// A response that had begun broke off on its way through the tunnel.
+    ResponseCut,
 }
 
 impl Failure {
@@ -111,10 +115,13 @@ impl Failure {
             Self::UpgradeInvalid => "upgrade-invalid",
             Self::ConnectUnsupported => "connect-unsupported",
             Self::VisitorGone => "visitor-gone",
+            Self::VisitorStalled => "visitor-stalled",
+            Self::ResponseCut => "response-cut",
         }
     }
 
-    /// The status that the visitor sees. `VisitorGone` has the one that nginx made usual in logs; nobody receives it.
+    /// The status that the visitor sees. `VisitorGone` has the one that nginx made usual in logs; nobody receives it. Those
+    /// that end a response have the one that was sent with its head, and this one nowhere.
     pub fn status(self) -> StatusCode {
         match self {
             Self::Malformed
@@ -124,7 +131,9 @@ impl Failure {
             | Self::BadHost
             | Self::AmbiguousFraming => StatusCode::BAD_REQUEST,
             Self::ConnectRefused => StatusCode::METHOD_NOT_ALLOWED,
-            Self::HeadTimeout | Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::HeadTimeout | Self::BodyTimeout | Self::VisitorStalled => {
+                StatusCode::REQUEST_TIMEOUT
+            }
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -142,7 +151,8 @@ impl Failure {
             | Self::AppClosed
             | Self::AppInvalid
             | Self::UpgradeIgnored
-            | Self::UpgradeInvalid => StatusCode::BAD_GATEWAY,
+            | Self::UpgradeInvalid
+            | Self::ResponseCut => StatusCode::BAD_GATEWAY,
             Self::TunnelSilent | Self::ResponseTimeout | Self::AppTimeout => {
                 StatusCode::GATEWAY_TIMEOUT
             }
@@ -222,6 +232,8 @@ impl Failure {
             Self::UpgradeInvalid => "The app answered a change of protocol wrongly.",
             Self::ConnectUnsupported => "The agent of this name passes requests to its app only.",
             Self::VisitorGone => "The visitor left.",
+            Self::VisitorStalled => "The visitor took nothing of the response for too long.",
+            Self::ResponseCut => "The response broke off.",
         }
     }
 
@@ -242,7 +254,7 @@ impl Failure {
 }
 
 /// All of them, for the metrics to show at zero.
-pub const ALL: [Failure; 33] = [
+pub const ALL: [Failure; 35] = [
     Failure::Malformed,
     Failure::NoHost,
     Failure::ManyHosts,
@@ -276,6 +288,8 @@ pub const ALL: [Failure; 33] = [
     Failure::UpgradeInvalid,
     Failure::ConnectUnsupported,
     Failure::VisitorGone,
+    Failure::VisitorStalled,
+    Failure::ResponseCut,
 ];
 
 #[cfg(test)]

@@ -33,6 +33,10 @@ pub struct Metrics {
     pub visitors_opened: Counter,
     pub visitors_closed: Counter,
     pub visitors_shed: Counter,
+    pub tls_failed: Counter,
+    pub tls_overdue: Counter,
+    pub head_overdue: Counter,
+    pub idle_overdue: Counter,
     pub accept_failed: Counter,
     pub log_dropped: Counter,
 }
@@ -111,7 +115,7 @@ pub fn registry(
     log_dropped: impl Fn() -> u64 + Send + Sync + 'static,
 ) -> Registry {
     let mut registry = Registry::with_prefix("tidegate");
-    let plain: [(&str, &str, &Counter); 10] = [
+    let plain: [(&str, &str, &Counter); 11] = [
         (
             "request_retries",
             "Requests sent a second time, on another tunnel",
@@ -152,6 +156,11 @@ pub fn registry(
             "visitors_shed",
             "Connections of visitors refused for a limit",
             &metrics.visitors_shed,
+        ),
+        (
+            "visitors_tls_failed",
+            "Connections of visitors that ended in their TLS handshake",
+            &metrics.tls_failed,
         ),
         (
             "accept_errors",
@@ -239,13 +248,27 @@ impl Collector for Live {
             encoder,
             (
                 "requests_failed",
-                "Requests answered or dropped by the gateway itself, by reason",
+                "Requests that ended otherwise than with the app's whole answer, by reason",
             ),
             ALL.iter()
                 .zip(&metrics.by_failure)
                 .map(|(failure, counter)| {
                     (vec![("reason", failure.reason().to_owned())], counter.get())
                 }),
+        )?;
+        counters(
+            encoder,
+            (
+                "visitors_overdue",
+                "Connections of visitors that were ended because something did not come in time, by what",
+            ),
+            [
+                ("tls", &metrics.tls_overdue),
+                ("head", &metrics.head_overdue),
+                ("idle", &metrics.idle_overdue),
+            ]
+            .into_iter()
+            .map(|(what, counter)| (vec![("what", what.to_owned())], counter.get())),
         )?;
         counters(
             encoder,

@@ -36,6 +36,17 @@ async fn logged(site: &Site, answer: &Answer) {
     assert_eq!(gateway.logged(&["WARN", "turned away"]).len(), 1);
 }
 
+/// Waits until so many have been counted.
+async fn counted(site: &Site, metric: &str, label: &str, count: f64) {
+    eventually(SOON, &format!("{metric}{{{label}}} {count}"), async || {
+        (site.world.metrics().await.sum(metric, &[label]) == count).then_some(())
+    })
+    .await;
+}
+
+const OVERDUE: &str = "tidegate_visitors_overdue_total";
+const FAILED: &str = "tidegate_requests_failed_total";
+
 #[tokio::test]
 async fn a_head_beyond_its_size_is_a_431() {
     let site = site("--max-head", "8KiB").await;
@@ -97,11 +108,27 @@ async fn a_head_that_takes_too_long_is_a_408() {
     visitor.send("GET / HTTP/1.1\r\nHost: blog").await;
     let said = String::from_utf8(visitor.closed_within(Duration::from_secs(4)).await).unwrap();
     assert!(said.starts_with("HTTP/1.1 408 "), "{said}");
-    assert!(
-        began.elapsed() > Duration::from_millis(800),
-        "{:?}",
-        began.elapsed()
-    );
+    let took = began.elapsed();
+    assert!(took > Duration::from_millis(800), "{took:?}");
+    // The log says what the visitor was waited for, and for how long.
+    let logged = [" access ", "\"GET / HTTP/1.1\"", "reason=head-timeout"];
+    let line = site.world.gateway.wait_log(&logged).await;
+    let head = line.split_once(" head=").unwrap().1;
+    let head: f64 = head.split(' ').next().unwrap().parse().unwrap();
+    assert!((800.0..4000.0).contains(&head), "{line}");
+    counted(&site, OVERDUE, "what=\"head\"", 1.0).await;
+}
+
+#[tokio::test]
+async fn a_tls_handshake_that_takes_too_long_is_ended_and_counted() {
+    let site = site("--tls-timeout", "1s").await;
+    let mut silent = Visitor::connect(site.world.visitors_tls).await;
+    assert_eq!(silent.closed_within(Duration::from_secs(4)).await, b"");
+    counted(&site, OVERDUE, "what=\"tls\"", 1.0).await;
+    let mut odd = Visitor::connect(site.world.visitors_tls).await;
+    odd.send("GET / HTTP/1.1\r\n\r\n").await;
+    odd.closed_within(Duration::from_secs(4)).await;
+    counted(&site, "tidegate_visitors_tls_failed_total", "", 1.0).await;
 }
 
 #[tokio::test]
@@ -120,6 +147,7 @@ async fn an_idle_visitor_is_closed_without_a_word() {
         closed,
     )
     .await;
+    counted(&site, OVERDUE, "what=\"idle\"", 2.0).await;
 }
 
 #[tokio::test]
@@ -143,10 +171,20 @@ async fn a_visitor_who_reads_nothing_is_given_up() {
     let mut visitor = Visitor::connect_narrow(site.world.visitors).await;
     visitor.send_get(HOST, "/size/50000000").await;
     site.app.wait_request("/size/50000000").await;
+    let mut http2 = H2Visitor::connect(site.world.visitors).await;
+    let head = http2.head(http::Method::GET, HOST, "/size/50000000?h2");
+    let (unread, _) = http2.begin(head, true).await;
+    let unread = unread.await.unwrap();
     eventually(SOON, "no stream is left", async || {
         (site.world.streams(HOST).await == 0).then_some(())
     })
     .await;
+    for path in ["/size/50000000 ", "/size/50000000?h2 "] {
+        let logged = [" access ", path, "status=200 reason=visitor-stalled"];
+        site.world.gateway.wait_log(&logged).await;
+    }
+    counted(&site, FAILED, "visitor-stalled", 2.0).await;
+    drop(unread);
     // A stream of events is not stalled while its visitor reads, however long it runs.
     let mut events = site.visitor().await;
     events.send_get(HOST, "/sse").await;

@@ -108,13 +108,20 @@ where
         }
         Ended::Overdue(Overdue::Head) => {
             if let Some(parts) = Pin::into_inner(connection).into_parts() {
-                let began = pulse.first_line();
-                head_timeout(parts.io.into_inner().into_inner(), &visit, Some(began)).await;
+                let (began, said) = (instant(pulse.head_began()), pulse.first_line());
+                let stream = parts.io.into_inner().into_inner();
+                head_timeout(stream, &visit, began, Some(said)).await;
             }
         }
-        // A connection that nobody used is closed without a word (RFC 9112 §9.5); one that is not read is cut.
-        Ended::Overdue(overdue) => {
-            debug!(visitor = %visit.visitor, ?overdue, "a visitor's connection was ended")
+        // A connection that nobody used is closed without a word (RFC 9112 §9.5).
+        Ended::Overdue(Overdue::Idle) => {
+            visit.gateway.metrics.idle_overdue.inc();
+            debug!(visitor = %visit.visitor, "a visitor's connection was idle for too long");
+        }
+        // One that is not read is cut, and one whose body stays out while it is answered.
+        Ended::Overdue(overdue @ (Overdue::Body | Overdue::Reading)) => {
+            pulse.stalled();
+            debug!(visitor = %visit.visitor, ?overdue, "a visitor's connection was cut");
         }
     }
 }
@@ -122,6 +129,13 @@ where
 enum Ended {
     Over(hyper::Result<()>),
     Overdue(Overdue),
+}
+
+/// The moment that the clock called so.
+fn instant(ms: u64) -> Instant {
+    let now = Instant::now();
+    let ago = Duration::from_millis(clock::ms(now).saturating_sub(ms));
+    now.checked_sub(ago).unwrap_or(now)
 }
 
 fn after(pause: Duration) -> tokio::time::Instant {
@@ -175,28 +189,30 @@ fn refusal(visit: &Arc<Visit>, pulse: &Arc<Pulse>) -> Refusal {
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => Failure::HeadTooLarge,
             _ => Failure::Malformed,
         };
-        let mut record =
-            visit
-                .gateway
-                .access
-                .record(&visit.label, visit.tls.is_some(), Instant::now());
+        let began = instant(pulse.head_began());
+        let mut record = visit
+            .gateway
+            .access
+            .record(&visit.label, visit.tls.is_some(), began);
         record.raw = Some(pulse.first_line());
         record.failed(failure);
         page::last_words(failure, &record.id()).into()
     })
 }
 
-/// Answers a visitor whose head does not come, and closes.
+/// Answers a visitor whose head does not come, and closes. `began` is since when it was waited for, and `said` what came.
 pub(super) async fn head_timeout<T: AsyncWrite + Unpin>(
     mut stream: T,
     visit: &Visit,
-    began: Option<String>,
+    began: Instant,
+    said: Option<String>,
 ) {
+    visit.gateway.metrics.head_overdue.inc();
     let mut record = visit
         .gateway
         .access
-        .record(&visit.label, visit.tls.is_some(), Instant::now());
-    record.raw = began;
+        .record(&visit.label, visit.tls.is_some(), began);
+    record.raw = said;
     record.failed(Failure::HeadTimeout);
     let answer = page::last_words(Failure::HeadTimeout, &record.id());
     // Whoever does not send does not always read either.
@@ -492,7 +508,10 @@ impl Body for InHand {
 
 impl Drop for InHand {
     fn drop(&mut self) {
-        drop(self.answer.take());
+        match self.answer.take() {
+            Some(answer) if self.pulse.is_stalled() => answer.stalled(),
+            answer => drop(answer),
+        }
         self.pulse.request_ended();
     }
 }

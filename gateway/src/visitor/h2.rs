@@ -30,6 +30,7 @@ use crate::answer::{Answer, Cut, End};
 use crate::exchange::{Ask, Side, Visit, may_have_body, open};
 use crate::failure::Failure;
 use crate::forward::{self, Outgoing};
+use crate::metrics::Metrics;
 use crate::page;
 use crate::pool::Unavailable;
 
@@ -72,10 +73,11 @@ where
             return debug!(visitor = %visit.visitor, "HTTP/2 with a visitor failed: {error}");
         }
         Err(_elapsed) => {
+            visit.gateway.metrics.head_overdue.inc();
             return debug!(visitor = %visit.visitor, "a visitor did not begin HTTP/2 in time");
         }
     };
-    let mut care = Care::new(&mut connection, limits, unfinished);
+    let mut care = Care::new(&mut connection, &reception, unfinished);
     let mut finishing = Box::pin(reception.drain.finishing());
     let mut told = false;
     let ending = poll_fn(|cx| {
@@ -114,6 +116,7 @@ where
 
 /// Looks after one connection as a whole.
 struct Care {
+    metrics: Arc<Metrics>,
     ping: Option<h2::PingPong>,
     pinged: Option<Instant>,
     pinged_last: Instant,
@@ -159,13 +162,15 @@ impl Cancelled {
 impl Care {
     fn new<T>(
         connection: &mut Connection<T, Bytes>,
-        limits: &Limits,
+        reception: &Reception,
         unfinished: Arc<Unfinished>,
     ) -> Self
     where
         T: AsyncRead + AsyncWrite + Unpin,
     {
+        let limits = &reception.limits;
         Self {
+            metrics: Arc::clone(&reception.gateway.metrics),
             ping: connection.ping_pong(),
             pinged: None,
             pinged_last: Instant::now(),
@@ -226,6 +231,7 @@ impl Care {
             .since()
             .is_some_and(|since| clock::now_ms() >= since.saturating_add(head))
         {
+            self.metrics.head_overdue.inc();
             return true;
         }
         if let Some(since) = self.leaving {
@@ -246,12 +252,13 @@ impl Care {
             }
             return false;
         }
-        let patience = if self.requests == 0 {
-            self.head
+        let (patience, overdue) = if self.requests == 0 {
+            (self.head, &self.metrics.head_overdue)
         } else {
-            self.idle
+            (self.idle, &self.metrics.idle_overdue)
         };
         if self.last.elapsed() >= patience {
+            overdue.inc();
             connection.graceful_shutdown();
             self.leaving = Some(Instant::now());
         }
@@ -349,7 +356,10 @@ async fn send(
         // A visitor must see that the response was cut (RFC 9113 §8.1).
         Some(Err(Stop::Body(Cut::Tunnel(_) | Cut::Visitor))) => pump.reset(Reason::INTERNAL_ERROR),
         // Not read for too long.
-        None => pump.reset(Reason::CANCEL),
+        None => {
+            pump.reset(Reason::CANCEL);
+            pump.into_body().stalled();
+        }
     }
 }
 

@@ -15,7 +15,7 @@ mod upgrade;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use rustls::ServerConfig;
@@ -86,9 +86,11 @@ impl Reception {
         let tls = match timeout(self.limits.tls, accepting).await {
             Ok(Ok(tls)) => tls,
             Ok(Err(error)) => {
+                self.gateway.metrics.tls_failed.inc();
                 return debug!(%visitor, "TLS with a visitor failed: {}", HandshakeFault::from_io(&error));
             }
             Err(_elapsed) => {
+                self.gateway.metrics.tls_overdue.inc();
                 return debug!(%visitor, "a visitor did not finish its TLS handshake in time");
             }
         };
@@ -124,6 +126,7 @@ impl Reception {
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let drain = self.drain.clone();
+        let began = Instant::now();
         let spoken = tokio::select! {
             biased;
             spoken = timeout(self.limits.patience.head, listen(&mut stream)) => spoken,
@@ -136,7 +139,7 @@ impl Reception {
             Ok(Spoken::Nothing) => {
                 debug!(visitor = %visit.visitor, "a visitor left without a word")
             }
-            Err(_elapsed) => h1::head_timeout(stream, &visit, None).await,
+            Err(_elapsed) => h1::head_timeout(stream, &visit, began, None).await,
         }
     }
 }

@@ -77,6 +77,8 @@ pub struct Pulse {
     finished_half: AtomicBool,
     body_open: AtomicBool,
     requests: AtomicU64,
+    /// The connection is over because nothing moved on it.
+    stalled: AtomicBool,
     /// The raw octets of the head in hand, as far as they are of interest.
     head: Mutex<Vec<u8>>,
     /// Interim responses that the socket is to send before anything else.
@@ -121,6 +123,7 @@ impl Default for Pulse {
             finished_half: AtomicBool::new(false),
             body_open: AtomicBool::new(false),
             requests: AtomicU64::new(0),
+            stalled: AtomicBool::new(false),
             head: Mutex::default(),
             interim: Mutex::default(),
         }
@@ -220,6 +223,25 @@ impl Pulse {
             0 => now,
             since => since,
         }
+    }
+
+    /// Since when the head that has not come to its end has been waited for: its first octet, or the connection's start or
+    /// the last request's end where not even that came.
+    pub(crate) fn head_began(&self) -> u64 {
+        match (self.head_since.load(Relaxed), self.requests.load(Relaxed)) {
+            (0, 0) => self.began,
+            (0, _) => self.idle_since.load(Relaxed),
+            (since, _) => since,
+        }
+    }
+
+    /// The connection is given up with a request in hand.
+    pub(crate) fn stalled(&self) {
+        self.stalled.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_stalled(&self) -> bool {
+        self.stalled.load(Relaxed)
     }
 
     /// The response is complete, or given up.

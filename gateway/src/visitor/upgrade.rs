@@ -22,6 +22,7 @@ use tracing::debug;
 
 use crate::access::Record;
 use crate::exchange::{Ask, Opened, Side, Visit, open};
+use crate::failure::Failure;
 use crate::page::REASON;
 use crate::pool::Unavailable;
 
@@ -157,7 +158,7 @@ impl Joining {
             let upgraded = match self.on_upgrade.await {
                 Ok(upgraded) => TokioIo::new(upgraded),
                 Err(error) => {
-                    record.cut("visitor-gone");
+                    record.failed(Failure::VisitorGone);
                     return debug!(%visitor, "a visitor left while its upgrade was answered: {error}");
                 }
             };
@@ -165,9 +166,9 @@ impl Joining {
             record.received = traffic.sent;
             record.sent = traffic.received;
             if let Err(broken) = result {
-                record.cut(match broken {
-                    Broken::Io(_) => "visitor-gone",
-                    Broken::Reset(_) | Broken::Gone(_) => "response-cut",
+                record.failed(match broken {
+                    Broken::Io(_) => Failure::VisitorGone,
+                    Broken::Reset(_) | Broken::Gone(_) => Failure::ResponseCut,
                 });
                 debug!(%visitor, ?traffic, "an upgraded connection broke: {broken}");
             }
