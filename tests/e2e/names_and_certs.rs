@@ -178,11 +178,23 @@ async fn an_agent_accepts_only_the_gateway_that_it_was_told() {
     let mut client_only = Pki::server_params(&["localhost"]);
     client_only.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     let identities = [
-        ("another name", pki.server(&["elsewhere.test"])),
-        ("another CA", stranger.server(&["localhost"])),
-        ("clientAuth only", pki.issue(&client_only, "client-only")),
+        (
+            "another name",
+            pki.server(&["elsewhere.test"]),
+            "is not valid for localhost; it names elsewhere.test",
+        ),
+        (
+            "another CA",
+            stranger.server(&["localhost"]),
+            "does not end at an authority",
+        ),
+        (
+            "clientAuth only",
+            pki.issue(&client_only, "client-only"),
+            "gateways need serverAuth",
+        ),
     ];
-    for (what, identity) in identities {
+    for (what, identity, told) in identities {
         let gateway = RawGateway::listen(&pki, &identity).await;
         let address = format!("localhost:{}", gateway.address().port());
         let agent = launch_agent(
@@ -198,7 +210,7 @@ async fn an_agent_accepts_only_the_gateway_that_it_was_told() {
         let outcome = within(SOON, what, Conn::accept_tls(tcp, config)).await;
         // TLS 1.3: the server's side of the handshake ends with the client's alert.
         assert!(outcome.is_err(), "{what}: the agent must not go on");
-        agent.wait_log(&["certificate"]).await;
+        agent.wait_log(&["[certificate]", told]).await;
         assert!(!agent.printed().contains(&"ready".to_owned()), "{what}");
     }
 }

@@ -143,8 +143,9 @@ fn from_webpki(why: &webpki::Error) -> Option<&'static str> {
 /// At most a few names of a certificate, escaped: they are the peer's to choose.
 fn listed(names: &[String]) -> String {
     const MOST: usize = 5;
+    let names: Vec<&str> = names.iter().filter_map(|name| bare(name)).collect();
     if names.is_empty() {
-        return "no DNS name at all".into();
+        return "no host at all".into();
     }
     let shown: Vec<String> = names
         .iter()
@@ -158,6 +159,14 @@ fn listed(names: &[String]) -> String {
         .collect();
     let more = if names.len() > MOST { ", …" } else { "" };
     format!("{}{more}", shown.join(", "))
+}
+
+/// A name out of how the verifier shows it: `DnsName("example.com")`, `IpAddress(192.0.2.1)`. `None` for what names no host.
+fn bare(shown: &str) -> Option<&str> {
+    ["DnsName(", "IpAddress("]
+        .iter()
+        .find_map(|kind| shown.strip_prefix(kind)?.strip_suffix(')'))
+        .map(|name| name.trim_matches('"'))
 }
 
 /// The time from `earlier` to `later` in its largest unit.
@@ -245,12 +254,21 @@ mod tests {
 
     #[test]
     fn the_peers_names_are_escaped_and_few() {
-        let names: Vec<String> = (0..9).map(|n| format!("n{n}\r\n")).collect();
+        let names: Vec<String> = (0..9).map(|n| format!("DnsName(\"n{n}\r\n\")")).collect();
         let text = listed(&names);
         assert!(
             !text.contains('\n') && text.contains("n4") && !text.contains("n5"),
             "{text}"
         );
-        assert_eq!(listed(&[]), "no DNS name at all");
+        let mixed = [
+            "DnsName(\"a.test\")",
+            "DirectoryName",
+            "Unsupported(0x81)",
+            "IpAddress(192.0.2.1)",
+        ];
+        assert_eq!(listed(&mixed.map(str::to_owned)), "a.test, 192.0.2.1");
+        for none in [&[][..], &["DirectoryName".to_owned()]] {
+            assert_eq!(listed(none), "no host at all");
+        }
     }
 }
