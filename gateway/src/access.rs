@@ -56,7 +56,7 @@ impl Access {
             method: None,
             path: None,
             host: None,
-            raw: None,
+            unparsed: None,
             tunnel: None,
             status: None,
             reason: None,
@@ -85,8 +85,8 @@ pub struct Record {
     pub(crate) method: Option<Method>,
     pub(crate) path: Option<PathAndQuery>,
     pub(crate) host: Option<HeaderValue>,
-    /// The first line of what could not be parsed.
-    pub(crate) raw: Option<String>,
+    /// The first line of what could not be parsed, escaped.
+    unparsed: Option<String>,
     pub(crate) tunnel: Option<Arc<Tunnel>>,
     status: Option<StatusCode>,
     reason: Option<&'static str>,
@@ -106,6 +106,11 @@ impl Record {
     /// The id under which the log has this request: unique over all runs of the program.
     pub fn id(&self) -> String {
         format!("{:08x}-{}", self.access.run, self.number)
+    }
+
+    /// What came in the place of a head, and could not be parsed. It is somebody else's choice, and is escaped here.
+    pub(crate) fn unparsed(&mut self, line: &[u8]) {
+        self.unparsed = Some(line.escape_ascii().to_string());
     }
 
     /// The gateway itself answers, or nobody, or the response that was on its way ends otherwise than whole.
@@ -142,9 +147,9 @@ impl Record {
     }
 
     fn path(&self) -> &str {
-        match (&self.path, &self.raw) {
+        match (&self.path, &self.unparsed) {
             (Some(path), _) => path.as_str(),
-            (None, Some(raw)) => raw,
+            (None, Some(line)) => line,
             (None, None) => "-",
         }
     }
@@ -180,8 +185,8 @@ impl Record {
         out.push(b' ');
         out.extend_from_slice(self.visitor.as_bytes());
         out.extend_from_slice(b" \"");
-        match &self.raw {
-            Some(raw) => line::plain(raw, out),
+        match &self.unparsed {
+            Some(line) => out.extend_from_slice(line.as_bytes()),
             None => self.request_line(out),
         }
         out.extend_from_slice(b"\" ");
@@ -416,11 +421,12 @@ mod tests {
         );
         assert!(text.contains("status=503 reason=agent-gone"), "{text}");
         let forged = line(Format::Human, |record| {
-            record.raw = Some("x\"\nstatus=200".into())
+            record.unparsed(b"\x16x\"\nstatus=200")
         });
         assert_eq!(forged.lines().count(), 1, "{forged}");
+        assert!(forged.contains(r#" "\x16x\"\nstatus=200" "#), "{forged}");
         let json = line(Format::Json, |record| {
-            record.raw = Some("x\"\n{\"status\":200}".into())
+            record.unparsed(b"x\"\n{\"status\":200}")
         });
         let value: serde_json::Value = serde_json::from_str(json.trim()).unwrap();
         assert_eq!(value["status"], 499);

@@ -194,7 +194,7 @@ fn refusal(visit: &Arc<Visit>, pulse: &Arc<Pulse>) -> Refusal {
             .gateway
             .access
             .record(&visit.label, visit.tls.is_some(), began);
-        record.raw = Some(pulse.first_line());
+        record.unparsed(&pulse.first_line());
         record.failed(failure);
         page::last_words(failure, &record.id()).into()
     })
@@ -205,14 +205,16 @@ pub(super) async fn head_timeout<T: AsyncWrite + Unpin>(
     mut stream: T,
     visit: &Visit,
     began: Instant,
-    said: Option<String>,
+    said: Option<Vec<u8>>,
 ) {
     visit.gateway.metrics.head_overdue.inc();
     let mut record = visit
         .gateway
         .access
         .record(&visit.label, visit.tls.is_some(), began);
-    record.raw = said;
+    if let Some(said) = said {
+        record.unparsed(&said);
+    }
     record.failed(Failure::HeadTimeout);
     let answer = page::last_words(Failure::HeadTimeout, &record.id());
     // Whoever does not send does not always read either.

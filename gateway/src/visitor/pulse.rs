@@ -265,14 +265,14 @@ impl Pulse {
             })
     }
 
-    /// The first line of what arrived and did not parse, made safe for a log.
-    pub(crate) fn first_line(&self) -> String {
+    /// The first line of what arrived and did not parse, or its beginning.
+    pub(crate) fn first_line(&self) -> Vec<u8> {
         let head = self.head();
         let line = head
             .split(|octet| matches!(octet, b'\r' | b'\n'))
             .find(|line| !line.is_empty())
             .unwrap_or(&[]);
-        line[..line.len().min(120)].escape_ascii().to_string()
+        line[..line.len().min(120)].to_vec()
     }
 
     /// A response has begun: a body is no longer held to a rate.
@@ -448,6 +448,6 @@ mod tests {
         pulse.read(b"POST / HTTP/1.1\r\nHost: a\r\nCONTENT-length: 3\r\nTransfer-Encoding: chunked\r\n\r\nX-Body: 1\r\n");
         assert!(pulse.head_has("content-length") && pulse.head_has("transfer-encoding"));
         assert!(!pulse.head_has("x-body") && !pulse.head_has("hos"));
-        assert_eq!(pulse.first_line(), "POST / HTTP/1.1");
+        assert_eq!(pulse.first_line(), b"POST / HTTP/1.1");
     }
 }
