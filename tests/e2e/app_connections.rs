@@ -1,8 +1,9 @@
 //! The agent's kept connections to an app that closes them at the wrong moment (RFC 9112 §9.3.1): what may be repeated never
-//! fails, and what may not is never sent twice.
+//! fails, and what may not is never sent twice. And to one that waits for acknowledgements.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use tidegate_tests::apps::RawApp;
 use tidegate_tests::http1::Framing;
@@ -131,5 +132,50 @@ async fn what_cannot_be_repeated_is_never_sent_twice() {
         if !matches!(goodbye, Goodbye::BehindTheAnswer) {
             assert!(refused > 0, "{goodbye:?}: no connection was used again");
         }
+    }
+}
+
+/// What a kernel waits with an acknowledgement, at least (Linux: `TCP_DELACK_MIN`).
+const DELAYED: Duration = Duration::from_millis(40);
+
+/// Python's `http.server` and many another write an answer in several parts and leave Nagle's algorithm on: a part goes out
+/// when the one before it was acknowledged.
+#[tokio::test]
+async fn an_app_that_writes_in_parts_does_not_wait_for_acknowledgements() {
+    for parts in [
+        ["HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", "o", "k"],
+        ["HTTP/1.1 200 OK\r\n", "Content-Length: 2\r\n\r\n", "ok"],
+        [
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "2\r\nok\r\n",
+            "0\r\n\r\n",
+        ],
+    ] {
+        let world = World::start().await;
+        let app = RawApp::start(move |mut reader| async move {
+            while let Ok(Some(_)) = reader.head().await {
+                for part in parts {
+                    if reader.io.write_all(part.as_bytes()).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        })
+        .await;
+        let _agent = world
+            .agent_with(HOST, &app.target(), &["--tunnels", "1"])
+            .await;
+        let mut visitor = world.visitor().await;
+        let mut times = Vec::new();
+        for _ in 0..41 {
+            let began = Instant::now();
+            visitor.send_get(HOST, "/").await;
+            assert_eq!(visitor.answer("GET").await.text(), "ok");
+            times.push(began.elapsed());
+        }
+        assert_eq!(app.connections(), 1, "the connection is kept");
+        times.sort();
+        // A stall is in every answer but the first few; a busy machine is late for some.
+        assert!(times[20] < DELAYED, "{parts:?}: {times:?}");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tidegate_shared::descriptors;
@@ -15,12 +16,19 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::answer::Trouble;
+use super::haste::Haste;
 use super::{App, Settings};
 use crate::target::Place;
 
 /// A connection to the app.
 #[derive(Debug)]
-pub(super) enum Line {
+pub(super) struct Line {
+    way: Way,
+    haste: Arc<Haste>,
+}
+
+#[derive(Debug)]
+enum Way {
     Tcp(TcpStream),
     Unix(UnixStream),
     Tls(Box<TlsStream<TcpStream>>),
@@ -31,9 +39,12 @@ impl App {
     pub(super) async fn connect(&self) -> Result<Line, Trouble> {
         let within = self.settings.connect_within;
         let why = match timeout(within, self.settings.open()).await {
-            Ok(Ok(line)) => {
+            Ok(Ok(way)) => {
                 self.answers();
-                return Ok(line);
+                return Ok(Line {
+                    way,
+                    haste: Arc::default(),
+                });
             }
             Ok(Err(why)) => why,
             Err(_elapsed) => format!("no connection within {within:?}"),
@@ -44,12 +55,12 @@ impl App {
 }
 
 impl Settings {
-    async fn open(&self) -> Result<Line, String> {
+    async fn open(&self) -> Result<Way, String> {
         let tcp = match &self.target.place {
             Place::Socket(path) => {
                 return UnixStream::connect(path)
                     .await
-                    .map(Line::Unix)
+                    .map(Way::Unix)
                     .map_err(|error| plain(&error));
             }
             Place::Here(port) => match TcpStream::connect(("127.0.0.1", *port)).await {
@@ -63,7 +74,7 @@ impl Settings {
         };
         socket::tune_plain(&tcp);
         let Some((config, name)) = &self.tls else {
-            return Ok(Line::Tcp(tcp));
+            return Ok(Way::Tcp(tcp));
         };
         let handshake = TlsConnector::from(config.clone()).connect(name.clone(), tcp);
         let stream = Box::pin(handshake)
@@ -72,7 +83,7 @@ impl Settings {
         if self.http2 && stream.get_ref().1.alpn_protocol() != Some(b"h2".as_slice()) {
             return Err("it does not offer HTTP/2 by ALPN; leave --h2 out".to_owned());
         }
-        Ok(Line::Tls(Box::new(stream)))
+        Ok(Way::Tls(Box::new(stream)))
     }
 }
 
@@ -106,12 +117,29 @@ fn plain(error: &io::Error) -> String {
     }
 }
 
+impl Line {
+    /// What is to be acknowledged, and when.
+    pub(super) fn haste(&self) -> Arc<Haste> {
+        Arc::clone(&self.haste)
+    }
+}
+
+impl Way {
+    fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tcp(tcp) => Some(tcp),
+            Self::Unix(_) => None,
+            Self::Tls(tls) => Some(tls.get_ref().0),
+        }
+    }
+}
+
 macro_rules! whichever {
-    ($line:expr, $io:ident => $call:expr) => {
-        match $line {
-            Line::Tcp($io) => $call,
-            Line::Unix($io) => $call,
-            Line::Tls($io) => $call,
+    ($way:expr, $io:ident => $call:expr) => {
+        match $way {
+            Way::Tcp($io) => $call,
+            Way::Unix($io) => $call,
+            Way::Tls($io) => $call,
         }
     };
 }
@@ -122,7 +150,15 @@ impl AsyncRead for Line {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        whichever!(self.get_mut(), io => Pin::new(io).poll_read(cx, buf))
+        let Self { way, haste } = self.get_mut();
+        let before = buf.filled().len();
+        let polled = whichever!(way, io => Pin::new(io).poll_read(cx, buf));
+        if polled.is_pending() {
+            haste.found_nothing(way.tcp());
+        } else if buf.filled().len() > before {
+            haste.heard();
+        }
+        polled
     }
 }
 
@@ -132,7 +168,7 @@ impl AsyncWrite for Line {
         cx: &mut Context<'_>,
         octets: &[u8],
     ) -> Poll<io::Result<usize>> {
-        whichever!(self.get_mut(), io => Pin::new(io).poll_write(cx, octets))
+        whichever!(&mut self.get_mut().way, io => Pin::new(io).poll_write(cx, octets))
     }
 
     fn poll_write_vectored(
@@ -140,18 +176,18 @@ impl AsyncWrite for Line {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        whichever!(self.get_mut(), io => poll_write_pieces(Pin::new(io), cx, slices))
+        whichever!(&mut self.get_mut().way, io => poll_write_pieces(Pin::new(io), cx, slices))
     }
 
     fn is_write_vectored(&self) -> bool {
-        whichever!(self, io => io.is_write_vectored())
+        whichever!(&self.way, io => io.is_write_vectored())
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        whichever!(self.get_mut(), io => Pin::new(io).poll_flush(cx))
+        whichever!(&mut self.get_mut().way, io => Pin::new(io).poll_flush(cx))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        whichever!(self.get_mut(), io => Pin::new(io).poll_shutdown(cx))
+        whichever!(&mut self.get_mut().way, io => Pin::new(io).poll_shutdown(cx))
     }
 }

@@ -26,6 +26,7 @@ use super::App;
 use super::answer::{Asker, Trouble};
 use super::connect::Line;
 use super::framing;
+use super::haste::Haste;
 use super::request::{Upload, for_http1, is_idempotent};
 
 /// What of a response is read at once; also the longest head (`reliability` asks for 64 KiB).
@@ -43,6 +44,7 @@ pub(super) struct Link {
     connection: Option<Connection<TokioIo<Line>, Upload>>,
     /// HTTP on it has ended.
     over: bool,
+    haste: Arc<Haste>,
     interim: Arc<Interim>,
     pub(super) rested_since: u64,
 }
@@ -65,6 +67,7 @@ pub(super) enum Miss {
 impl Link {
     pub(super) async fn open(app: &App) -> Result<Box<Self>, Trouble> {
         let line = app.connect().await?;
+        let haste = line.haste();
         let (requests, connection) = Builder::new()
             .max_buf_size(BUFFER)
             .handshake(TokioIo::new(line))
@@ -74,6 +77,7 @@ impl Link {
             requests,
             connection: Some(connection),
             over: false,
+            haste,
             interim: Arc::default(),
             rested_since: 0,
         }))
@@ -112,6 +116,7 @@ impl Link {
         };
         let mut limit = pin!(within.map(sleep));
         let mut handed_over = false;
+        self.haste.rest();
         poll_fn(|cx| {
             // The request is in the connection's queue before the connection is driven: one turn writes it.
             if !handed_over {
@@ -141,6 +146,7 @@ impl Link {
             if is_over(limit.as_mut().as_pin_mut(), cx) {
                 return Poll::Ready(Err(Miss::Slow));
             }
+            self.haste.more_is_due(cx);
             Poll::Pending
         })
         .await
@@ -158,7 +164,11 @@ impl Link {
                 // What the app has said is with the body already.
                 self.connection = None;
             }
-            pump.poll(cx)
+            let ended = pump.poll(cx);
+            if ended.is_pending() {
+                self.haste.more_is_due(cx);
+            }
+            ended
         })
         .await
         .is_ok();

@@ -3,6 +3,8 @@
 
 mod connect; // where the app is, and nowhere else
 
+mod haste; // nothing an app says waits for an acknowledgement
+
 mod pool; // connections that rest between two requests
 
 mod request; // what the app is sent: one hop's fields off, `Host` on
