@@ -71,7 +71,7 @@ pub struct Http {
     #[arg(long, value_name = "NAME", env = "TIDEGATE_SERVER_NAME")]
     pub server_name: Option<String>,
 
-    /// How many tunnels to keep to each address of each gateway.
+    /// How many tunnels to keep to each address of each gateway. To tidegated the same variable is an address.
     #[arg(long, value_name = "N", env = "TIDEGATE_TUNNELS", default_value_t = 4,
           value_parser = clap::value_parser!(u16).range(1..=16384))]
     pub tunnels: u16,

@@ -44,6 +44,7 @@ pub async fn keep(
         next_id: 0,
         report: Report::default(),
         losses: 0,
+        complete: false,
         orders,
         trouble,
         tell,
@@ -74,6 +75,8 @@ struct Post {
     report: Report,
     /// Tunnels lost since all were up.
     losses: u64,
+    /// All were up once.
+    complete: bool,
     orders: Orders,
     trouble: Arc<Notify>,
     tell: mpsc::UnboundedSender<(u64, Event)>,
@@ -255,11 +258,13 @@ impl Post {
             self.renew(id, now);
         }
         if self.keeper.is_complete() {
-            if self.losses > 0 {
+            let again = std::mem::replace(&mut self.complete, true);
+            if !again || self.losses > 0 {
                 info!(
-                    "all {} tunnels to {} are up again",
+                    "all {} tunnels to {} are up{}",
                     self.keeper.up(),
-                    self.address
+                    self.address,
+                    if again { " again" } else { "" }
                 );
             }
             self.losses = 0;

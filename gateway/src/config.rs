@@ -56,7 +56,7 @@ pub struct Run {
     /// for everyone else.
     #[arg(long, value_name = "PEM", env = "TIDEGATE_VISITORS_CERT", value_delimiter = ',', num_args = 1.., requires = "visitors_tls")]
     pub visitors_cert: Vec<PathBuf>,
-    /// Accept agents here, over mutually authenticated TLS.
+    /// Accept agents here, over mutually authenticated TLS. To tidegate the same variable is a number of tunnels.
     #[arg(long, value_name = "ADDR", env = "TIDEGATE_TUNNELS", value_parser = listen, required_unless_present = "tunnels_clear")]
     pub tunnels: Option<SocketAddr>,
     /// The gateway's own certificate and key towards agents, one PEM file.

@@ -37,6 +37,45 @@ async fn four_tunnels_go_to_each_gateway() {
     }
 }
 
+/// Once for the agent on standard output, and once for each address in the log.
+#[tokio::test]
+async fn an_agent_that_is_ready_says_so_once() {
+    let mut world = World::start().await;
+    let app = HttpApp::start("blog").await;
+    let agent = world.agent(HOST, app.target()).await;
+    let up = |words: &str| format!("all 4 tunnels to {} are up{words}", world.tunnels);
+    let (first, again) = (up(""), up(" again"));
+    agent.wait_log(&["INFO", &first]).await;
+    world.gateway.kill().await;
+    world.restart_gateway().await;
+    agent.wait_log(&["INFO", &again]).await;
+    let lines = agent.logged(&["tunnels to", "are up"]);
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(!lines[0].contains("again"), "{lines:?}");
+    let ready = agent.printed();
+    let ready = ready.iter().filter(|line| *line == "ready");
+    assert_eq!(ready.count(), 1, "{:?}", agent.printed());
+}
+
+#[tokio::test]
+async fn a_gateway_whose_certificate_has_a_cn_only_is_told_what_it_lacks() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = Pki::create(dir.path(), "ca");
+    let mut params = Pki::server_params(&["localhost"]);
+    params.subject_alt_names.clear();
+    let gateway = RawGateway::listen(&pki, &pki.issue(&params, "cn-only")).await;
+    let address = format!("localhost:{}", gateway.address().port());
+    let (identity, ca) = (pki.agent(&[HOST]), pki.ca_file("ca"));
+    let agent = launch_agent(&[], &address, &identity, &ca, "1", &["--tunnels", "1"]);
+    let tcp = gateway.accept_tcp().await;
+    let config = pki.server_config(&pki.issue(&params, "cn-only"), true, &["h2"]);
+    let refused = tidegate_tests::conn::Conn::accept_tls(tcp, config).await;
+    assert!(refused.is_err(), "the agent goes on");
+    let said = agent.wait_log(&["[certificate]", "localhost"]).await;
+    assert!(said.contains("a CN alone does not count"), "{said}");
+    assert!(!said.contains("--server-name"), "no name would do: {said}");
+}
+
 #[tokio::test]
 async fn one_gateway_that_is_down_does_not_hold_the_other_up() {
     let world = World::start().await;

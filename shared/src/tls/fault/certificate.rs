@@ -46,6 +46,15 @@ pub(super) fn from_certificate(why: &CertificateError) -> HandshakeFault {
             "wrong-name",
             "the peer's certificate is not valid for the expected server name".into(),
         ),
+        // Browsers and servers of old looked at the CN, so people still issue such certificates.
+        E::NotValidForNameContext { expected, presented } if presented.is_empty() => (
+            "nameless",
+            format!(
+                "the peer's certificate is not valid for {}: it has no SAN (subjectAltName), and a CN alone does not count; issue it again with this name as a SAN",
+                expected.to_str()
+            )
+            .into(),
+        ),
         E::NotValidForNameContext { expected, presented } => (
             "wrong-name",
             format!(
@@ -270,5 +279,30 @@ mod tests {
         for none in [&[][..], &["DirectoryName".to_owned()]] {
             assert_eq!(listed(none), "no host at all");
         }
+    }
+
+    #[test]
+    fn a_certificate_that_has_a_cn_only_is_told_what_it_lacks() {
+        let fault = |presented: &[&str]| {
+            HandshakeFault::from_rustls(
+                &CertificateError::NotValidForNameContext {
+                    expected: "gw.test".try_into().unwrap(),
+                    presented: presented.iter().map(ToString::to_string).collect(),
+                }
+                .into(),
+            )
+        };
+        let nameless = fault(&[]);
+        assert_eq!(nameless.label, "nameless");
+        assert!(
+            nameless.reason.contains("a CN alone does not count"),
+            "{nameless}"
+        );
+        let other = fault(&["DnsName(\"other.test\")"]);
+        assert_eq!(other.label, "wrong-name");
+        assert!(
+            other.reason.contains("gw.test; it names other.test"),
+            "{other}"
+        );
     }
 }
