@@ -11,6 +11,7 @@ use std::time::Duration;
 use http::HeaderValue;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
+use tidegate_shared::clock;
 use tidegate_shared::liveness::Patience;
 use tidegate_shared::reversal::io::Terms;
 use tidegate_shared::tls::{Anchors, AppTrust, End, SwapIdentity, agent_client, app_client};
@@ -154,6 +155,7 @@ fn app(told: &Http) -> Result<app::Settings, String> {
         host,
         connect_within: told.app_connect_timeout,
         first_byte_within: Some(told.app_timeout).filter(|limit| !limit.is_zero()),
+        now_ms: clock::now_ms,
         target,
     })
 }

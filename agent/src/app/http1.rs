@@ -280,7 +280,7 @@ pub(super) async fn relay(
         None => link.reusable().await,
     };
     if reusable {
-        app.pool().put(link);
+        app.pool().put(app.now_ms(), link);
     }
 }
 
@@ -320,7 +320,7 @@ async fn fetch(
     while !refused
         && let Some(mut link) = app
             .pool()
-            .take(if repeatable { u64::MAX } else { FRESH_MS })
+            .take(app.now_ms(), if repeatable { u64::MAX } else { FRESH_MS })
     {
         // Apps close a connection right after a response too, so however short it rested the head is kept.
         let again = repeatable.then(|| head_of(&request));

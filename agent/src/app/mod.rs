@@ -52,6 +52,8 @@ pub struct Settings {
     pub connect_within: Duration,
     /// From the request to the head of the response; `None` for no limit.
     pub first_byte_within: Option<Duration>,
+    /// What time it is, in milliseconds: [`tidegate_shared::clock::now_ms`], except in tests. For how long connections rest.
+    pub now_ms: fn() -> u64,
 }
 
 /// The app, as all tunnels see it.
@@ -105,7 +107,11 @@ impl App {
     /// Closes connections to the app that the app has closed, or that have rested for long. To be called now and then on
     /// each worker.
     pub fn sweep(&self) {
-        self.pool().sweep();
+        self.pool().sweep(self.now_ms());
+    }
+
+    fn now_ms(&self) -> u64 {
+        (self.settings.now_ms)()
     }
 
     fn pool(&self) -> &pool::Pool {

@@ -4,8 +4,6 @@
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Waker};
 
-use tidegate_shared::clock;
-
 use super::http1::Link;
 
 /// Connections that may rest on one worker; more are closed when their request ends.
@@ -26,18 +24,18 @@ pub(super) struct Pool {
 
 impl Pool {
     /// The connection that was used last, if it has rested for `at_most` milliseconds. It may turn out to be closed.
-    pub(super) fn take(&self, at_most: u64) -> Option<Box<Link>> {
+    pub(super) fn take(&self, now: u64, at_most: u64) -> Option<Box<Link>> {
         let mut resting = self.lock();
         let since = resting.last()?.rested_since;
-        if clock::now_ms().saturating_sub(since) > at_most {
+        if now.saturating_sub(since) > at_most {
             return None;
         }
         resting.pop()
     }
 
     /// Takes back a connection that is ready for another request.
-    pub(super) fn put(&self, mut link: Box<Link>) {
-        link.rested_since = clock::now_ms();
+    pub(super) fn put(&self, now: u64, mut link: Box<Link>) {
+        link.rested_since = now;
         let mut resting = self.lock();
         if resting.len() < RESTING {
             resting.push(link);
@@ -45,12 +43,11 @@ impl Pool {
     }
 
     /// Closes what the app has closed, and what has rested for long.
-    pub(super) fn sweep(&self) {
+    pub(super) fn sweep(&self, now: u64) {
         let mut resting = self.lock();
         if resting.is_empty() {
             return;
         }
-        let now = clock::now_ms();
         let mut cx = Context::from_waker(Waker::noop());
         resting.retain_mut(|link| {
             now.saturating_sub(link.rested_since) < REST_MS && link.is_open(&mut cx)

@@ -6,10 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::Reason;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
-use tidegate_shared::clock;
 use tokio::sync::{Notify, mpsc};
 
-use crate::stage::{Played, Stage, Whole, soon};
+use crate::stage::{Played, Stage, Whole, soon, time_passes};
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
@@ -369,13 +368,59 @@ async fn a_rested_connection_that_turns_out_closed_costs_the_visitor_nothing() {
     .await;
     let mut stage = Stage::to(&app).await;
     assert_eq!(stage.get("/").await.text(), "ok");
-    // Only a connection that has rested for 100 ms is suspected, so that much time has to pass.
-    let rested = clock::now_ms() + 150;
-    while clock::now_ms() < rested {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    // However short it rested.
     assert_eq!(stage.get("/").await.text(), "ok");
     assert_eq!(app.connections(), 2);
+    time_passes(Duration::from_secs(50));
+    assert_eq!(stage.get("/").await.text(), "ok");
+    assert_eq!(app.connections(), 3);
+}
+
+/// The app may be about to close what has rested, and there is no second try.
+#[tokio::test]
+async fn a_request_that_cannot_be_repeated_takes_no_connection_that_has_rested() {
+    let app = Played::saying(OK).await;
+    let mut stage = Stage::to(&app).await;
+    let second = Duration::from_secs(1);
+    for (rested, method, connections) in [
+        (Duration::ZERO, Method::POST, 1),
+        (second / 2, Method::POST, 1),
+        (2 * second, Method::GET, 1),
+        (2 * second, Method::POST, 2),
+    ] {
+        time_passes(rested);
+        let request = Request::builder().method(&method).uri("http://a/");
+        let (response, _stream) = stage.send(request.body(()).unwrap(), true);
+        let whole = Whole::of(soon("a response", response).await.unwrap()).await;
+        assert_eq!(whole.text(), "ok");
+        assert_eq!(app.connections(), connections, "{method} after {rested:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_has_rested_for_a_minute_is_closed() {
+    let closed = Arc::new(Notify::new());
+    let its = Arc::clone(&closed);
+    let app = Played::by(move |mut part| {
+        let its = Arc::clone(&its);
+        async move {
+            part.head().await;
+            part.say(OK).await;
+            part.closed().await;
+            its.notify_one();
+        }
+    })
+    .await;
+    let mut stage = Stage::to(&app).await;
+    assert_eq!(stage.get("/").await.text(), "ok");
+    let rests = |stage: &Stage| format!("{:?}", stage.app).contains("rested_since");
+    time_passes(Duration::from_secs(58));
+    stage.app.sweep();
+    assert!(rests(&stage), "a minute has not passed");
+    time_passes(Duration::from_secs(2));
+    stage.app.sweep();
+    assert!(!rests(&stage));
+    soon("the end at the app", closed.notified()).await;
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! The gateway's end of a tunnel, and apps that speak in bytes.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -12,6 +13,7 @@ use http::{HeaderMap, Request, Response};
 use tidegate_agent::app::{App, Settings};
 use tidegate_agent::serve::{self, Care, Control, Ending, News};
 use tidegate_agent::target::Target;
+use tidegate_shared::clock;
 use tidegate_shared::drain::Drain;
 use tidegate_shared::liveness::Patience;
 use tidegate_shared::reversal::io::{Terms, accept, dial};
@@ -32,8 +34,23 @@ pub(crate) async fn soon<F: Future>(what: &str, future: F) -> F::Output {
     }
 }
 
+thread_local! {
+    /// By how much this test's clock is ahead. A test and its agent share one thread.
+    static AHEAD: Cell<u64> = const { Cell::new(0) };
+}
+
+fn now_ms() -> u64 {
+    clock::now_ms() + AHEAD.get()
+}
+
+/// Lets the agent believe that so much time has passed.
+pub(crate) fn time_passes(more: Duration) {
+    AHEAD.set(AHEAD.get() + u64::try_from(more.as_millis()).unwrap());
+}
+
 /// A tunnel, from the gateway's end.
 pub(crate) struct Stage {
+    pub(crate) app: Arc<App>,
     pub(crate) requests: SendRequest<Bytes>,
     pub(crate) control: Arc<Control>,
     pub(crate) news: mpsc::UnboundedReceiver<News>,
@@ -56,6 +73,7 @@ impl Stage {
             host: None,
             connect_within: Duration::from_secs(3),
             first_byte_within: None,
+            now_ms,
         };
         adjust(&mut settings);
         let drain = Drain::new();
@@ -64,7 +82,7 @@ impl Stage {
         let control = Arc::new(Control::default());
         let (tell, news) = mpsc::unbounded_channel();
         let (end, ending) = oneshot::channel();
-        let its = Arc::clone(&control);
+        let (its, serving) = (Arc::clone(&control), Arc::clone(&app));
         let _agent = drain.spawn(async move {
             let dialled = dial(near, &Terms::default()).await.unwrap();
             let care = Care {
@@ -75,7 +93,7 @@ impl Stage {
                 dialled,
                 care,
                 its,
-                move |exchange, wire| app.serve(exchange, wire),
+                move |exchange, wire| serving.serve(exchange, wire),
                 move |piece| tell.send(piece).unwrap_or_default(),
             )
             .await;
@@ -88,6 +106,7 @@ impl Stage {
             .abort_handle();
         let requests = soon("the tunnel", accepted.requests.ready()).await.unwrap();
         let mut stage = Self {
+            app,
             requests,
             control,
             news,
