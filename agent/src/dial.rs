@@ -165,11 +165,15 @@ impl Failure {
 }
 
 impl Dialler {
-    /// One attempt, bounded by the deadlines of its three steps.
-    pub async fn dial(&self, address: SocketAddr) -> Result<Dialled<Line>, Failure> {
+    /// One attempt, bounded by the deadlines of its three steps. Returns the address that it came from, too.
+    pub async fn dial(
+        &self,
+        address: SocketAddr,
+    ) -> Result<(Dialled<Line>, Option<SocketAddr>), Failure> {
         let tcp = socket::connect(address, self.connect_within)
             .await
             .map_err(|error| Failure::tcp(&error))?;
+        let local = tcp.local_addr().ok();
         socket::tune_tunnel(&tcp);
         let fault = Arc::new(OnceLock::new());
         let line = match &self.tls {
@@ -190,6 +194,7 @@ impl Dialler {
         };
         dial(line, &self.terms)
             .await
+            .map(|dialled| (dialled, local))
             .map_err(|unsettled| Failure::unsettled(&unsettled, fault.get()))
     }
 }

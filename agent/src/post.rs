@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use tidegate_shared::clock;
+use tidegate_shared::{clock, socket};
 use tokio::sync::{Notify, mpsc};
-use tokio::time::sleep;
+use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -57,6 +57,8 @@ pub async fn keep(
 /// What a tunnel's task tells the one who looks after its address.
 #[derive(Debug)]
 enum Event {
+    /// It is dialled, from this address.
+    From(SocketAddr),
     News(News),
     Failed(Failure),
     Ended(Ending),
@@ -89,6 +91,8 @@ struct Live {
     worker: usize,
     round: Round,
     certificate: u64,
+    /// The address of ours that it comes from, once that is known.
+    local: Option<SocketAddr>,
     stage: Stage,
 }
 
@@ -106,6 +110,9 @@ enum Stage {
     Retired,
 }
 
+/// Between two looks whether this machine still has the addresses that its tunnels come from.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// How long a tunnel that is to be replaced waits for its replacement.
 const REPLACE_WITHIN_MS: u64 = 10_000;
 
@@ -117,6 +124,8 @@ impl Post {
     ) {
         let drain = self.common.drain.clone();
         let mut orders = self.common.orders.clone();
+        let mut looks = interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let until = self.act();
             tokio::select! {
@@ -128,6 +137,7 @@ impl Post {
                     let orders = *orders.borrow_and_update();
                     self.obey(orders);
                 }
+                _ = looks.tick() => self.look_around(),
                 () = at(until) => {}
             }
         }
@@ -185,6 +195,7 @@ impl Post {
                 worker,
                 round,
                 certificate: self.orders.renewed,
+                local: None,
                 stage: Stage::Dialling,
             },
         );
@@ -219,6 +230,11 @@ impl Post {
     fn hear(&mut self, id: u64, event: Event) {
         let now = clock::now_ms();
         match event {
+            Event::From(local) => {
+                if let Some(live) = self.live.get_mut(&id) {
+                    live.local = Some(local);
+                }
+            }
             Event::News(News::Up) => self.came_up(id, now),
             Event::News(News::Leaving) => self.asked_to_leave(id, now),
             Event::Failed(failure) => {
@@ -352,7 +368,37 @@ impl Post {
         }
     }
 
-    /// Has a tunnel replaced that shows a certificate which is no longer ours.
+    /// Has the tunnels replaced that come from an address which this machine has lost: it is in another network, or in
+    /// none. Waiting for an unanswered PING would take three times as long as the visitors are to wait.
+    fn look_around(&mut self) {
+        let mut ours = HashMap::new();
+        let lost: Vec<(u64, SocketAddr)> = self
+            .live
+            .iter()
+            .filter(|(_, live)| matches!(live.stage, Stage::Up { .. }))
+            .filter_map(|(id, live)| live.local.map(|local| (*id, local)))
+            .filter(|(_, local)| {
+                !*ours
+                    .entry(local.ip())
+                    .or_insert_with(|| socket::is_ours(*local))
+            })
+            .collect();
+        let Some((_, local)) = lost.first() else {
+            return;
+        };
+        info!(
+            "this machine no longer has the address {}; the tunnels from there to {} are replaced",
+            local.ip(),
+            self.address
+        );
+        let now = clock::now_ms();
+        for (id, _) in lost {
+            self.renew(id, now);
+        }
+        self.keeper.hurry();
+    }
+
+    /// Has a tunnel replaced although it may still work: its certificate or its address is no longer ours.
     fn renew(&mut self, id: u64, now: u64) {
         if let Some(live) = self.live.get_mut(&id)
             && matches!(live.stage, Stage::Up { .. })
@@ -394,7 +440,12 @@ async fn tunnel(
     tell: mpsc::UnboundedSender<(u64, Event)>,
 ) {
     let event = match or_retired(&control, Box::pin(dialler.dial(address))).await {
-        Some(Ok(dialled)) => Ok(dialled),
+        Some(Ok((dialled, local))) => {
+            if let Some(local) = local {
+                let _ending = tell.send((id, Event::From(local)));
+            }
+            Ok(dialled)
+        }
         Some(Err(failure)) => Err(Event::Failed(failure)),
         None => Err(Event::Ended(Ending::Retired)),
     };

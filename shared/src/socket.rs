@@ -2,7 +2,7 @@
 //! again at once.
 
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -54,6 +54,14 @@ fn no_ipv6(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::Unsupported | io::ErrorKind::AddrNotAvailable
     ) || error.raw_os_error() == Some(97 /* EAFNOSUPPORT */)
+}
+
+/// Whether this machine still has the address that a connection comes from. Once it has not, nothing that is sent from
+/// there arrives, and nobody says so. Sends nothing; a doubt counts as yes.
+pub fn is_ours(local: SocketAddr) -> bool {
+    let mut any_port = local;
+    any_port.set_port(0);
+    !matches!(UdpSocket::bind(any_port), Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable)
 }
 
 /// Connects, `within` at most.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use tidegate_tests::apps::{AbsentApp, HttpApp};
 use tidegate_tests::eventually::SOON;
 use tidegate_tests::link::Link;
+use tidegate_tests::netns::Netns;
 use tidegate_tests::peers::field;
 use tidegate_tests::peers::frame::{Frame, code, kind};
 use tidegate_tests::peers::gateway::{RawGateway, answer, request};
@@ -374,6 +375,33 @@ async fn a_path_that_froze_for_long_is_back_within_three_seconds() {
     })
     .await;
     assert_eq!(world.get(HOST, "/hello").await.status(), 200);
+}
+
+/// A laptop that moves to another network: the connections from its former address are dead, and nobody says so.
+#[tokio::test]
+async fn a_changed_network_is_back_within_three_seconds() {
+    let Some(mut cable) = Netns::available() else {
+        return;
+    };
+    let tunnels = format!("{}:0", cable.host);
+    let world = World::builder().tunnels(&tunnels).start().await;
+    let app = HttpApp::start_unix("blog", world.dir());
+    let agent = world.agent_inside(&cable, HOST, app.target()).await;
+    world.wait_filed(HOST, 4, SOON).await;
+    let former = cable.inside.to_string();
+    cable.change_address();
+    let fresh = format!("{}:", cable.inside);
+    eventually(BACK, "tunnels come from the new address", async || {
+        let listed = world.listed().await;
+        let from_here = listed.iter().filter(|tunnel| {
+            let agent = tunnel["agent"].as_str().unwrap();
+            agent.starts_with(&fresh)
+        });
+        (from_here.count() == 4).then_some(())
+    })
+    .await;
+    assert_eq!(world.get(HOST, "/hello").await.status(), 200);
+    agent.wait_log(&["INFO", &former, "replaced"]).await;
 }
 
 #[tokio::test]

@@ -103,6 +103,23 @@ impl Netns {
         self.nft(&["flush", "table", "inet", "cable"]).unwrap();
     }
 
+    /// The namespace's end loses its address and has another one from here on, as after a change of networks. The host's
+    /// end is still reached.
+    pub fn change_address(&mut self) {
+        let (outer, inner) = (self.cable('h'), self.cable('n'));
+        let (name, old, host) = (&self.name, self.inside, self.host);
+        let fresh = Ipv4Addr::from(u32::from(old) ^ (1 << 16));
+        for words in [
+            format!("-n {name} addr del {old}/30 dev {inner}"),
+            format!("-n {name} addr add {fresh}/32 dev {inner}"),
+            format!("-n {name} route add {host}/32 dev {inner}"),
+            format!("route add {fresh}/32 dev {outer}"),
+        ] {
+            ip(&words).unwrap();
+        }
+        self.inside = fresh;
+    }
+
     fn cable(&self, end: char) -> String {
         format!("{}{end}", self.name)
     }
