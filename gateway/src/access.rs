@@ -60,7 +60,6 @@ impl Access {
             tunnel: None,
             status: None,
             reason: None,
-            said: None,
             attempts: 0,
             received: 0,
             sent: 0,
@@ -90,8 +89,6 @@ pub struct Record {
     pub(crate) tunnel: Option<Arc<Tunnel>>,
     status: Option<StatusCode>,
     reason: Option<&'static str>,
-    /// A reason that the agent gave.
-    said: Option<HeaderValue>,
     pub(crate) attempts: u32,
     pub(crate) received: u64,
     pub(crate) sent: u64,
@@ -125,9 +122,8 @@ impl Record {
     }
 
     /// A response head came through the tunnel.
-    pub(crate) fn answered(&mut self, status: StatusCode, said: Option<HeaderValue>, at: Instant) {
+    pub(crate) fn answered(&mut self, status: StatusCode, at: Instant) {
         self.status = Some(status);
-        self.said = said;
         self.answered = Some(at);
     }
 
@@ -139,11 +135,6 @@ impl Record {
     /// The app has answered as if no change of protocol had been asked for, with this status.
     pub(crate) fn ignored(&mut self, status: StatusCode) {
         self.status = Some(status);
-        self.said = None;
-    }
-
-    fn reason(&self) -> Option<&str> {
-        self.reason.or_else(|| self.said.as_ref()?.to_str().ok())
     }
 
     fn path(&self) -> &str {
@@ -203,7 +194,7 @@ impl Record {
             out,
         );
         out.extend_from_slice(b" reason=");
-        line::plain(self.reason().unwrap_or("-"), out);
+        line::plain(self.reason.unwrap_or("-"), out);
         for (name, value) in [(&b" in="[..], self.received), (b" out=", self.sent)] {
             out.extend_from_slice(name);
             line::number(value, out);
@@ -254,7 +245,7 @@ impl Record {
             tunnel: self.tunnel.as_ref().map(|tunnel| tunnel.id),
             attempts: self.attempts,
             status: self.status.map_or(0, |status| status.as_u16()),
-            reason: self.reason(),
+            reason: self.reason,
             bytes_in: self.received,
             bytes_out: self.sent,
             head_ms: ms(times.head),

@@ -63,8 +63,7 @@ pub enum Cut {
 }
 
 impl<B> Answer<B> {
-    pub(crate) fn own(octets: Bytes, mut record: Record) -> Self {
-        record.sent = octets.len() as u64;
+    pub(crate) fn own(octets: Bytes, record: Record) -> Self {
         Self {
             kind: Kind::Own(octets),
             record: Some(record),
@@ -180,7 +179,12 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Answer<B> {
         let this = &mut *self;
         let frame = match &mut this.kind {
             Kind::Own(octets) if octets.is_empty() => Poll::Ready(None),
-            Kind::Own(octets) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(octets))))),
+            Kind::Own(octets) => {
+                if let Some(record) = &mut this.record {
+                    record.sent = octets.len() as u64;
+                }
+                Poll::Ready(Some(Ok(Frame::data(std::mem::take(octets)))))
+            }
             Kind::Tunnel(passing) => passing.poll(cx),
         };
         if let (Poll::Ready(Some(Err(cut))), Some(record)) = (&frame, &mut this.record) {

@@ -198,6 +198,7 @@ where
                 }
             },
             tried: &tried,
+            received: &mut record.received,
         };
         let outcome = wait.run(side).await;
         side.body_due(None);
@@ -267,7 +268,7 @@ fn answered<B>(
     let at = Instant::now();
     lease.answered(at.saturating_duration_since(sent_at));
     let (parts, recv) = response.into_parts();
-    record.answered(parts.status, parts.headers.get(REASON).cloned(), at);
+    record.answered(parts.status, at);
     let inbound = Inbound::counted(recv, Arc::clone(&lease.tunnel().wire));
     Opened {
         parts,
@@ -375,6 +376,8 @@ struct Wait<'a, B, F> {
     gate: Gate,
     may_leave: F,
     tried: &'a Tried,
+    /// Octets of the body that have gone on, kept where they are found however the wait ends.
+    received: &'a mut u64,
 }
 
 impl<B, F> Wait<'_, B, F>
@@ -453,7 +456,9 @@ where
             self.gate = Gate::Open;
             side.go_on();
         }
-        match self.upload.poll(cx) {
+        let moved = self.upload.poll(cx);
+        *self.received = self.upload.sent();
+        match moved {
             Poll::Ready(Err(Stop::Body(error))) => Some(broken(&error)),
             Poll::Ready(_) => {
                 side.body_due(None);

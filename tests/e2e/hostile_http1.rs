@@ -74,6 +74,59 @@ async fn two_framings_are_refused() {
         let body = format!("0\r\n\r\n{SMUGGLED}");
         refused(&site, what, post(&fields, &body), &[400, 501]).await;
     }
+    for both in [
+        format!("Content-Length: 6\r\n{chunked}"),
+        "Content-Length: 5\r\nContent-Length: 6\r\n".into(),
+    ] {
+        let answer = site.ask("POST", post(&both, "0\r\n\r\n")).await;
+        assert_eq!(answer.reason(), "ambiguous-framing", "{both}");
+    }
+    // Wherever the head stands in what arrives: behind another request in the same segment, behind a body, behind an empty
+    // line, and while the request before it is in hand.
+    let bad = post(&format!("Content-Length: 6\r\n{chunked}"), "0\r\n\r\nG");
+    let get = |target: &str| format!("GET {target} HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+    for (what, before, later) in [
+        ("behind a request", get("/hello"), false),
+        (
+            "behind a body",
+            post("Content-Length: 5\r\n", "hello"),
+            false,
+        ),
+        (
+            "behind chunks",
+            post(chunked, "5\r\nhello\r\n0\r\n\r\n"),
+            false,
+        ),
+        ("behind empty lines", "\r\n\n\r\n".to_owned(), false),
+        ("while another is in hand", get("/slow/300"), true),
+    ] {
+        let seen = site.app.requests().len();
+        let mut visitor = site.visitor().await;
+        if later {
+            visitor.send(&before).await;
+            site.app.wait_request("/slow/300").await;
+            visitor.send(&bad).await;
+        } else {
+            visitor.send(format!("{before}{bad}")).await;
+        }
+        let rest = visitor.closed_within(SOON).await;
+        let text = String::from_utf8_lossy(&rest).into_owned();
+        assert!(
+            text.contains("tidegate-reason: ambiguous-framing"),
+            "{what}: {text}"
+        );
+        let reached = site.app.requests().len() - seen;
+        assert!(reached <= 1, "{what}: {reached} requests reached the app");
+    }
+    // And one that is clear is served wherever it stands.
+    let clear = post(chunked, "5\r\nhello\r\n0\r\n\r\n");
+    let mut visitor = site.visitor().await;
+    visitor.send(get("/slow/300")).await;
+    site.app.wait_request("/slow/300").await;
+    visitor.send(format!("{clear}{clear}")).await;
+    for method in ["GET", "POST", "POST"] {
+        assert_eq!(visitor.answer(method).await.status(), 200, "{method}");
+    }
     let old = format!("POST /x HTTP/1.0\r\nHost: {HOST}\r\n{chunked}\r\n0\r\n\r\n{SMUGGLED}");
     refused(&site, "TE in HTTP/1.0", old, &[400, 501]).await;
 }

@@ -66,6 +66,20 @@ async fn a_head_beyond_its_size_is_a_431() {
 }
 
 #[tokio::test]
+async fn a_target_beyond_the_heads_size_is_a_414() {
+    let site = site("--max-head", "8KiB").await;
+    for length in [9_000, 70_000] {
+        let request = format!(
+            "GET /{} HTTP/1.1\r\nHost: {HOST}\r\n\r\n",
+            "a".repeat(length)
+        );
+        let answer = site.ask("GET", request).await;
+        assert_eq!((answer.status(), answer.reason()), (414, "target-too-long"));
+    }
+    assert_eq!(site.app.requests().len(), 0);
+}
+
+#[tokio::test]
 async fn too_many_fields_are_a_431() {
     let site = site("--max-fields", "10").await;
     let fields = |count: usize| {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tidegate_tests::eventually::SOON;
+use tidegate_tests::http1::pattern;
 use tidegate_tests::program::{built, run};
 use tidegate_tests::visitors::H2Visitor;
 use tidegate_tests::visitors::http1::{get, try_get};
@@ -117,6 +118,28 @@ async fn every_request_is_one_record_whatever_became_of_it() {
     site.app.wait_request("/never?left").await;
     visitor.reset();
     assert_eq!(record(world, "/never?left").await["reason"], "visitor-gone");
+
+    // What went up counts, also of an upload that broke off; nothing was said to one who had left.
+    let mut visitor = site.visitor().await;
+    visitor
+        .send("POST /never?broken HTTP/1.1\r\nHost: blog.test\r\nContent-Length: 90000\r\n\r\n")
+        .await;
+    visitor.send(pattern(30_000)).await;
+    site.app.wait_request("/never?broken").await;
+    eventually(SOON, "the gateway has passed all that came", async || {
+        let sent = |tunnel: &Value| tunnel["octets_sent"].as_u64().unwrap_or_default();
+        let tunnels = world.listed().await;
+        (tunnels.iter().map(sent).max() >= Some(30_000)).then_some(())
+    })
+    .await;
+    visitor.reset();
+    let broken = record(world, "/never?broken").await;
+    assert_eq!(broken["reason"], "visitor-gone", "{broken}");
+    assert_eq!(
+        (&broken["bytes_in"], &broken["bytes_out"]),
+        (&30_000.into(), &0.into()),
+        "{broken}"
+    );
 
     let cut = try_get(world.visitors, HOST, "/chunkcut", SOON).await;
     assert!(cut.is_err() || cut.is_ok_and(|answer| answer.cut.is_some()));

@@ -1,7 +1,7 @@
 //! Apps whose answers are not what a well-behaved app says: the visitor gets all of an answer, or a reason.
 
 use tidegate_tests::apps::{AbsentApp, H2cApp, RawApp};
-use tidegate_tests::eventually::SOON;
+use tidegate_tests::eventually::{SOON, eventually};
 use tidegate_tests::peers::agent::RawAgent;
 use tidegate_tests::peers::frame::Frame;
 use tidegate_tests::visitors::H2Visitor;
@@ -222,6 +222,7 @@ async fn an_agent_cannot_write_into_the_page() {
 async fn an_apps_own_502_is_the_apps_whatever_it_says_of_itself() {
     let world = World::start().await;
     for (at, (status, fields)) in [
+        ("200 OK", "Tidegate-Reason: app-unreachable\r\n"),
         // As behind a gateway of ours that is an app itself: its page is not ours.
         ("502 Bad Gateway", "Tidegate-Reason: app-unreachable\r\n"),
         (
@@ -255,6 +256,13 @@ async fn an_apps_own_502_is_the_apps_whatever_it_says_of_itself() {
             assert_eq!(seen, format!("{} mine", &status[..3]), "{fields}{upgrade}");
             assert_eq!(answer.head.get("tidegate-detail"), None, "{fields}{upgrade}");
         }
+        // Nor does it write into the log.
+        let lines = eventually(SOON, "both requests are in the log", async || {
+            let lines = world.gateway.logged(&[" access ", &format!("name={name} ")]);
+            (lines.len() == 2).then_some(lines)
+        })
+        .await;
+        assert!(lines.iter().all(|line| line.contains(" reason=- ")), "{lines:?}");
     }
     let app = H2cApp::start().await;
     let _agent = world.agent_with(HOST, &app.target(), &["--h2"]).await;

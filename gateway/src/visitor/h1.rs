@@ -46,8 +46,9 @@ where
         pulse: Arc::clone(&pulse),
         verdict: AtomicU8::new(NONE),
     });
-    let io = VisitorIo::new(stream, seen, Arc::clone(&pulse), refusal(&visit, &pulse));
     let limits = reception.limits.clone();
+    let refusal = refusal(&visit, &pulse, limits.head);
+    let io = VisitorIo::new(stream, seen, Arc::clone(&pulse), refusal);
     let service = {
         let (reception, visit, watched) = (
             Arc::clone(&reception),
@@ -180,13 +181,18 @@ impl Watched {
     }
 }
 
-/// What is said, and logged, instead of hyper's own answer to a head that it could not parse.
-fn refusal(visit: &Arc<Visit>, pulse: &Arc<Pulse>) -> Refusal {
+/// What is said, and logged, instead of hyper's own answer to a head that it could not parse or that takes more than `most`
+/// octets.
+fn refusal(visit: &Arc<Visit>, pulse: &Arc<Pulse>, most: usize) -> Refusal {
     let (visit, pulse) = (Arc::clone(visit), Arc::clone(pulse));
     Box::new(move |status| {
         let failure = match status {
             StatusCode::URI_TOO_LONG => Failure::TargetTooLong,
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE if pulse.first_line_takes(most) => {
+                Failure::TargetTooLong
+            }
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => Failure::HeadTooLarge,
+            _ if pulse.next_is_ambiguous() => Failure::AmbiguousFraming,
             _ => Failure::Malformed,
         };
         let began = instant(pulse.head_began());
@@ -267,8 +273,12 @@ async fn respond(
             record.failed(failure);
             let mut response = page::failed(failure, about.as_deref(), &record.id(), wants);
             if failure == Failure::VisitorGone {
-                // A status for logs; should there be somebody after all, what came from there was no request.
+                // For nobody, and not counted as sent; should there be somebody after all, what came from there was no request.
                 *response.status_mut() = StatusCode::BAD_REQUEST;
+                *response.body_mut() = Bytes::new();
+                response
+                    .headers_mut()
+                    .insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
             }
             let close = close || failure.closes_connection();
             (
@@ -399,7 +409,7 @@ fn check_framing(request: &Request<Incoming>, pulse: &Pulse) -> Result<(), Failu
         return Ok(());
     };
     let chunked = coding.as_bytes().eq_ignore_ascii_case(b"chunked");
-    if !chunked || codings.next().is_some() || pulse.head_has("content-length") {
+    if !chunked || codings.next().is_some() || !pulse.is_clear() {
         return Err(Failure::AmbiguousFraming);
     }
     Ok(())

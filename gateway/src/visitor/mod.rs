@@ -6,6 +6,7 @@
 //!                   └─ first octets decide┴─▶ h2 ─┴─▶ exchange
 //! ```
 
+mod framing;
 mod h1;
 mod h2;
 mod heads;
