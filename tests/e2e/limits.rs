@@ -57,10 +57,18 @@ async fn a_head_beyond_its_size_is_a_431() {
     let mut head = visitor.head(http::Method::GET, HOST, "/hello");
     head.headers_mut().insert("x", value.parse().unwrap());
     let (response, _) = visitor.begin(head, true).await;
-    match response.await {
-        Ok(response) => assert_eq!(response.status(), 431),
-        Err(error) => assert!(error.is_reset() || error.is_go_away(), "{error}"),
+    let response = response.await.unwrap();
+    assert_eq!(response.status(), 431);
+    assert_eq!(response.headers()["tidegate-reason"], "head-too-large");
+    let long = format!("/{}", "p".repeat(9000));
+    let head = visitor.head(http::Method::GET, HOST, &long);
+    let (response, _) = visitor.begin(head, true).await;
+    assert_eq!(response.await.unwrap().status(), 414);
+    for version in ["HTTP/1.1", "HTTP/2"] {
+        let logged = [" access ", version, "status=431 reason=head-too-large"];
+        site.world.gateway.wait_log(&logged).await;
     }
+    counted(&site, FAILED, "head-too-large", 2.0).await;
     assert_eq!(site.app.requests().len(), 0);
     assert_eq!(site.get("/hello").await.status(), 200);
 }
