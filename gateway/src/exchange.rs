@@ -15,6 +15,7 @@ use http::{HeaderMap, Method, Response, StatusCode, response};
 use http_body::{Body, Frame};
 use tidegate_shared::clock;
 use tidegate_shared::inbound::Inbound;
+use tidegate_shared::interim::{Fate, Interims};
 use tidegate_shared::message::{DETAIL, DETAIL_MAX};
 use tidegate_shared::pump::{Pump, Stop};
 use tidegate_shared::tls::VisitorCerts;
@@ -60,7 +61,7 @@ impl Visit {
 
 /// The visitor's side of a request that waits for its answer.
 pub trait Side {
-    /// An interim response (RFC 9110 §15.2) other than 100.
+    /// An interim response (RFC 9110 §15.2) other than 100 and 101, without what must not go on.
     fn interim(&mut self, response: Response<()>);
 
     /// The app wants the body that the visitor held back (RFC 9110 §10.1.1).
@@ -106,6 +107,9 @@ const ATTEMPTS: usize = 4;
 
 /// A visitor that waits for a 100 is not kept waiting for ever by an app that never sends one (RFC 9110 §10.1.1).
 const CONTINUE_AFTER: Duration = Duration::from_secs(1);
+
+/// Interim responses of one request that are looked at before others have a turn.
+const INTERIMS_IN_A_TURN: u32 = 64;
 
 /// Sends a request and waits for the head of its answer.
 pub(crate) async fn open<B, S>(
@@ -199,6 +203,7 @@ where
             },
             tried: &tried,
             received: &mut record.received,
+            interims: Interims::default(),
         };
         let outcome = wait.run(side).await;
         side.body_due(None);
@@ -235,6 +240,10 @@ where
                 untaken: false,
             },
             Outcome::Lost(error) => verdict(&error, &tunnel),
+            Outcome::Endless => Verdict {
+                failure: Failure::BadResponse,
+                untaken: false,
+            },
         };
         tunnel.count_failed();
         upload.reset(Reason::CANCEL);
@@ -361,6 +370,8 @@ enum Outcome {
     /// The tunnel is in doubt and the request can go elsewhere.
     Left,
     Lost(h2::Error),
+    /// Interim responses without end.
+    Endless,
 }
 
 enum Gate {
@@ -378,6 +389,7 @@ struct Wait<'a, B, F> {
     tried: &'a Tried,
     /// Octets of the body that have gone on, kept where they are found however the wait ends.
     received: &'a mut u64,
+    interims: Interims,
 }
 
 impl<B, F> Wait<'_, B, F>
@@ -419,15 +431,18 @@ where
     }
 
     fn poll_response<S: Side>(&mut self, cx: &mut Context<'_>, side: &mut S) -> Poll<Outcome> {
+        let mut turn = 0;
         loop {
+            if turn == INTERIMS_IN_A_TURN {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            turn += 1;
             match self.response.poll_informational(cx) {
-                Poll::Ready(Some(Ok(interim))) if interim.status() == StatusCode::CONTINUE => {
-                    self.gate = Gate::Open;
-                    side.go_on();
-                }
-                Poll::Ready(Some(Ok(mut interim))) => {
-                    interim.headers_mut().remove(DETAIL);
-                    side.interim(interim);
+                Poll::Ready(Some(Ok(interim))) => {
+                    if let Fate::Flood = self.met(interim, side) {
+                        return Poll::Ready(Outcome::Endless);
+                    }
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Outcome::Lost(error)),
                 // The response itself is next, or an error.
@@ -441,6 +456,22 @@ where
                 Ok(response) => Outcome::Answered(response),
                 Err(error) => Outcome::Lost(error),
             })
+    }
+
+    /// Passes an interim response on, as far as it is to be.
+    fn met<S: Side>(&mut self, mut interim: Response<()>, side: &mut S) -> Fate {
+        let fate = self.interims.meet(&mut interim);
+        if fate != Fate::Pass {
+            return fate;
+        }
+        if interim.status() != StatusCode::CONTINUE {
+            side.interim(interim);
+        } else if let Gate::Shut(_) = self.gate {
+            // A visitor who held nothing back is not told to go on.
+            self.gate = Gate::Open;
+            side.go_on();
+        }
+        fate
     }
 
     /// Moves the request's body. Only the visitor's own failures end the wait; what is wrong with the tunnel the

@@ -21,6 +21,8 @@ pub mod duplex; // an upgraded connection and one HTTP/2 stream, joined
 
 pub mod message; // fields that concern one hop only
 
+pub mod interim; // what is passed of what an app says before its answer
+
 pub mod page; // what a visitor reads when there is no answer of the app's
 
 pub mod workers; // one thread, one runtime, one core

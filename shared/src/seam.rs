@@ -26,6 +26,7 @@ pub struct Wire {
     data: AtomicU64,
     taken: AtomicU64,
     control: AtomicU64,
+    heads: AtomicU64,
     padded_empty: AtomicU64,
     goaway: OnceLock<Goaway>,
     settled: OnceLock<PeerSettings>,
@@ -69,6 +70,11 @@ impl Wire {
     /// Frames received that cost work and say nothing ([`crate::reversal::frames::Counts::control`]).
     pub fn control(&self) -> u64 {
         self.control.load(Relaxed)
+    }
+
+    /// HEADERS frames received ([`crate::reversal::frames::Counts::heads`]).
+    pub fn heads(&self) -> u64 {
+        self.heads.load(Relaxed)
     }
 
     /// Empty DATA behind padding, of which `h2` bears a hundred in a connection's life.
@@ -148,7 +154,13 @@ pub struct Seam<T> {
     first: Bytes,
     /// A frame of our own on its way out, between two of `h2`'s.
     ours: Bytes,
+    /// HEADERS frames that had been read at the last pause.
+    paused_at: u64,
 }
+
+/// HEADERS frames after which a reader pauses. `h2` reads for as long as there is something to read and keeps what it has
+/// read, without bound; a pause is a turn for those who take it.
+const HEADS_IN_A_TURN: u64 = 1024;
 
 impl<T> Seam<T> {
     /// `seen` is what was read already, from a frame boundary on.
@@ -179,6 +191,7 @@ impl<T> Seam<T> {
                 Bytes::from_static(PREFACE)
             },
             ours: Bytes::new(),
+            paused_at: 0,
         };
         (seam, wire)
     }
@@ -199,6 +212,10 @@ impl<T: AsyncRead + Unpin> AsyncRead for Seam<T> {
         }
         if this.opening.is_some() {
             return this.poll_opening(cx, buf);
+        }
+        if this.is_due_to_pause() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
         }
         let start = buf.filled().len();
         loop {
@@ -325,10 +342,21 @@ impl<T: AsyncRead + Unpin> Seam<T> {
 }
 
 impl<T> Seam<T> {
+    /// Whether so many heads have been read that others are to have a turn; once for each so many.
+    fn is_due_to_pause(&mut self) -> bool {
+        let heads = self.watch.counts().heads;
+        let due = heads - self.paused_at >= HEADS_IN_A_TURN;
+        if due {
+            self.paused_at = heads;
+        }
+        due
+    }
+
     fn note(&mut self) {
         let counts = self.watch.counts();
         self.wire.data.store(counts.data, Relaxed);
         self.wire.control.store(counts.control, Relaxed);
+        self.wire.heads.store(counts.heads, Relaxed);
         self.wire.padded_empty.store(counts.padded_empty, Relaxed);
         if let Some(goaway) = self.watch.take_goaway() {
             // Only the first one counts; a later one can only say less.

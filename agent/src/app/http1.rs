@@ -3,27 +3,27 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
-use http::header::CONTENT_LENGTH;
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{Builder, Connection, SendRequest};
 use hyper_util::rt::TokioIo;
+use tidegate_shared::interim::{Fate, Interims};
 use tidegate_shared::message::{strip_agents, strip_hop_by_hop};
 use tidegate_shared::pump::Pump;
 use tidegate_shared::seam::Wire;
 use tokio::time::{Sleep, sleep};
 
 use super::App;
-use super::answer::{Asker, Trouble};
+use super::answer::{Asker, ENDLESS, Trouble};
 use super::connect::Line;
 use super::framing;
 use super::haste::Haste;
@@ -49,8 +49,18 @@ pub(super) struct Link {
     pub(super) rested_since: u64,
 }
 
-/// Interim responses (1xx) that the app has sent and the visitor has not.
-type Interim = Mutex<Vec<Response<()>>>;
+/// Interim responses (1xx) of the request in hand.
+#[derive(Debug, Default)]
+struct Interim(Mutex<Hints>);
+
+#[derive(Debug, Default)]
+struct Hints {
+    /// To be sent on.
+    waiting: Vec<Response<()>>,
+    met: Interims,
+    /// There is no end of them.
+    endless: bool,
+}
 
 /// Why a request has no response.
 pub(super) enum Miss {
@@ -105,9 +115,10 @@ impl Link {
         respond: &mut SendResponse<Bytes>,
         within: Option<Duration>,
     ) -> Result<Response<Incoming>, Miss> {
+        self.interim.begin();
         let interim = Arc::clone(&self.interim);
         hyper::ext::on_informational(&mut request, move |response| {
-            note(&interim, response.status(), response.headers());
+            interim.note(response.status(), response.headers());
         });
         let mut response = pin!(self.requests.try_send_request(request));
         let settled = |mut response: Response<Incoming>| match framing::settle(&mut response) {
@@ -126,7 +137,9 @@ impl Link {
                 }
             }
             let over = drive(&mut self.connection, &mut self.over, cx);
-            pass_interim(&self.interim, respond);
+            if self.interim.pass(respond) {
+                return Poll::Ready(Err(Miss::Invalid(ENDLESS.to_owned())));
+            }
             if let Poll::Ready(answer) = response.as_mut().poll(cx) {
                 return Poll::Ready(answer.map_err(Miss::from).and_then(settled));
             }
@@ -213,26 +226,38 @@ fn is_over(limit: Option<std::pin::Pin<&mut Sleep>>, cx: &mut Context<'_>) -> bo
     limit.is_some_and(|limit| limit.poll(cx).is_ready())
 }
 
-fn note(interim: &Interim, status: StatusCode, headers: &HeaderMap) {
-    let mut copy = Response::new(());
-    *copy.status_mut() = status;
-    *copy.headers_mut() = headers.clone();
-    interim
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .push(copy);
-}
+impl Interim {
+    /// Another request is in hand.
+    fn begin(&self) {
+        *self.hints() = Hints::default();
+    }
 
-fn pass_interim(interim: &Interim, respond: &mut SendResponse<Bytes>) {
-    let mut waiting = interim.lock().unwrap_or_else(PoisonError::into_inner);
-    for mut response in waiting.drain(..) {
-        strip_hop_by_hop(response.headers_mut());
-        strip_agents(response.headers_mut());
-        // It has no content, so this would measure the answer that is still to come.
-        response.headers_mut().remove(CONTENT_LENGTH);
-        *response.version_mut() = Version::HTTP_2;
-        // Only a visitor who has gone cannot be told.
-        let _gone = respond.send_informational(response);
+    /// Takes note of what the app has said.
+    fn note(&self, status: StatusCode, headers: &HeaderMap) {
+        let mut copy = Response::new(());
+        *copy.status_mut() = status;
+        *copy.headers_mut() = headers.clone();
+        *copy.version_mut() = Version::HTTP_2;
+        let mut hints = self.hints();
+        match hints.met.meet(&mut copy) {
+            Fate::Pass => hints.waiting.push(copy),
+            Fate::Drop => {}
+            Fate::Flood => hints.endless = true,
+        }
+    }
+
+    /// Sends on what is to be sent on; whether there is no end of them.
+    fn pass(&self, respond: &mut SendResponse<Bytes>) -> bool {
+        let mut hints = self.hints();
+        for response in hints.waiting.drain(..) {
+            // Only a visitor who has gone cannot be told.
+            let _gone = respond.send_informational(response);
+        }
+        hints.endless
+    }
+
+    fn hints(&self) -> MutexGuard<'_, Hints> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

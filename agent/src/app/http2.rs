@@ -17,6 +17,7 @@ use http::request::Parts;
 use http::uri::{Authority, Scheme};
 use http::{Request, Response, Uri, Version};
 use tidegate_shared::inbound::Inbound;
+use tidegate_shared::interim::{Fate, Interims};
 use tidegate_shared::message::{UPGRADE_OPTIONAL, strip_agents, strip_hop_by_hop};
 use tidegate_shared::pump::{Pump, Stop};
 use tidegate_shared::seam::Wire;
@@ -24,7 +25,7 @@ use tidegate_shared::window;
 use tokio::time::{sleep, timeout};
 
 use super::App;
-use super::answer::{Asker, Trouble};
+use super::answer::{Asker, ENDLESS, Trouble};
 use super::request::{is_idempotent, path_of, set_host};
 
 /// The worker's connections to the app.
@@ -250,6 +251,7 @@ async fn fetch(
             }
             Err(Miss::Unwanted) => return Err(None),
             Err(Miss::Slow) => return Err(Some(Trouble::Slow)),
+            Err(Miss::Endless) => return Err(Some(Trouble::Invalid(ENDLESS.to_owned()))),
             Err(Miss::Broken(error)) => match again.take() {
                 Some(copy) if error.is_io() || error.is_go_away() => request = copy,
                 _ if error.is_io() => return Err(Some(Trouble::Closed)),
@@ -289,6 +291,8 @@ async fn link_for(
 
 enum Miss {
     Broken(h2::Error),
+    /// Interim responses without end.
+    Endless,
     Slow,
     Unwanted,
 }
@@ -301,16 +305,19 @@ async fn head_of(
     within: Option<Duration>,
 ) -> Result<Response<RecvStream>, Miss> {
     let mut response = response;
+    let mut met = Interims::default();
     let mut limit = pin!(within.map(sleep));
     poll_fn(|cx| {
         if let Err(Unwanted) = push(upload, cx) {
             return Poll::Ready(Err(Miss::Unwanted));
         }
         while let Poll::Ready(Some(Ok(mut interim))) = response.poll_informational(cx) {
-            strip_hop_by_hop(interim.headers_mut());
-            strip_agents(interim.headers_mut());
-            // Only a visitor who has gone cannot be told.
-            let _gone = respond.send_informational(interim);
+            match met.meet(&mut interim) {
+                // Only a visitor who has gone cannot be told.
+                Fate::Pass => drop(respond.send_informational(interim)),
+                Fate::Drop => {}
+                Fate::Flood => return Poll::Ready(Err(Miss::Endless)),
+            }
         }
         if let Poll::Ready(answer) = Pin::new(&mut response).poll(cx) {
             return Poll::Ready(answer.map_err(Miss::Broken));

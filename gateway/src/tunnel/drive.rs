@@ -72,9 +72,8 @@ where
         leaving: None,
         told: false,
         control: Flood {
-            mark: 0,
             second: now,
-            full: 0,
+            ..Flood::default()
         },
         tunnel,
         pool,
@@ -141,10 +140,59 @@ impl Leaving {
     }
 }
 
+/// What an agent sends beyond what it was asked for, second by second.
+#[derive(Debug, Default)]
 struct Flood {
-    mark: u64,
+    /// When the present second began, by [`clock::now_ms`].
     second: u64,
+    /// Seconds in a row in which there was too much.
     full: u64,
+    /// What had arrived by then: control frames, and HEADERS.
+    control: u64,
+    heads: u64,
+    /// Requests that had been sent by then, and those that were open.
+    sent: u64,
+    open: u64,
+}
+
+/// What is known of a tunnel when its flood is looked at.
+#[derive(Clone, Copy, Debug, Default)]
+struct Arrived {
+    control: u64,
+    heads: u64,
+    sent: u64,
+    open: u64,
+}
+
+/// HEADERS that every request justifies in each second in which it is open or sent: its answer, its trailers, and some
+/// interim responses. What is beyond is a control frame like any other.
+const HEADS_PER_REQUEST: u64 = 4;
+
+impl Flood {
+    /// Whether there has been too much for too long.
+    fn is_on(&mut self, now: u64, seen: Arrived) -> bool {
+        let elapsed = now.saturating_sub(self.second);
+        if elapsed < 1000 {
+            return false;
+        }
+        let asked = seen.sent.saturating_sub(self.sent) + self.open;
+        let heads = (seen.heads - self.heads).saturating_sub(asked * HEADS_PER_REQUEST);
+        let rate = (seen.control - self.control + heads) * 1000 / elapsed;
+        let full = if rate > CONTROL_PER_SECOND {
+            self.full + elapsed / 1000
+        } else {
+            0
+        };
+        *self = Self {
+            second: now,
+            full,
+            control: seen.control,
+            heads: seen.heads,
+            sent: seen.sent,
+            open: seen.open,
+        };
+        full >= FLOOD_FOR
+    }
 }
 
 impl<T> Driver<T>
@@ -360,21 +408,14 @@ where
     }
 
     fn flooded(&mut self, now: u64) -> bool {
-        let Flood { mark, second, full } = &mut self.control;
-        let elapsed = now.saturating_sub(*second);
-        if elapsed < 1000 {
-            return false;
-        }
-        let seen = self.tunnel.wire.control();
-        let rate = (seen - *mark) * 1000 / elapsed;
-        *full = if rate > CONTROL_PER_SECOND {
-            *full + elapsed / 1000
-        } else {
-            0
+        let tunnel = &self.tunnel;
+        let seen = Arrived {
+            control: tunnel.wire.control(),
+            heads: tunnel.wire.heads(),
+            sent: tunnel.sent(),
+            open: tunnel.outstanding() as u64,
         };
-        *mark = seen;
-        *second = now;
-        *full >= FLOOD_FOR
+        self.control.is_on(now, seen)
     }
 
     /// From when on a handshake with the certificate fails. Its last second counts as a whole (RFC 5280 §4.1.2.5): an end
@@ -413,5 +454,53 @@ where
             }
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Looks once a second at a tunnel on which so much arrives every second, and says in which second it is a flood.
+    fn flooded_after(each: Arrived) -> Option<u64> {
+        let mut flood = Flood::default();
+        let after = |second| Arrived {
+            control: each.control * second,
+            heads: each.heads * second,
+            sent: each.sent * second,
+            open: each.open,
+        };
+        (1..20).find(|second| flood.is_on(second * 1000, after(*second)))
+    }
+
+    #[test]
+    fn heads_that_no_request_justifies_are_a_flood() {
+        let answers = Arrived {
+            heads: 40_000,
+            sent: 20_000,
+            ..Arrived::default()
+        };
+        assert_eq!(flooded_after(answers), None, "20,000 answers with trailers");
+        let hints = Arrived {
+            heads: 2000,
+            open: 500,
+            ..Arrived::default()
+        };
+        assert_eq!(flooded_after(hints), None, "some hints for 500 who wait");
+        let one = Arrived {
+            heads: 2000,
+            open: 1,
+            ..Arrived::default()
+        };
+        assert_eq!(
+            flooded_after(one),
+            Some(FLOOD_FOR),
+            "2,000 for one who waits"
+        );
+        let pings = Arrived {
+            control: CONTROL_PER_SECOND + 1,
+            ..Arrived::default()
+        };
+        assert_eq!(flooded_after(pings), Some(FLOOD_FOR));
     }
 }

@@ -9,6 +9,8 @@ pub struct Counts {
     pub data: u64,
     /// PING, SETTINGS, PRIORITY, RST_STREAM and unknown frames, and empty DATA: what costs us work and says nothing.
     pub control: u64,
+    /// HEADERS: at the gateway those of answers, of trailers, and of interim responses, of which there may be any number.
+    pub heads: u64,
     /// DATA without payload and without END_STREAM; taken out.
     pub empty: u64,
     /// The same, but with padding, which flow control counts, so that it had to be let through.
@@ -29,6 +31,7 @@ pub const DEBUG_KEPT: usize = 256;
 
 const HEAD: usize = 9;
 const DATA: u8 = 0;
+const HEADERS: u8 = 1;
 const GOAWAY: u8 = 7;
 const END_STREAM: u8 = 1;
 const PADDED: u8 = 8;
@@ -129,8 +132,9 @@ impl FrameWatch {
             GOAWAY if length >= 8 => {
                 self.reading = Some(Vec::with_capacity(length.min(8 + DEBUG_KEPT)))
             }
-            // WINDOW_UPDATE follows from what we send, HEADERS and CONTINUATION from what we ask.
-            1 | 8 | 9 => {}
+            HEADERS => self.counts.heads += 1,
+            // WINDOW_UPDATE follows from what we send, CONTINUATION from HEADERS.
+            8 | 9 => {}
             _ => self.counts.control += 1,
         }
         if kind == GOAWAY && self.keep_goaway_from_h2 {
@@ -289,6 +293,7 @@ mod tests {
             Counts {
                 data: 3,
                 control: 2,
+                heads: 1,
                 empty: 2,
                 padded_empty: 0
             }
