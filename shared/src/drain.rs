@@ -9,9 +9,12 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
+
+/// How long what has not come to a request, or to a tunnel, may still take when everything else finishes.
+pub const IDLE_OVER: Duration = Duration::from_secs(1);
 
 /// Handed to everything that runs; cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -137,6 +140,13 @@ impl Drain {
 
     pub fn is_finishing(&self) -> bool {
         self.finish.is_given()
+    }
+
+    /// Ready a second after the end was asked for: what is not in flight by then, such as a handshake or half a head, is not
+    /// waited for.
+    pub async fn idle_over(&self) {
+        self.finishing().await;
+        sleep(IDLE_OVER).await;
     }
 
     /// Asks everything to finish and waits for it, `within` at most; what is left then is dropped. Returns how many

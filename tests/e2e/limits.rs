@@ -477,6 +477,36 @@ async fn an_idle_gateway_ends_at_once() {
     );
 }
 
+/// The drain's 30 s are for requests. Nobody here has one in flight.
+#[tokio::test]
+async fn peers_that_only_idle_do_not_hold_up_the_end() {
+    let mut site = Site::start().await;
+    let world = &site.world;
+    let mut idlers = Vec::new();
+    for (port, said) in [
+        (world.visitors_tls, &b""[..]),
+        (world.visitors, b""),
+        (world.visitors, b"GET / HT"),
+        (world.visitors, b"PRI "),
+        (
+            world.visitors,
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+        ),
+        (world.tunnels, b""),
+    ] {
+        let mut idler = Visitor::connect(port).await;
+        idler.send(said).await;
+        idlers.push(idler);
+    }
+    let mut visitor = site.visitor().await;
+    visitor.send_get(HOST, "/hello").await;
+    assert_eq!(visitor.answer("GET").await.status(), 200);
+    visitor.send("GET / H").await;
+    site.world.gateway.terminate();
+    let ended = site.world.gateway.ended(Duration::from_secs(5)).await;
+    assert!(ended.success());
+}
+
 #[tokio::test]
 async fn a_gateway_that_ends_finishes_what_is_in_flight() {
     let mut site = Site::start().await;

@@ -85,10 +85,17 @@ impl Intake {
         if let Some(pause) = entry.wait(Instant::now()) {
             sleep(pause).await;
         }
-        let outcome = match security {
-            // Boxed, so that a tunnel does not keep the room that its handshake needed.
-            Security::Tls(config) => Box::pin(self.secured(stream, address, config)).await,
-            Security::Clear(names) => Box::pin(self.clear(stream, address, &names)).await,
+        let opening = async {
+            match security {
+                // Boxed, so that a tunnel does not keep the room that its handshake needed.
+                Security::Tls(config) => Box::pin(self.secured(stream, address, config)).await,
+                Security::Clear(names) => Box::pin(self.clear(stream, address, &names)).await,
+            }
+        };
+        let outcome = tokio::select! {
+            biased;
+            outcome = opening => outcome,
+            () = self.drain.idle_over() => return,
         };
         let driving = match outcome {
             Ok(driving) => {

@@ -17,6 +17,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tidegate_shared::clock;
+use tidegate_shared::drain::IDLE_OVER;
 use tidegate_shared::page::Wants;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::{sleep_until, timeout};
@@ -87,12 +88,16 @@ where
             if !told && finishing.as_mut().poll(cx).is_ready() {
                 told = true;
                 connection.as_mut().graceful_shutdown();
+                watch.as_mut().reset(after(IDLE_OVER));
             }
             if let Poll::Ready(result) = connection.as_mut().poll(cx) {
                 return Poll::Ready(Ended::Over(result));
             }
             if watch.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
+            }
+            if told && watched.pulse.is_at_rest() {
+                return Poll::Ready(Ended::Overdue(Overdue::Idle));
             }
             match watched.look(&limits) {
                 Ok(again) => watch.as_mut().reset(again.into()),

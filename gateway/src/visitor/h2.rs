@@ -70,7 +70,12 @@ where
         .max_local_error_reset_streams(Some(256))
         .data_frame_budget(SMALL_FRAME_BUDGET)
         .enable_connect_protocol();
-    let mut connection = match timeout(limits.patience.head, builder.handshake(io)).await {
+    let shaken = tokio::select! {
+        biased;
+        shaken = timeout(limits.patience.head, builder.handshake(io)) => shaken,
+        () = reception.drain.idle_over() => return,
+    };
+    let mut connection = match shaken {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => {
             return debug!(visitor = %visit.visitor, "HTTP/2 with a visitor failed: {error}");
@@ -87,6 +92,7 @@ where
         if !told && finishing.as_mut().poll(cx).is_ready() {
             told = true;
             connection.graceful_shutdown();
+            care.leaving.get_or_insert_with(Instant::now);
         }
         loop {
             match connection.poll_accept(cx) {

@@ -84,7 +84,12 @@ impl Reception {
             return self.speak(stream, visit).await;
         };
         let accepting = TlsAcceptor::from(secured.config).accept(stream);
-        let tls = match timeout(self.limits.tls, accepting).await {
+        let shaken = tokio::select! {
+            biased;
+            shaken = timeout(self.limits.tls, accepting) => shaken,
+            () = self.drain.idle_over() => return,
+        };
+        let tls = match shaken {
             Ok(Ok(tls)) => tls,
             Ok(Err(error)) => {
                 self.gateway.metrics.tls_failed.inc();
