@@ -1,11 +1,11 @@
-//! A body into one HTTP/2 stream: the only place that reserves a stream's capacity. Never more is taken from the body
-//! than the peer has given window for, so nothing piles up between the two. The future that pumps a request's body is
-//! part of that request's own future: dropping it drops both halves.
+//! A body into one HTTP/2 stream: the only place that reserves a stream's capacity. What is taken from the body goes out
+//! before more is taken, small chunks together up to one frame, so nothing piles up between the two. The future that pumps
+//! a request's body is part of that request's own future: dropping it drops both halves.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::{Reason, SendStream};
 use http::HeaderMap;
 use http_body::Body;
@@ -16,6 +16,10 @@ use crate::message::strip_trailers;
 /// buffer of 16 KiB at whoever reads it. A full frame of 16,384 would take a second record for its last nine, and a
 /// buffer of the allocator's next size, 20 KiB, for as long as its data waits.
 const PART: usize = 16 * 1024 - 9;
+
+/// Chunks shorter than this go out in one frame with those that are there at the same time: whoever keeps a frame unread
+/// keeps some 250 octets beside its payload. Nothing waits for more to come.
+const SMALL: usize = 1024;
 
 /// How a pump ended before its body did.
 #[derive(Debug)]
@@ -30,14 +34,26 @@ pub enum Stop<E> {
     Gone(h2::Error),
 }
 
+/// What a body has to say after what was taken from it.
+#[derive(Debug)]
+enum Rest {
+    More,
+    Trailers(HeaderMap),
+    Nothing,
+}
+
 /// Moves one body into one stream.
 #[derive(Debug)]
 pub struct Pump<B> {
     body: B,
     stream: SendStream<Bytes>,
+    /// To be sent next.
     chunk: Bytes,
-    last: bool,
-    trailers: Option<HeaderMap>,
+    /// `chunk` is made of small ones, and another may be added.
+    joins: bool,
+    /// What came after `chunk` and is too large to be added.
+    next: Bytes,
+    rest: Rest,
     sent: u64,
     touched: bool,
     waits_for_window: bool,
@@ -81,8 +97,9 @@ where
             body,
             stream,
             chunk: Bytes::new(),
-            last: false,
-            trailers: None,
+            joins: false,
+            next: Bytes::new(),
+            rest: Rest::More,
             sent: 0,
             touched: false,
             waits_for_window: false,
@@ -129,40 +146,92 @@ where
 
     fn poll_parts(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stop<B::Error>>> {
         loop {
+            self.gather(cx)?;
             if !self.chunk.is_empty() {
-                ready!(self.poll_send(cx))?;
+                let ended = ready!(self.poll_send(cx))?;
+                if ended {
+                    return Poll::Ready(Ok(()));
+                }
                 continue;
             }
-            if self.last {
-                return Poll::Ready(Ok(()));
-            }
-            if let Some(trailers) = self.trailers.take() {
-                return Poll::Ready(self.stream.send_trailers(trailers).map_err(Stop::Gone));
-            }
             self.waits_for_window = false;
+            match std::mem::replace(&mut self.rest, Rest::Nothing) {
+                Rest::More => {
+                    self.rest = Rest::More;
+                    return self.poll_reset(cx);
+                }
+                Rest::Trailers(trailers) => {
+                    return Poll::Ready(self.stream.send_trailers(trailers).map_err(Stop::Gone));
+                }
+                Rest::Nothing => {
+                    let end = self.stream.send_data(Bytes::new(), true);
+                    return Poll::Ready(end.map_err(Stop::Gone));
+                }
+            }
+        }
+    }
+
+    /// Takes from the body what is there, as long as it fits into the frame that goes out next.
+    fn gather(&mut self, cx: &mut Context<'_>) -> Result<(), Stop<B::Error>> {
+        let mut joined = BytesMut::new();
+        loop {
+            if self.chunk.is_empty() && joined.is_empty() {
+                self.chunk = std::mem::take(&mut self.next);
+                self.joins = false;
+            }
+            let has = self.chunk.len() + joined.len();
+            let fits = has == 0 || (self.joins && has + SMALL <= PART);
+            if !fits || !self.next.is_empty() || !matches!(self.rest, Rest::More) {
+                break;
+            }
             match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => match self.touch(frame).into_data() {
+                    Ok(data) if data.is_empty() => {}
                     Ok(data) => {
                         // END_STREAM rides on the last DATA frame, where the body knows that it is the last.
-                        self.last = self.body.is_end_stream() && !data.is_empty();
-                        self.chunk = data;
+                        if self.body.is_end_stream() {
+                            self.rest = Rest::Nothing;
+                        }
+                        self.add(data, &mut joined);
                     }
                     Err(frame) => {
                         let mut trailers = frame.into_trailers().unwrap_or_default();
                         strip_trailers(&mut trailers);
-                        self.trailers = Some(trailers);
+                        self.rest = Rest::Trailers(trailers);
                     }
                 },
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(Stop::Body(error))),
-                Poll::Ready(None) => {
-                    return Poll::Ready(
-                        self.stream
-                            .send_data(Bytes::new(), true)
-                            .map_err(Stop::Gone),
-                    );
+                Poll::Ready(Some(Err(error))) => {
+                    // What came before goes first, as far as there is room for it: nobody can be told to wait.
+                    self.put_back(joined);
+                    self.send_what_fits();
+                    return Err(Stop::Body(error));
                 }
-                Poll::Pending => return self.poll_reset(cx),
+                Poll::Ready(None) => self.rest = Rest::Nothing,
+                Poll::Pending => break,
             }
+        }
+        self.put_back(joined);
+        Ok(())
+    }
+
+    /// Puts a chunk behind what is to be sent next: into the same frame, if it is small and all of that was.
+    fn add(&mut self, data: Bytes, joined: &mut BytesMut) {
+        if self.chunk.is_empty() && joined.is_empty() {
+            self.joins = data.len() < SMALL;
+            self.chunk = data;
+        } else if data.len() < SMALL {
+            if joined.is_empty() {
+                *joined = BytesMut::from(std::mem::take(&mut self.chunk));
+            }
+            joined.extend_from_slice(&data);
+        } else {
+            self.next = data;
+        }
+    }
+
+    fn put_back(&mut self, joined: BytesMut) {
+        if !joined.is_empty() {
+            self.chunk = joined.freeze();
         }
     }
 
@@ -171,7 +240,8 @@ where
         frame
     }
 
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stop<B::Error>>> {
+    /// Sends one frame of `chunk`; whether that was the body's last.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Stop<B::Error>>> {
         self.stream.reserve_capacity(self.chunk.len());
         while self.stream.capacity() == 0 {
             self.waits_for_window = true;
@@ -186,16 +256,28 @@ where
                         Poll::Pending => Poll::Ready(Err(Stop::Reset(Reason::CANCEL))),
                     };
                 }
-                Poll::Pending => return self.poll_reset(cx),
+                Poll::Pending => return self.poll_reset(cx).map_ok(|()| false),
             }
         }
         self.waits_for_window = false;
+        Poll::Ready(self.send_part())
+    }
+
+    fn send_part(&mut self) -> Result<bool, Stop<B::Error>> {
         let part = self
             .chunk
             .split_to(self.stream.capacity().min(self.chunk.len()).min(PART));
         self.sent += part.len() as u64;
-        let last = self.last && self.chunk.is_empty();
-        Poll::Ready(self.stream.send_data(part, last).map_err(Stop::Gone))
+        let last =
+            self.chunk.is_empty() && self.next.is_empty() && matches!(self.rest, Rest::Nothing);
+        self.stream.send_data(part, last).map_err(Stop::Gone)?;
+        Ok(last)
+    }
+
+    /// Sends what there is room for, for a body that has failed.
+    fn send_what_fits(&mut self) {
+        self.stream.reserve_capacity(self.chunk.len());
+        while !self.chunk.is_empty() && self.stream.capacity() > 0 && self.send_part().is_ok() {}
     }
 
     fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stop<B::Error>>> {
@@ -210,5 +292,116 @@ fn stop<E>(error: h2::Error) -> Stop<E> {
     match error.reason() {
         Some(reason) if error.is_reset() => Stop::Reset(reason),
         _ => Stop::Gone(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::convert::Infallible;
+    use std::future::poll_fn;
+
+    use http::{Request, Response};
+    use http_body::Frame;
+
+    use super::*;
+    use crate::inbound::Inbound;
+
+    /// A body of which everything is there.
+    struct Ready(VecDeque<Frame<Bytes>>);
+
+    impl Ready {
+        fn of(chunks: &[&[u8]]) -> Self {
+            let data = |chunk: &&[u8]| Frame::data(Bytes::copy_from_slice(chunk));
+            Self(chunks.iter().map(data).collect())
+        }
+    }
+
+    impl Body for Ready {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Ready(self.0.pop_front().map(Ok))
+        }
+
+        fn is_end_stream(&self) -> bool {
+            self.0.is_empty()
+        }
+    }
+
+    /// The lengths of the DATA frames in which a body arrives, and its trailers' names.
+    async fn frames_of(body: Ready) -> (Vec<usize>, Vec<String>) {
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let server = async {
+            let mut connection = h2::server::handshake(far).await.unwrap();
+            let (_, mut respond) = connection.accept().await.unwrap().unwrap();
+            let stream = respond.send_response(Response::new(()), false).unwrap();
+            let mut pump = Pump::new(body, stream);
+            let pumped = poll_fn(|cx| {
+                let _more = connection.poll_accept(cx);
+                pump.poll(cx).map(|ended| ended.unwrap())
+            });
+            pumped.await;
+            let _closed = poll_fn(|cx| connection.poll_closed(cx)).await;
+        };
+        let client = async {
+            let (mut requests, mut connection) = h2::client::handshake(near).await.unwrap();
+            let request = Request::get("http://app.test/").body(()).unwrap();
+            let (response, _) = requests.send_request(request, true).unwrap();
+            drop(requests);
+            let arrived = async {
+                let mut body = Inbound::new(response.await.unwrap().into_body());
+                let (mut lengths, mut names) = (Vec::new(), Vec::new());
+                while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+                    match frame.unwrap().into_data() {
+                        Ok(data) => lengths.push(data.len()),
+                        Err(frame) => {
+                            let trailers = frame.into_trailers().unwrap();
+                            names.extend(trailers.keys().map(ToString::to_string));
+                        }
+                    }
+                }
+                (lengths, names)
+            };
+            let mut arrived = std::pin::pin!(arrived);
+            poll_fn(|cx| {
+                let _open = Pin::new(&mut connection).poll(cx);
+                arrived.as_mut().poll(cx)
+            })
+            .await
+        };
+        let (_, arrived) = tokio::join!(server, client);
+        arrived
+    }
+
+    #[tokio::test]
+    async fn small_chunks_that_are_there_go_out_in_one_frame() {
+        let octets = vec![&b"z"[..]; 5000];
+        assert_eq!(frames_of(Ready::of(&octets)).await.0, [5000]);
+    }
+
+    #[tokio::test]
+    async fn a_frame_is_no_longer_than_one_record_and_a_large_chunk_is_not_copied() {
+        let small = vec![7; SMALL - 1];
+        let (lengths, _) = frames_of(Ready::of(&vec![small.as_slice(); 40])).await;
+        assert_eq!(lengths.iter().sum::<usize>(), 40 * (SMALL - 1));
+        assert!(lengths.len() <= 4 && lengths.iter().all(|length| *length <= PART));
+        let large = vec![7; SMALL];
+        let (lengths, _) = frames_of(Ready::of(&[b"a", b"b", &large, b"c", b"d"])).await;
+        assert_eq!(lengths, [2, SMALL, 2]);
+    }
+
+    #[tokio::test]
+    async fn trailers_come_after_what_was_joined() {
+        let mut body = Ready::of(&[b"a", b"b"]);
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-sum", "1".parse().unwrap());
+        body.0.push_back(Frame::trailers(trailers));
+        let (lengths, names) = frames_of(body).await;
+        assert_eq!((lengths, names), (vec![2], vec!["x-sum".to_owned()]));
     }
 }
