@@ -154,13 +154,13 @@ pub struct Seam<T> {
     first: Bytes,
     /// A frame of our own on its way out, between two of `h2`'s.
     ours: Bytes,
-    /// HEADERS frames that had been read at the last pause.
+    /// Frames that had been read at the last pause.
     paused_at: u64,
 }
 
-/// HEADERS frames after which a reader pauses. `h2` reads for as long as there is something to read and keeps what it has
-/// read, without bound; a pause is a turn for those who take it.
-const HEADS_IN_A_TURN: u64 = 1024;
+/// Frames after which a reader pauses. `h2` reads for as long as there is something to read and keeps what it has read,
+/// field blocks without bound; a pause is a turn for those who take it.
+const FRAMES_IN_A_TURN: u64 = 1024;
 
 impl<T> Seam<T> {
     /// `seen` is what was read already, from a frame boundary on.
@@ -342,12 +342,12 @@ impl<T: AsyncRead + Unpin> Seam<T> {
 }
 
 impl<T> Seam<T> {
-    /// Whether so many heads have been read that others are to have a turn; once for each so many.
+    /// Whether so many frames have been read that others are to have a turn; once for each so many.
     fn is_due_to_pause(&mut self) -> bool {
-        let heads = self.watch.counts().heads;
-        let due = heads - self.paused_at >= HEADS_IN_A_TURN;
+        let passed = self.watch.passed();
+        let due = passed - self.paused_at >= FRAMES_IN_A_TURN;
         if due {
-            self.paused_at = heads;
+            self.paused_at = passed;
         }
         due
     }

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use tidegate_tests::conn::Conn;
 use tidegate_tests::eventually::SOON;
 use tidegate_tests::peers::agent::RawAgent;
-use tidegate_tests::peers::frame::{Frame, code, flag, kind, setting};
+use tidegate_tests::peers::frame::{Frame, PREFACE, code, flag, kind, setting};
 use tidegate_tests::peers::{Peer, hpack};
 use tidegate_tests::visitors::Answer;
 use tidegate_tests::visitors::http1::try_get;
@@ -156,6 +157,61 @@ async fn data_beyond_the_window_ends_the_tunnel() {
     let frame = Frame::data(stream, &[b'x'; 16_000], false);
     scene.flood(&[frame], 64 << 20).await;
     scene.nobody_else_noticed("DATA").await;
+}
+
+/// Lets twenty visitors who give no window ask the hostile agent, and begins to answer all of them.
+async fn stuck(scene: &mut Scene) -> (Vec<u32>, Vec<Peer>) {
+    let request = hpack::encode(&[
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":authority", EVIL),
+        (":path", "/"),
+    ]);
+    let opening = [
+        PREFACE.as_slice(),
+        &Frame::settings(&[(setting::INITIAL_WINDOW_SIZE, 0)]).encode(),
+        &Frame::headers(1, request, true).encode(),
+    ]
+    .concat();
+    let (mut streams, mut visitors) = (Vec::new(), Vec::new());
+    for _ in 0..20 {
+        let mut visitor = Peer::over(Conn::plain(scene.world().visitors).await.unwrap());
+        visitor.write(&opening).await.unwrap();
+        visitors.push(visitor);
+        let (stream, _) = scene.peer.head().await;
+        let ok = [(":status", "200")];
+        scene.peer.send_head(stream, &ok, false).await;
+        streams.push(stream);
+    }
+    (streams, visitors)
+}
+
+/// What is kept of DATA that nobody reads is bounded by its octets, however it is cut.
+#[tokio::test]
+async fn one_octet_at_a_time_to_stuck_visitors_is_no_more_than_many_at_once() {
+    let mut scene = Scene::start().await;
+    let (streams, _stuck) = stuck(&mut scene).await;
+    let run = |stream: &u32| vec![Frame::data(*stream, b"z", false); 2000];
+    let frames: Vec<Frame> = streams.iter().flat_map(run).collect();
+    scene.flood(&frames, 8 << 20).await;
+    scene.nobody_else_noticed("runs of one-octet DATA").await;
+    assert_eq!(scene.world().filed(EVIL).await, 1, "the tunnel lives");
+}
+
+/// Frames that are kept apart are bounded in number.
+#[tokio::test]
+async fn one_octet_each_to_stuck_visitors_in_turn_ends_the_tunnel() {
+    let mut scene = Scene::start().await;
+    let (streams, _stuck) = stuck(&mut scene).await;
+    let turn = streams
+        .iter()
+        .map(|stream| Frame::data(*stream, b"z", false));
+    let frames: Vec<Frame> = turn.collect();
+    scene.flood(&vec![frames; 300].concat(), 8 << 20).await;
+    scene.world().wait_filed(EVIL, 0, SOON).await;
+    let gone = ["tunnel gone", "ending=\"flood\""];
+    scene.world().gateway.wait_log(&gone).await;
+    scene.nobody_else_noticed("one-octet DATA in turn").await;
 }
 
 #[tokio::test]
@@ -462,9 +518,7 @@ async fn a_source_that_keeps_failing_is_held_back() {
         // As a HAProxy agent does: no pause at all between a failure and the next dial.
         let config = site.world.pki.client(Some(&identity), &["h2"]);
         let attempt = async {
-            if let Ok(conn) =
-                tidegate_tests::conn::Conn::tls(site.world.tunnels, "localhost", config).await
-            {
+            if let Ok(conn) = Conn::tls(site.world.tunnels, "localhost", config).await {
                 Peer::over(conn).until_closed(SOON).await;
             }
         };

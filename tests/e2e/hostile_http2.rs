@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use tidegate_tests::conn::Conn;
 use tidegate_tests::eventually::SOON;
+use tidegate_tests::http1::pattern;
+use tidegate_tests::peers::agent::RawAgent;
 use tidegate_tests::peers::frame::{Frame, PREFACE, code, flag, kind, setting};
 use tidegate_tests::peers::{Event, Peer, field, hpack};
 use tidegate_tests::{HOST, Site, within};
@@ -57,6 +59,65 @@ async fn fate(peer: &mut Peer, stream: u32) -> Fate {
         }
     })
     .await
+}
+
+fn post(host: &str, path: &str) -> Frame {
+    let fields = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":authority", host),
+        (":path", path),
+    ];
+    Frame::headers(1, hpack::encode(&fields), false)
+}
+
+/// A body cut into single octets, faster than anybody could take them, is a body like any other.
+#[tokio::test]
+async fn a_body_of_single_octets_arrives() {
+    let site = Site::start().await;
+    let mut visitor = visitor(&site).await;
+    let octets = pattern(30_000);
+    let mut frames = vec![post(HOST, "/upload")];
+    frames.extend(octets.iter().map(|octet| Frame::data(1, &[*octet], false)));
+    frames.push(Frame::data(1, b"", true));
+    visitor.send_all(&frames).await.unwrap();
+    assert_eq!(fate(&mut visitor, 1).await, Fate::Status(200));
+    let body = visitor.wait_frame(kind::DATA).await.payload;
+    let text = String::from_utf8_lossy(&body).into_owned();
+    assert!(text.contains("30000"), "{text}");
+}
+
+/// Frames that nobody takes cost far more than their octets: a connection may have few of them.
+#[tokio::test]
+async fn single_octets_that_nobody_takes_end_the_connection_and_fill_no_memory() {
+    let site = Site::start().await;
+    let stuck = "stuck.test";
+    let identity = site.world.pki.agent(&[stuck]);
+    let settings = Frame::settings(&[
+        (setting::ENABLE_PUSH, 0),
+        (setting::INITIAL_WINDOW_SIZE, 0),
+        (setting::MAX_CONCURRENT_STREAMS, 100),
+    ]);
+    let agent = RawAgent::dial_with(site.world.tunnels, &site.world.pki, &identity, settings).await;
+    let _agent = agent.idle();
+    site.world.wait_filed(stuck, 1, SOON).await;
+    let memory = site.world.gateway.resident_kib();
+    let mut wire = post(stuck, "/").encode();
+    wire.extend(Frame::data(1, b"u", false).encode().repeat(60_000));
+    let mut visitors = Vec::new();
+    for _ in 0..20 {
+        let mut visitor = visitor(&site).await;
+        // A connection that is ended meanwhile takes no more.
+        let _ended = within(SOON, "frames are taken", visitor.write(&wire)).await;
+        visitors.push(visitor);
+    }
+    let grown = site.world.gateway.resident_kib().saturating_sub(memory);
+    assert!(grown < 48 * 1024, "{grown} KiB more");
+    for visitor in &mut visitors {
+        visitor.until_closed(SOON).await;
+    }
+    assert_eq!(site.get("/hello").await.status(), 200);
+    assert_eq!(site.world.filed(stuck).await, 1, "the tunnel lives");
 }
 
 /// Heads with which an HTTP/2 visitor would write another request into HTTP/1, or confuse the routing.

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use h2::{Ping, PingPong, client};
+use h2::{Ping, PingPong, Reason, client};
 use tidegate_shared::clock;
 use tidegate_shared::drain::Drain;
 use tidegate_shared::liveness::{Liveness, Move, Patience, Sight};
@@ -45,7 +45,7 @@ const FLOOD_FOR: u64 = 5;
 
 /// Owns one tunnel until it is gone. Ends when: (1) the agent closes, or the connection breaks; (2) a PING is not
 /// answered in time; (3) the agent said GOAWAY, the certificate expired, or the gateway drains, and the last stream
-/// finished or the grace is over; (4) the agent floods it with control frames. Whichever it is, the tunnel has left the
+/// finished or the grace is over; (4) the agent floods it with frames. Whichever it is, the tunnel has left the
 /// pool before this returns, and those who wait for a response on it have been told.
 ///
 /// The driver is put in its box before anything waits, so that an idle tunnel keeps its connection's room once and not
@@ -241,6 +241,12 @@ where
             (None, None) => Ending::Closed {
                 why: "the agent closed the connection".into(),
             },
+            // `h2` has bounds of its own: for frames without content, and for small ones that nobody takes.
+            (None, Some(error))
+                if error.is_library() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM) =>
+            {
+                Ending::Flood
+            }
             (None, Some(error)) => Ending::Closed {
                 why: match error.get_io().map(std::io::Error::kind) {
                     Some(ErrorKind::UnexpectedEof) => {

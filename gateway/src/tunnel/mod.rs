@@ -57,7 +57,7 @@ pub enum Ending {
     Replaced,
     /// The gateway shuts down.
     Drained,
-    /// More control frames than any honest agent sends.
+    /// More frames that carry nothing, or next to nothing, than any honest agent sends.
     Flood,
 }
 
@@ -92,7 +92,7 @@ impl fmt::Display for Ending {
             Self::Expired => f.write_str("its certificate expired"),
             Self::Replaced => f.write_str("it was replaced by a fresh one"),
             Self::Drained => f.write_str("the gateway is shutting down"),
-            Self::Flood => f.write_str("the agent flooded it with control frames"),
+            Self::Flood => f.write_str("the agent flooded it with frames"),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A visitor's HTTP/2 socket as `h2` sees it: what was read while the protocol was still open is replayed, and a field
 //! block that was begun and not ended leaves a note. `h2` waits for its end for ever (RFC 9113 §4.3 lets it); the
-//! connection's care does not.
+//! connection's care does not. And `h2` reads for as long as there is something to read; here it pauses now and then.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -32,7 +32,12 @@ struct Blocks {
     have: usize,
     in_block: bool,
     ends_block: bool,
+    /// Frames begun since the last pause.
+    frames: usize,
 }
+
+/// Frames after which a reader pauses, so that those who take what was read have a turn.
+const FRAMES_IN_A_TURN: usize = 512;
 
 const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
@@ -46,6 +51,7 @@ impl Blocks {
             have: 0,
             in_block: false,
             ends_block: false,
+            frames: 0,
         }
     }
 
@@ -65,6 +71,7 @@ impl Blocks {
             octets = &octets[run..];
             if self.have == self.head.len() {
                 self.have = 0;
+                self.frames += 1;
                 self.left = usize::from(self.head[0]) << 16
                     | usize::from(self.head[1]) << 8
                     | usize::from(self.head[2]);
@@ -125,6 +132,11 @@ impl<T: AsyncRead + Unpin> AsyncRead for HeadsIo<T> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if this.blocks.frames >= FRAMES_IN_A_TURN {
+            this.blocks.frames = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
         if this.replay.is_empty() {
             ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;

@@ -1,6 +1,7 @@
 //! Watches the frames of a tunnel go by, in place and without a copy, and takes out the few that must not reach `h2`:
 //! empty DATA (of which `h2` forgives a hundred in a connection's whole life) and, at the agent, GOAWAY (which means "dial
-//! another one first", or "you are refused, because …"). Pure: the seam feeds it, the tunnel's owner reads its counts.
+//! another one first", or "you are refused, because …"). Small DATA that arrives together becomes one frame, for `h2` keeps
+//! every unread frame apart, at some 250 octets each. Pure: the seam feeds it, the tunnel's owner reads its counts.
 
 /// What went by since the connection was reversed. Only ever grows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,6 +37,12 @@ const GOAWAY: u8 = 7;
 const END_STREAM: u8 = 1;
 const PADDED: u8 = 8;
 
+/// DATA with fewer octets is joined to what came right before it on its stream.
+const SMALL: usize = 256;
+
+/// What joined DATA carries at most: with its head, what a reader has room for at once.
+const JOINED: usize = 16 * 1024 - HEAD;
+
 /// A scanner for one direction of one connection, started at a frame boundary.
 #[derive(Debug, Default)]
 pub struct FrameWatch {
@@ -50,6 +57,7 @@ pub struct FrameWatch {
     goaway: Option<Goaway>,
     keep_goaway_from_h2: bool,
     counts: Counts,
+    passed: u64,
 }
 
 impl FrameWatch {
@@ -72,6 +80,8 @@ impl FrameWatch {
     pub fn pass(&mut self, octets: &mut [u8]) -> usize {
         self.holding = 0;
         let (mut at, mut kept) = (0, 0);
+        // Where the last frame that was kept begins, if another may be joined to it.
+        let mut open: Option<usize> = None;
         while at < octets.len() {
             if self.left > 0 {
                 let run = self.left.min(octets.len() - at);
@@ -90,9 +100,17 @@ impl FrameWatch {
                 break;
             };
             self.head(head);
-            if !self.dropping {
+            let whole = self.left <= octets.len() - at - HEAD;
+            if whole && open.is_some_and(|open| join(&mut octets[open..kept], head)) {
+                if head[4] & END_STREAM != 0 {
+                    open = None;
+                }
+            } else if !self.dropping {
                 octets.copy_within(at..at + HEAD, kept);
+                let joinable = whole && self.left > 0 && head[3] == DATA && head[4] == 0;
+                open = joinable.then_some(kept);
                 kept += HEAD;
+                self.passed += 1;
             }
             at += HEAD;
         }
@@ -101,6 +119,11 @@ impl FrameWatch {
 
     pub fn counts(&self) -> Counts {
         self.counts
+    }
+
+    /// Frames that were passed on, as they were passed on.
+    pub fn passed(&self) -> u64 {
+        self.passed
     }
 
     /// The first GOAWAY that arrived whole, once.
@@ -164,6 +187,22 @@ impl FrameWatch {
             });
         }
     }
+}
+
+/// Has `frame`, which is whole, take in the payload that follows, if that is small DATA of the same stream. Only its head
+/// is written; whether the payload is all there the caller knows.
+fn join(frame: &mut [u8], next: [u8; HEAD]) -> bool {
+    let added = usize::from(next[0]) << 16 | usize::from(next[1]) << 8 | usize::from(next[2]);
+    let has = frame.len() - HEAD;
+    let fits = (1..SMALL).contains(&added) && has + added <= JOINED;
+    if !fits || next[3] != DATA || next[4] & !END_STREAM != 0 || frame[5..HEAD] != next[5..] {
+        return false;
+    }
+    // Below 16,384 by `JOINED`.
+    let [high, low] = u16::try_from(has + added).unwrap_or(u16::MAX).to_be_bytes();
+    frame[..3].copy_from_slice(&[0, high, low]);
+    frame[4] = next[4];
+    true
 }
 
 /// Finds the boundaries between the frames that we write, so that a frame of our own can be put between two of them.
@@ -324,11 +363,102 @@ mod tests {
         }
     }
 
+    /// What `h2` makes of a wire: frames, DATA of one stream joined however it was cut, and what is not a whole frame.
+    fn understood(mut wire: &[u8]) -> Vec<Vec<u8>> {
+        let mut frames: Vec<Vec<u8>> = Vec::new();
+        while let Some(head) = wire.first_chunk::<HEAD>() {
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+            let Some(payload) = wire.get(HEAD..HEAD + length) else {
+                break;
+            };
+            let joins = |last: &&mut Vec<u8>| {
+                last[3..5] == [DATA, 0]
+                    && last.len() > HEAD
+                    && length > 0
+                    && head[3] == DATA
+                    && head[4] & !END_STREAM == 0
+                    && last[5..HEAD] == head[5..]
+            };
+            match frames.last_mut().filter(joins) {
+                Some(last) => {
+                    last[4] = head[4];
+                    last.extend(payload);
+                    let length = u32::try_from(last.len() - HEAD).unwrap().to_be_bytes();
+                    last[..3].copy_from_slice(&length[1..]);
+                }
+                None => frames.push([head, payload].concat()),
+            }
+            wire = &wire[HEAD + length..];
+        }
+        frames.push(wire.to_vec());
+        frames
+    }
+
+    #[test]
+    fn small_data_that_arrives_together_is_one_frame() {
+        let mut wire = frame(1, 4, 1, b"\x88");
+        (0..5000).for_each(|_| wire.extend(frame(0, 0, 1, b"t")));
+        wire.extend(frame(0, 1, 1, b"!"));
+        let out = feed(&mut FrameWatch::new(false), &wire, &[]);
+        let mut body = vec![b't'; 5000];
+        body.push(b'!');
+        assert_eq!(
+            out,
+            [frame(1, 4, 1, b"\x88"), frame(0, 1, 1, &body)].concat()
+        );
+    }
+
+    #[test]
+    fn data_is_joined_to_its_own_stream_and_only_when_it_is_whole() {
+        let apart = [
+            [
+                frame(0, 0, 1, b"a"),
+                frame(0, 0, 3, b"b"),
+                frame(0, 0, 1, b"c"),
+            ]
+            .concat(),
+            [
+                frame(0, 0, 1, b"a"),
+                frame(6, 0, 0, &[1; 8]),
+                frame(0, 0, 1, b"b"),
+            ]
+            .concat(),
+            [frame(0, 1, 1, b"a"), frame(0, 0, 1, b"b")].concat(),
+            [frame(0, 0, 1, b"a"), frame(0, PADDED, 1, b"\0b")].concat(),
+            [frame(0, 0, 1, b"a"), frame(0, 0, 1, &[b'b'; SMALL])].concat(),
+        ];
+        for wire in apart {
+            assert_eq!(feed(&mut FrameWatch::new(false), &wire, &[]), wire);
+        }
+        // What is here goes on at once, though the rest of the next frame is not.
+        let wire = [frame(0, 0, 1, b"a"), frame(0, 0, 1, b"bcd")].concat();
+        let mut piece = wire[..HEAD + 1 + HEAD + 2].to_vec();
+        let mut watch = FrameWatch::new(false);
+        let kept = watch.pass(&mut piece);
+        assert_eq!(piece[..kept], wire[..kept]);
+        assert_eq!(kept, piece.len());
+    }
+
+    #[test]
+    fn joined_data_is_no_longer_than_a_frame_may_be() {
+        let one = frame(0, 0, 1, &[7; SMALL - 1]);
+        let out = feed(&mut FrameWatch::new(false), &one.repeat(1000), &[]);
+        let mut wire = out.as_slice();
+        let mut total = 0;
+        while !wire.is_empty() {
+            let length = usize::from(wire[1]) << 8 | usize::from(wire[2]);
+            assert!(wire[0] == 0 && length <= JOINED, "{length}");
+            total += length;
+            wire = &wire[HEAD + length..];
+        }
+        assert_eq!(total, 1000 * (SMALL - 1));
+    }
+
     fn any_frame() -> impl Strategy<Value = Vec<u8>> {
         (
-            0u8..11,
-            any::<u8>(),
-            0u32..9,
+            prop_oneof![0u8..11, Just(DATA)],
+            prop_oneof![any::<u8>(), Just(0), Just(END_STREAM)],
+            prop_oneof![0u32..9, Just(1)],
             prop::collection::vec(any::<u8>(), 0..40),
         )
             .prop_map(|(kind, flags, stream, payload)| frame(kind, flags, stream, &payload))
@@ -347,7 +477,8 @@ mod tests {
             cuts.sort_unstable();
             let cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(wire.len())).collect();
             let (mut whole, mut split) = (FrameWatch::new(agent), FrameWatch::new(agent));
-            prop_assert_eq!(feed(&mut whole, &wire, &[]), feed(&mut split, &wire, &cuts));
+            let (whole_out, split_out) = (feed(&mut whole, &wire, &[]), feed(&mut split, &wire, &cuts));
+            prop_assert_eq!(understood(&whole_out), understood(&split_out));
             prop_assert_eq!(whole.counts(), split.counts());
             prop_assert_eq!(whole.held(), split.held());
             prop_assert_eq!(whole.take_goaway(), split.take_goaway());

@@ -47,9 +47,14 @@ impl Default for Terms {
     }
 }
 
-/// `h2` ends a connection whose small unread frames add up to this charge (256 less the length, each). One visitor who
-/// does not read would reach the default at once, and end the tunnel of everybody else.
-const SMALL_FRAME_BUDGET: usize = 1 << 30;
+/// `h2` ends a connection whose small unread frames add up to this charge (256 less the length, each), less what larger
+/// frames bring beyond 256. With the default, one visitor who does not read would end the tunnel of everybody else; without
+/// a bound, a peer could have every octet of the window kept as a frame of its own.
+///
+/// What arrives together is joined before it comes here ([`super::frames`]) and a [`crate::pump`] sends small chunks
+/// together, so that only what trickles or is sent on many streams in turn counts: 65,800 frames of one octet, each in some
+/// 250 octets of a table that keeps its size as long as the tunnel lives. That is 16 MiB for a tunnel at its worst.
+const SMALL_FRAME_BUDGET: usize = 16 * 1024 * 1024;
 
 /// Resets that `h2` remembers so that late frames of theirs are no error.
 const REMEMBERED_RESETS: usize = 512;
