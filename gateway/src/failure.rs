@@ -2,6 +2,7 @@
 //! and metric), what the visitor is told, and whether another tunnel may be tried.
 
 use http::StatusCode;
+use tidegate_shared::message::BadLength;
 
 /// Why a visitor does not get the app's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -16,7 +17,8 @@ pub enum Failure {
     ConflictingHost,
     /// A Host that is no host.
     BadHost,
-    /// Both Content-Length and Transfer-Encoding (RFC 9112 §6.1), or Transfer-Encoding that is not `chunked` alone.
+    /// Both Content-Length and Transfer-Encoding (RFC 9112 §6.1), or Transfer-Encoding that is not `chunked` alone, or several
+    /// Content-Length.
     AmbiguousFraming,
     /// CONNECT without `:protocol`: visitors cannot open TCP connections here.
     ConnectRefused,
@@ -250,6 +252,15 @@ impl Failure {
         ]
         .into_iter()
         .find(|failure| failure.reason().as_bytes() == reason)
+    }
+}
+
+impl From<BadLength> for Failure {
+    fn from(bad: BadLength) -> Self {
+        match bad {
+            BadLength::Several => Self::AmbiguousFraming,
+            BadLength::NoNumber => Self::Malformed,
+        }
     }
 }
 

@@ -230,10 +230,13 @@ pub fn rewrite(
         join_cookies(headers);
     }
     // Looking up six names in a message without one of their kind costs more than a glance at what there is.
-    if !origin.trusted && headers.keys().any(|name| name.as_str().starts_with("x-")) {
-        for name in FORGEABLE {
-            headers.remove(name);
+    if headers.keys().any(begins_with_x) {
+        if !origin.trusted {
+            for name in FORGEABLE {
+                headers.remove(name);
+            }
         }
+        remove_lookalikes(headers);
     }
     set_x_forwarded(headers, policy, origin, authority);
     set_forwarded(headers, policy, origin, authority);
@@ -246,6 +249,26 @@ pub fn rewrite(
                 _ => "2 tidegate",
             }),
         );
+    }
+}
+
+fn begins_with_x(name: &HeaderName) -> bool {
+    matches!(name.as_str().as_bytes(), [b'x', b'-' | b'_', ..])
+}
+
+/// Apps behind CGI and its kind (RFC 3875 §4.1.18, WSGI) read `_` in a name as `-`, and would take `x_forwarded_for` for ours.
+/// No hop that is worth trusting writes them so.
+fn remove_lookalikes(headers: &mut HeaderMap) {
+    let alike = |name: &&HeaderName| {
+        let name = name.as_str();
+        name.contains('_') && {
+            let read = name.replace('_', "-");
+            read.starts_with("x-forwarded-") || read == "x-real-ip"
+        }
+    };
+    let found: Vec<HeaderName> = headers.keys().filter(alike).cloned().collect();
+    for name in found {
+        headers.remove(name);
     }
 }
 
@@ -406,6 +429,39 @@ mod tests {
             ("via", "1.1 tidegate"),
         ]);
         assert_eq!(headers, expected);
+    }
+
+    #[test]
+    fn a_name_that_cgi_would_read_as_ours_is_dropped() {
+        for (trusted, who) in [(&[][..], "a stranger"), (&["192.0.2.0/24"][..], "trusted")] {
+            let headers = rewritten(
+                &policy(trusted),
+                "192.0.2.9:1",
+                &[
+                    ("x_forwarded_for", "6.6.6.6"),
+                    ("x-forwarded_for", "6.6.6.6"),
+                    ("x_forwarded-proto", "https"),
+                    ("x_forwarded_prefix", "/admin"),
+                    ("x-real_ip", "6.6.6.6"),
+                    ("x_real_ip", "6.6.6.6"),
+                    ("x_kept", "1"),
+                    ("x_real_ip_of_a_peer", "2"),
+                    ("my_forwarded_for", "3"),
+                ],
+            );
+            let mut kept: Vec<&str> = headers
+                .keys()
+                .map(HeaderName::as_str)
+                .filter(|name| name.contains('_'))
+                .collect();
+            kept.sort_unstable();
+            assert_eq!(
+                kept,
+                ["my_forwarded_for", "x_kept", "x_real_ip_of_a_peer"],
+                "{who}"
+            );
+            assert_eq!(headers["x-forwarded-for"], "192.0.2.9", "{who}");
+        }
     }
 
     #[test]

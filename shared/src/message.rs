@@ -1,4 +1,5 @@
-//! Fields that concern one hop only (RFC 9110 §7.6.1). Pure. Called by the gateway and the agent for what they pass on.
+//! Fields that concern one hop only (RFC 9110 §7.6.1), and those that would frame a message in two ways once it is written
+//! as HTTP/1. Pure. Called by the gateway and the agent for what they pass on, and for what they do not.
 
 use http::header::{
     CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
@@ -93,6 +94,60 @@ pub fn strip_trailers(trailers: &mut HeaderMap) {
     for name in [CONTENT_LENGTH, HOST, TE, TRAILER] {
         trailers.remove(name);
     }
+}
+
+/// Why a message's `Content-Length` cannot be passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadLength {
+    /// More than one field. Even two that agree can be read in two ways, and no honest hop writes them.
+    Several,
+    /// Not digits alone, or more than a length can be.
+    NoNumber,
+}
+
+/// The length that a head declares, in octets; `None` where it declares none.
+///
+/// # Errors
+/// Where it is not one field of digits (RFC 9110 §8.6): whoever writes such a head as HTTP/1 leaves it to the next hop to
+/// guess where the body ends (RFC 9112 §11.2).
+pub fn declared_length(headers: &HeaderMap) -> Result<Option<u64>, BadLength> {
+    let mut fields = headers.get_all(CONTENT_LENGTH).iter();
+    let Some(field) = fields.next() else {
+        return Ok(None);
+    };
+    if fields.next().is_some() {
+        return Err(BadLength::Several);
+    }
+    // `parse` takes a sign, which no length has.
+    field
+        .to_str()
+        .ok()
+        .filter(|text| text.bytes().all(|octet| octet.is_ascii_digit()))
+        .and_then(|text| text.parse().ok())
+        .map(Some)
+        .ok_or(BadLength::NoNumber)
+}
+
+/// Whether an app may be asked to change to this protocol (RFC 9110 §7.8), given by an `Upgrade` or a `:protocol`: one token
+/// with a version or without, and no kind of HTTP or TLS. Behind those, requests would reach the app that nobody in front of
+/// it has seen; RFC 9113 §3.1 has withdrawn `h2c`.
+pub fn may_upgrade_to(protocol: &str) -> bool {
+    const UNSEEN: [&str; 4] = ["http", "h2", "h3", "tls"];
+    let (name, version) = match protocol.split_once('/') {
+        Some((name, version)) => (name, Some(version)),
+        None => (protocol, None),
+    };
+    let unseen = |prefix: &str| {
+        name.get(..prefix.len())
+            .is_some_and(|begin| begin.eq_ignore_ascii_case(prefix))
+    };
+    is_token(name) && version.is_none_or(is_token) && !UNSEEN.into_iter().any(unseen)
+}
+
+/// RFC 9110 §5.6.2.
+fn is_token(text: &str) -> bool {
+    let member = |octet: u8| octet.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&octet);
+    !text.is_empty() && text.bytes().all(member)
 }
 
 /// Whether the sender takes trailers (RFC 9110 §10.1.4).
@@ -192,6 +247,80 @@ mod tests {
         ]);
         strip_trailers(&mut map);
         assert_eq!(map, headers(&[("x-sum", "1")]));
+    }
+
+    #[test]
+    fn a_length_is_one_field_of_digits() {
+        let length = |values: &[&str]| {
+            let fields: Vec<_> = values
+                .iter()
+                .map(|value| ("content-length", *value))
+                .collect();
+            let mut map = HeaderMap::new();
+            for (name, value) in fields {
+                map.append(name, HeaderValue::from_str(value).unwrap());
+            }
+            declared_length(&map)
+        };
+        assert_eq!(length(&[]), Ok(None));
+        for (text, octets) in [("0", 0), ("007", 7), ("18446744073709551615", u64::MAX)] {
+            assert_eq!(length(&[text]), Ok(Some(octets)));
+        }
+        for two in [["2", "2"], ["0", "00"], ["", ""], ["2", "x"]] {
+            assert_eq!(length(&two), Err(BadLength::Several), "{two:?}");
+        }
+        for none in [
+            "",
+            "+2",
+            "-1",
+            "2, 2",
+            " 2",
+            "0x2",
+            "18446744073709551616",
+            "\u{b2}",
+        ] {
+            assert_eq!(length(&[none]), Err(BadLength::NoNumber), "{none:?}");
+        }
+    }
+
+    #[test]
+    fn behind_an_upgrade_no_requests_go_unseen() {
+        for good in [
+            "websocket",
+            "WebSocket",
+            "foo",
+            "foo/1.0",
+            "connect-udp",
+            "IRC/6.9",
+            "t",
+        ] {
+            assert!(may_upgrade_to(good), "{good}");
+        }
+        for bad in [
+            "h2c",
+            "H2C",
+            "h2",
+            "h2c-14",
+            "h3",
+            "http",
+            "HTTP/2.0",
+            "https",
+            "tls/1.0",
+            "TLS",
+            "",
+            "/",
+            "foo/",
+            "/1",
+            "a/b/c",
+            "a b",
+            "a,h2c",
+            "a, h2c",
+            "web\r\nX-Inj: 1",
+            "a\0",
+            "f\u{f6}o",
+        ] {
+            assert!(!may_upgrade_to(bad), "{bad:?}");
+        }
     }
 
     #[test]

@@ -249,6 +249,64 @@ async fn requests_do_not_move_the_agents_target() {
     assert_eq!(other.connections(), 0);
 }
 
+/// Whatever a gateway lets through: the app's HTTP/1 can be read in one way.
+#[tokio::test]
+async fn requests_that_would_smuggle_do_not_reach_the_app() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = Pki::create(dir.path(), "ca");
+    let gateway = RawGateway::listen(&pki, &pki.server(&["localhost"])).await;
+    let app = HttpApp::start("app").await;
+    let address = format!("localhost:{}", gateway.address().port());
+    let _agent = launch_agent(
+        &[],
+        &address,
+        &pki.agent(&[HOST]),
+        &pki.ca_file("ca"),
+        app.target(),
+        &["--tunnels", "1"],
+    );
+    let mut peer = gateway.reversed().await;
+    let with = |method, more: &[(&'static str, &'static str)]| {
+        let mut fields = request(method, HOST, "/upload");
+        fields.extend(more);
+        fields
+    };
+    let upgrade = |protocol| {
+        let mut fields = request("CONNECT", HOST, "/ws");
+        fields.insert(1, (":protocol", protocol));
+        fields
+    };
+    let attempts = [
+        with("POST", &[("content-length", "0"), ("content-length", "00")]),
+        with("POST", &[("content-length", "")]),
+        upgrade("h2c"),
+        upgrade("TLS/1.3"),
+        upgrade("foo\r\nX-Owned: 1"),
+        upgrade("a b"),
+        upgrade(""),
+    ];
+    let mut stream = 1;
+    for fields in &attempts {
+        peer.send_head(stream, fields, fields[0].1 == "POST").await;
+        let (head, _, _) = answer(&mut peer, stream).await;
+        let status = head.iter().find(|(name, _)| name == ":status");
+        assert_eq!(
+            status.map(|(_, status)| status.as_str()),
+            Some("400"),
+            "{fields:?}"
+        );
+        assert!(
+            app.requests().is_empty(),
+            "{fields:?}: {:?}",
+            app.requests()
+        );
+        stream += 2;
+    }
+    peer.send_head(stream, &request("GET", HOST, "/hello"), true)
+        .await;
+    assert_eq!(answer(&mut peer, stream).await.1, b"hello from app\n");
+}
+
 #[tokio::test]
 async fn sigterm_ends_an_idle_agent_at_once() {
     let mut site = Site::start().await;

@@ -73,6 +73,27 @@ async fn what_a_visitor_claims_is_dropped() {
     );
 }
 
+/// CGI and WSGI read `_` in a name as `-`: an app behind them would believe the visitor.
+#[tokio::test]
+async fn what_a_visitor_claims_with_underscores_is_dropped() {
+    let site = Site::start().await;
+    let head = seen(
+        &site,
+        "X_Forwarded_For: 9.9.9.9\r\nX-Forwarded_For: 9.9.9.9\r\nX_Forwarded-Proto: evil\r\n\
+         X_Forwarded_Host: evil.test\r\nX_Real_IP: 9.9.9.9\r\nX-Real_IP: 9.9.9.9\r\n\
+         X_Forwarded_Prefix: /evil\r\nX_Own: stays\r\nmy_field: stays\r\n",
+    )
+    .await;
+    let evil = |(_, value): &&(String, String)| value.contains("9.9.9.9") || value.contains("evil");
+    let passed: Vec<_> = head.fields.iter().filter(evil).collect();
+    assert!(passed.is_empty(), "{passed:?}");
+    assert_eq!(
+        (head.get("x_own"), head.get("my_field")),
+        (Some("stays"), Some("stays"))
+    );
+    assert_eq!(head.get("x-forwarded-for"), Some("127.0.0.1"));
+}
+
 #[tokio::test]
 async fn hop_by_hop_fields_end_at_the_gateway() {
     let site = Site::start().await;

@@ -229,6 +229,88 @@ async fn heads_that_would_smuggle_do_not_reach_the_app() {
     }
 }
 
+/// Behind `h2c`, or behind a line that the value itself ends, requests would reach the app that nobody has seen.
+#[tokio::test]
+async fn an_app_is_not_asked_to_change_to_what_hides_requests() {
+    let site = Site::start().await;
+    for protocol in [
+        "h2c",
+        "H2C",
+        "h2",
+        "h2c-14",
+        "tls/1.0",
+        "HTTP/2.0",
+        "http",
+        "a b",
+        "a,h2c",
+        "",
+        "websocket\r\nX-Owned: 1",
+        "foo/",
+        "a/b/c",
+    ] {
+        let mut peer = visitor(&site).await;
+        let mut fields = vec![(":method", "CONNECT"), (":protocol", protocol)];
+        fields.extend(get("/internal").into_iter().skip(1));
+        fields.push(("http2-settings", "AAMAAABkAAQAAP__"));
+        peer.send_head(1, &fields, false).await;
+        assert_eq!(fate(&mut peer, 1).await, Fate::Status(400), "{protocol:?}");
+        let seen = site.app.requests();
+        assert!(seen.is_empty(), "{protocol:?} reached the app: {seen:?}");
+    }
+    // Those that only frames can show pass, to be ignored by this app.
+    let mut peer = visitor(&site).await;
+    let mut fields = vec![(":method", "CONNECT"), (":protocol", "foo/1.0")];
+    fields.extend(get("/hello").into_iter().skip(1));
+    peer.send_head(1, &fields, false).await;
+    assert_eq!(fate(&mut peer, 1).await, Fate::Status(502));
+    assert_eq!(site.app.last_request().get("upgrade"), Some("foo/1.0"));
+}
+
+/// HTTP/1 at the app would have them: a length that is said twice, or is none, is for every reader to guess.
+#[tokio::test]
+async fn a_length_that_is_not_one_number_does_not_reach_the_app() {
+    let site = Site::start().await;
+    let cases: [(&[&str], &str, &str); 7] = [
+        (&["2", "2"], "xx", "ambiguous-framing"),
+        (&["2", "02"], "xx", "ambiguous-framing"),
+        (&["0", "0"], "", "ambiguous-framing"),
+        (&["0", "00"], "", "ambiguous-framing"),
+        (&["", ""], "", "ambiguous-framing"),
+        (&["", "0"], "", "ambiguous-framing"),
+        (&[""], "", "malformed-request"),
+    ];
+    for (number, (lengths, body, reason)) in cases.into_iter().enumerate() {
+        let path = format!("/upload?{number}");
+        let mut fields = get(&path);
+        fields[0].1 = "POST";
+        fields.extend(lengths.iter().map(|length| ("content-length", *length)));
+        let mut peer = visitor(&site).await;
+        peer.send_head(1, &fields, body.is_empty()).await;
+        if !body.is_empty() {
+            peer.send(Frame::data(1, body.as_bytes(), true)).await;
+        }
+        assert_eq!(fate(&mut peer, 1).await, Fate::Status(400), "{lengths:?}");
+        let line = site.world.gateway.wait_log(&["access", &path]).await;
+        assert!(line.contains(&format!("reason={reason}")), "{line}");
+        let seen = site.app.requests();
+        assert!(seen.is_empty(), "{lengths:?} reached the app: {seen:?}");
+    }
+    // `h2` itself resets for these; nothing of them may be seen either.
+    for length in ["+", "+2", "2, 2", "-1", "0x2"] {
+        let mut fields = get("/upload");
+        fields[0].1 = "POST";
+        fields.push(("content-length", length));
+        let mut peer = visitor(&site).await;
+        peer.send_head(1, &fields, true).await;
+        let fate = fate(&mut peer, 1).await;
+        assert!(
+            matches!(fate, Fate::Status(400) | Fate::Reset(_)),
+            "{length}: {fate:?}"
+        );
+        assert!(site.app.requests().is_empty(), "{length}");
+    }
+}
+
 /// A body that does not have the length that it declared is not complete for the app, and its connection is not reused.
 #[tokio::test]
 async fn a_body_of_another_length_is_not_passed_as_whole() {

@@ -36,6 +36,8 @@ pub(super) enum Trouble {
     UpgradeInvalid(&'static str),
     /// CONNECT without a protocol: a tunnel to anywhere, which an agent never is.
     Connect,
+    /// A request that must not be passed on.
+    Unfit(&'static str),
 }
 
 impl Trouble {
@@ -48,6 +50,7 @@ impl Trouble {
             | Self::UpgradeInvalid(_) => StatusCode::BAD_GATEWAY,
             Self::Slow => StatusCode::GATEWAY_TIMEOUT,
             Self::Connect => StatusCode::NOT_IMPLEMENTED,
+            Self::Unfit(_) => StatusCode::BAD_REQUEST,
         }
     }
 
@@ -60,6 +63,8 @@ impl Trouble {
             Self::UpgradeIgnored(_) => "upgrade-ignored",
             Self::UpgradeInvalid(_) => "upgrade-invalid",
             Self::Connect => "connect-unsupported",
+            // The gateway's word for the same.
+            Self::Unfit(_) => "malformed-request",
         }
     }
 }
@@ -80,6 +85,7 @@ impl fmt::Display for Trouble {
             Self::Connect => f.write_str(
                 "is the only place that requests go to; CONNECT to others is not offered",
             ),
+            Self::Unfit(why) => write!(f, "was not asked: {why}"),
         }
     }
 }

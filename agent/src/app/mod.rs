@@ -84,6 +84,11 @@ impl App {
     /// Serves one request to its end. Dropping the future drops the connection to the app that it uses.
     pub fn serve(self: &Arc<Self>, (request, respond): Exchange, wire: &Arc<Wire>) -> Serving {
         let (app, wire) = (Arc::clone(self), Arc::clone(wire));
+        if let Some(why) = request::unfit(&request) {
+            return Box::pin(async move {
+                answer::send(&app, &request, respond, &Trouble::Unfit(why));
+            });
+        }
         let upgrade = request.extensions().get::<Protocol>().cloned();
         if let Some(protocol) = upgrade {
             return if app.settings.http2 {

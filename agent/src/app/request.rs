@@ -7,15 +7,16 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use h2::RecvStream;
+use h2::ext::Protocol;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderValue, TE, TRANSFER_ENCODING,
 };
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Method, Uri, Version};
+use http::{Method, Request, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
 use tidegate_shared::inbound::Inbound;
-use tidegate_shared::message::strip_hop_by_hop;
+use tidegate_shared::message::{BadLength, declared_length, may_upgrade_to, strip_hop_by_hop};
 use tidegate_shared::seam::Wire;
 
 /// The body of a request.
@@ -65,6 +66,25 @@ impl Body for Upload {
             Self::None => SizeHint::with_exact(0),
             Self::Tunnel(inbound) => inbound.size_hint(),
         }
+    }
+}
+
+/// Why a request must not be passed to the app, if it must not: whatever the gateway let through, the app is asked one
+/// request by it, and none that it has not seen.
+pub(super) fn unfit<B>(request: &Request<B>) -> Option<&'static str> {
+    if request
+        .extensions()
+        .get::<Protocol>()
+        .is_some_and(|protocol| !may_upgrade_to(protocol.as_str()))
+    {
+        return Some(
+            "the request's :protocol is none that can be passed on (one token, and neither HTTP nor TLS)",
+        );
+    }
+    match declared_length(request.headers()) {
+        Ok(_) => None,
+        Err(BadLength::Several) => Some("the request has more than one Content-Length"),
+        Err(BadLength::NoNumber) => Some("the request's Content-Length is no number"),
     }
 }
 
@@ -140,7 +160,6 @@ pub(super) fn is_idempotent(method: &Method) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::Request;
 
     fn sent(request: Request<()>, host: Option<&str>, has_body: bool) -> Parts {
         let (mut head, ()) = request.into_parts();
@@ -205,6 +224,36 @@ mod tests {
             )
         );
         assert!(!head.headers.contains_key("keep-alive"));
+    }
+
+    #[test]
+    fn what_the_app_could_read_in_two_ways_is_not_passed() {
+        let ask = |lengths: &[&str], protocol: Option<&'static str>| {
+            let mut request = Request::post("http://a/").body(()).unwrap();
+            for length in lengths {
+                let value = HeaderValue::from_str(length).unwrap();
+                request.headers_mut().append(CONTENT_LENGTH, value);
+            }
+            if let Some(protocol) = protocol {
+                let protocol = Protocol::from_static(protocol);
+                request.extensions_mut().insert(protocol);
+            }
+            unfit(&request)
+        };
+        for fit in [(&[][..], None), (&["2"], None), (&[], Some("websocket"))] {
+            assert_eq!(ask(fit.0, fit.1), None, "{fit:?}");
+        }
+        for (lengths, protocol) in [
+            (&["2", "2"][..], None),
+            (&["0", "00"], None),
+            (&[""], None),
+            (&["+2"], None),
+            (&[], Some("h2c")),
+            (&[], Some("a\r\nb: c")),
+            (&[], Some("")),
+        ] {
+            assert!(ask(lengths, protocol).is_some(), "{lengths:?} {protocol:?}");
+        }
     }
 
     #[test]

@@ -11,11 +11,12 @@ use bytes::Bytes;
 use h2::ext::Protocol;
 use h2::server::{Builder, Connection, SendResponse};
 use h2::{Ping, Reason, RecvStream};
-use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::header::{EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::{Method, Request, Response, Version};
 use http_body::Body;
 use tidegate_shared::clock;
 use tidegate_shared::inbound::Inbound;
+use tidegate_shared::message::{declared_length, may_upgrade_to};
 use tidegate_shared::page::Wants;
 use tidegate_shared::pump::{Pump, Stop};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -389,8 +390,15 @@ async fn ask(
         about: None,
     };
     let protocol = request.extensions_mut().remove::<Protocol>();
-    if request.method() == Method::CONNECT && protocol.is_none() {
-        return Err(refused(Failure::ConnectRefused));
+    match &protocol {
+        None if request.method() == Method::CONNECT => {
+            return Err(refused(Failure::ConnectRefused));
+        }
+        // The app would be asked for it by an HTTP/1 head, octet by octet.
+        Some(protocol) if !may_upgrade_to(protocol.as_str()) => {
+            return Err(refused(Failure::Malformed));
+        }
+        _ => {}
     }
     forward::check_target(request.method(), request.uri()).map_err(refused)?;
     let target = record.path.as_ref().map_or(0, |path| path.as_str().len());
@@ -415,12 +423,10 @@ async fn ask(
     {
         return Err(refused(Failure::Malformed));
     }
-    if let Some(most) = visit.gateway.max_body
-        && request
-            .headers()
-            .get(CONTENT_LENGTH)
-            .and_then(|length| length.to_str().ok()?.parse::<u64>().ok())
-            .is_some_and(|length| length > most)
+    // `h2` takes an empty one for zero, and several that agree.
+    let declared = declared_length(request.headers()).map_err(|bad| refused(bad.into()))?;
+    if let (Some(most), Some(length)) = (visit.gateway.max_body, declared)
+        && length > most
     {
         return Err(refused(Failure::BodyTooLarge));
     }

@@ -17,7 +17,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tidegate_shared::drain::Drain;
 use tidegate_shared::duplex::{self, Broken};
-use tidegate_shared::message::{STATUS, UPGRADE_OPTIONAL, connection_names};
+use tidegate_shared::message::{STATUS, UPGRADE_OPTIONAL, connection_names, may_upgrade_to};
 use tracing::debug;
 
 use crate::access::Record;
@@ -41,8 +41,8 @@ pub(super) enum Http1 {
     Plain(Opened<Incoming>),
 }
 
-/// What the visitor upgrades to, if anything. `h2c` is not passed on: behind it requests would go unseen (RFC 9113 §3.1
-/// has withdrawn it), and neither is TLS, which is this gateway's to speak.
+/// What the visitor upgrades to, if anything. What is not to be passed on (`may_upgrade_to`) is ignored, as it may be
+/// (RFC 9110 §7.8): the request stands without it.
 pub(super) fn wanted(request: &mut Request<Incoming>) -> Option<Upgrading> {
     if request.version() != http::Version::HTTP_11
         || !connection_names(request.headers(), "upgrade")
@@ -55,14 +55,10 @@ pub(super) fn wanted(request: &mut Request<Incoming>) -> Option<Upgrading> {
         return None;
     }
     let name = protocol.to_str().ok()?.trim();
-    let token = |octet: u8| octet.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~/".contains(&octet);
-    if name.is_empty() || !name.bytes().all(token) {
+    if !may_upgrade_to(name) {
         return None;
     }
     let lower = name.to_ascii_lowercase();
-    if lower == "h2c" || lower == "h2" || lower.starts_with("http/") || lower.starts_with("tls/") {
-        return None;
-    }
     // Only a WebSocket's opening has a fixed method, and a body that could be mistaken for the upgraded protocol's
     // first octets must not be there (RFC 9110 §7.8).
     if request.method() != Method::GET || !http_body::Body::is_end_stream(request.body()) {
