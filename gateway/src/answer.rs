@@ -40,6 +40,8 @@ struct Passing<B> {
     lease: Option<Lease>,
     end: End,
     ended: bool,
+    /// It ended before its end.
+    broken: bool,
     /// Found, and told once what came before it has been written.
     cut: Option<Cut>,
 }
@@ -74,6 +76,7 @@ impl<B> Answer<B> {
         let Opened {
             mut parts,
             inbound,
+            headed_only,
             upload,
             lease,
         } = opened;
@@ -86,7 +89,8 @@ impl<B> Answer<B> {
             upload,
             lease: Some(lease),
             end,
-            ended: false,
+            ended: headed_only,
+            broken: false,
             cut: None,
         };
         (
@@ -100,6 +104,14 @@ impl<B> Answer<B> {
 }
 
 impl<B> Answer<B> {
+    /// Whether all of it has been handed on.
+    pub(crate) fn is_whole(&self) -> bool {
+        match &self.kind {
+            Kind::Own(octets) => octets.is_empty(),
+            Kind::Tunnel(passing) => passing.is_whole(),
+        }
+    }
+
     /// Whoever was to take it did not, for too long.
     pub(crate) fn stalled(mut self) {
         if let Some(record) = &mut self.record {
@@ -118,6 +130,12 @@ impl<B: Body<Data = Bytes> + Unpin> Answer<B> {
                 Ok(false) | Err(_) => Poll::Ready(()),
             },
         }
+    }
+}
+
+impl<B> Passing<B> {
+    fn is_whole(&self) -> bool {
+        (self.ended || self.inbound.is_end_stream()) && !self.broken
     }
 }
 
@@ -144,7 +162,10 @@ impl<B: Body<Data = Bytes> + Unpin> Passing<B> {
         }
         let uploading = match self.poll_upload(cx) {
             Ok(uploading) => uploading,
-            Err(cut) => return Poll::Ready(Some(Err(cut))),
+            Err(cut) => {
+                self.broken = true;
+                return Poll::Ready(Some(Err(cut)));
+            }
         };
         if !self.ended {
             match Pin::new(&mut self.inbound).poll_frame(cx) {
@@ -152,6 +173,7 @@ impl<B: Body<Data = Bytes> + Unpin> Passing<B> {
                 Poll::Ready(Some(Err(error))) => {
                     // hyper gives up what it has not written when a body fails: it gets a turn to write it first.
                     self.ended = true;
+                    self.broken = true;
                     self.cut = Some(Cut::Tunnel(error));
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
@@ -199,11 +221,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Answer<B> {
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Own(octets) => octets.is_empty(),
-            Kind::Tunnel(passing) => {
-                passing.inbound.is_end_stream()
-                    && passing.upload.is_finished()
-                    && passing.cut.is_none()
-            }
+            Kind::Tunnel(passing) => passing.is_whole() && passing.upload.is_finished(),
         }
     }
 
@@ -221,12 +239,16 @@ impl<B> Drop for Answer<B> {
         let Kind::Tunnel(passing) = &mut self.kind else {
             return;
         };
-        let whole = passing.ended || passing.inbound.is_end_stream();
+        let whole = passing.is_whole();
         if let Some(record) = &mut self.record {
             record.received = passing.upload.sent();
             record.sent = passing.inbound.received();
             if !whole {
-                record.failed(Failure::VisitorGone);
+                record.failed(if passing.cut.is_some() {
+                    Failure::ResponseCut
+                } else {
+                    Failure::VisitorGone
+                });
             }
         }
         if !passing.upload.is_finished() {

@@ -16,7 +16,7 @@ use http_body::{Body, Frame};
 use tidegate_shared::clock;
 use tidegate_shared::inbound::Inbound;
 use tidegate_shared::interim::{Fate, Interims};
-use tidegate_shared::message::{DETAIL, DETAIL_MAX};
+use tidegate_shared::message::{DETAIL, DETAIL_MAX, declared_length};
 use tidegate_shared::pump::{Pump, Stop};
 use tidegate_shared::tls::VisitorCerts;
 use tokio::time::{Sleep, sleep};
@@ -97,6 +97,8 @@ pub struct Ask<B> {
 pub struct Opened<B> {
     pub parts: response::Parts,
     pub inbound: Inbound,
+    /// A status after which nothing follows (RFC 9110 §15.3.5, §15.4.5), whatever the agent sends.
+    pub headed_only: bool,
     /// The rest of the request, on its way.
     pub upload: Pump<Upload<B>>,
     pub lease: Lease,
@@ -184,7 +186,8 @@ where
         } else {
             Pump::spent(body, stream)
         };
-        let idempotent = is_idempotent(&head.method) && protocol.is_none();
+        let upgrades = protocol.is_some();
+        let idempotent = is_idempotent(&head.method) && !upgrades;
         let mut wait = Wait {
             response,
             upload: &mut upload,
@@ -222,11 +225,11 @@ where
                         untaken: true,
                     }
                 } else {
-                    return apps(answered(response, record, lease, upload, sent_at));
+                    return apps(answered(response, record, lease, upload, sent_at, upgrades));
                 }
             }
             Outcome::Answered(response) => {
-                return apps(answered(response, record, lease, upload, sent_at));
+                return apps(answered(response, record, lease, upload, sent_at, upgrades));
             }
             Outcome::Over(failure) => {
                 upload.reset(Reason::CANCEL);
@@ -240,7 +243,7 @@ where
                 untaken: false,
             },
             Outcome::Lost(error) => verdict(&error, &tunnel),
-            Outcome::Endless => Verdict {
+            Outcome::NoAnswer => Verdict {
                 failure: Failure::BadResponse,
                 untaken: false,
             },
@@ -273,15 +276,23 @@ fn answered<B>(
     mut lease: Lease,
     upload: Pump<Upload<B>>,
     sent_at: Instant,
+    upgrades: bool,
 ) -> Opened<B> {
     let at = Instant::now();
     lease.answered(at.saturating_duration_since(sent_at));
     let (parts, recv) = response.into_parts();
     record.answered(parts.status, at);
     let inbound = Inbound::counted(recv, Arc::clone(&lease.tunnel().wire));
+    let headed_only = match parts.status {
+        StatusCode::NOT_MODIFIED => true,
+        // Any success has opened an upgraded stream (RFC 8441 §4).
+        StatusCode::NO_CONTENT => !upgrades,
+        _ => false,
+    };
     Opened {
         parts,
         inbound,
+        headed_only,
         upload,
         lease,
     }
@@ -370,8 +381,8 @@ enum Outcome {
     /// The tunnel is in doubt and the request can go elsewhere.
     Left,
     Lost(h2::Error),
-    /// Interim responses without end.
-    Endless,
+    /// Interim responses without end, or a head that does not say in one way how long the answer is.
+    NoAnswer,
 }
 
 enum Gate {
@@ -441,7 +452,7 @@ where
             match self.response.poll_informational(cx) {
                 Poll::Ready(Some(Ok(interim))) => {
                     if let Fate::Flood = self.met(interim, side) {
-                        return Poll::Ready(Outcome::Endless);
+                        return Poll::Ready(Outcome::NoAnswer);
                     }
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Outcome::Lost(error)),
@@ -453,6 +464,8 @@ where
         Pin::new(&mut self.response)
             .poll(cx)
             .map(|response| match response {
+                // `h2` takes an empty one for zero, and several that agree.
+                Ok(response) if declared_length(response.headers()).is_err() => Outcome::NoAnswer,
                 Ok(response) => Outcome::Answered(response),
                 Err(error) => Outcome::Lost(error),
             })

@@ -97,6 +97,13 @@ pub fn tune_tunnel(stream: &TcpStream) {
     );
 }
 
+/// Whether the connection is reset when it is closed, and what waits to be sent with it dropped, or ends in order.
+pub fn close_abruptly(stream: &TcpStream, abruptly: bool) {
+    let linger = abruptly.then_some(Duration::ZERO);
+    // Refused only by a connection that is gone already, whose end nobody will read.
+    let _gone = SockRef::from(stream).set_linger(linger);
+}
+
 /// For a visitor's or an app's connection.
 pub fn tune_plain(stream: &TcpStream) {
     // Refused only by a connection that is gone already, which its next read reports.

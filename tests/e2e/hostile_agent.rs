@@ -304,6 +304,19 @@ async fn malformed_heads_do_not_reach_the_visitor() {
                 (b"x", b"owned"),
             ],
         ),
+        (
+            "a length twice",
+            vec![
+                ok,
+                (b"content-length", b"0"),
+                (b"content-length", b"0"),
+                (b"x", b"owned"),
+            ],
+        ),
+        (
+            "an empty length",
+            vec![ok, (b"content-length", b""), (b"x", b"owned")],
+        ),
     ];
     for (what, fields) in heads {
         let answer = provoke(&world, |stream| {
@@ -375,6 +388,62 @@ async fn broken_bodies_are_seen_as_broken() {
         answer.is_none_or(|answer| answer.cut.is_some() || answer.status() == 502),
         "reset"
     );
+}
+
+/// A length that is none, and yet a body: the visitor is told, and the log does not blame him.
+#[tokio::test]
+async fn a_body_behind_an_empty_length_is_a_bad_response() {
+    let world = World::builder().option("--hold", "0s").start().await;
+    let answer = provoke(&world, |s| {
+        let fields = [(":status", "200"), ("content-length", "")];
+        let head = Frame::headers(s, hpack::encode(&fields), false);
+        vec![head, Frame::data(s, b"ok", true)]
+    })
+    .await
+    .expect("an answer");
+    assert_eq!((answer.status(), answer.reason()), (502, "bad-response"));
+    let line = world.gateway.wait_log(&["access", EVIL]).await;
+    assert!(line.contains("status=502 reason=bad-response"), "{line}");
+}
+
+/// What follows the head of a 204 or a 304 is nobody's (RFC 9110 §15.3.5, §15.4.5): an HTTP/1 visitor would take it for the
+/// next answer.
+#[tokio::test]
+async fn nothing_follows_an_answer_that_has_no_body() {
+    const NEXT: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nowned";
+    let scene = Scene::start().await;
+    let visitors = scene.world().visitors;
+    let mut peer = scene.peer;
+    let _agent = tidegate_tests::task::spawn(async move {
+        while let Ok(event) = peer.event().await {
+            let tidegate_tests::peers::Event::Head { stream, fields, .. } = event else {
+                continue;
+            };
+            let status = tidegate_tests::peers::field(&fields, ":path").unwrap()[1..4].to_owned();
+            let head = Frame::headers(stream, hpack::encode(&[(":status", &status)]), false);
+            let frames = [head, Frame::data(stream, NEXT, true)];
+            peer.send_all(&frames).await.unwrap();
+        }
+    });
+    let mut http1 = tidegate_tests::visitors::Visitor::connect(visitors).await;
+    let mut http2 = tidegate_tests::visitors::H2Visitor::connect(visitors).await;
+    for status in [204, 304, 204] {
+        http1.send_get(EVIL, &format!("/{status}?1")).await;
+        let answer = http1.answer("GET").await;
+        assert_eq!((answer.status(), answer.body.len()), (status, 0));
+        let answer = http2.get(EVIL, &format!("/{status}?2")).await;
+        assert_eq!(answer.status.as_u16(), status);
+        assert!(
+            answer.body.is_empty() && answer.cut.is_none(),
+            "{status}: {answer:?}"
+        );
+        for path in [format!("/{status}?1"), format!("/{status}?2")] {
+            let gateway = &scene.site.world.gateway;
+            let line = gateway.wait_log(&["access", &path]).await;
+            let whole = format!("status={status} reason=- in=0 out=0");
+            assert!(line.contains(&whole), "{line}");
+        }
+    }
 }
 
 /// One GET to a hostile agent that answers it with these frames and then closes the tunnel.

@@ -350,6 +350,55 @@ async fn an_answer_that_is_cut_short_is_seen_as_cut_short() {
     }
 }
 
+/// Towards HTTP/1.0 the end of the connection is the end of a body without a length: one that broke off ends with a reset.
+#[tokio::test]
+async fn an_http10_visitor_sees_a_cut_too() {
+    let site = Site::start().await;
+    let ask = async |path: &str| {
+        let mut visitor = site.visitor().await;
+        visitor
+            .send(format!("GET {path} HTTP/1.0\r\nHost: {HOST}\r\n\r\n"))
+            .await;
+        visitor.answer("GET").await
+    };
+    for _ in 0..3 {
+        let cut = ask("/chunkcut").await;
+        assert_eq!(cut.status(), 200);
+        assert_eq!(
+            cut.cut.map(|error| error.kind()),
+            Some(std::io::ErrorKind::ConnectionReset)
+        );
+        for path in ["/chunked/3000", "/chunked/700000", "/size/0", "/trailers"] {
+            let whole = ask(path).await;
+            assert_eq!(whole.status(), 200);
+            assert!(whole.cut.is_none(), "{path}: {:?}", whole.cut);
+        }
+        assert_eq!(ask("/chunked/700000").await.body, pattern(700_000));
+    }
+}
+
+/// The same where it is the gateway that gives the visitor up, who reads on later.
+#[tokio::test]
+async fn an_http10_visitor_who_stopped_reading_sees_that_it_missed_something() {
+    let world = World::builder().option("--stall-timeout", "1s");
+    let site = Site::start_with(world, &[]).await;
+    let mut visitor = Visitor::connect_narrow(site.world.visitors).await;
+    visitor
+        .send(format!(
+            "GET /chunked/20000000 HTTP/1.0\r\nHost: {HOST}\r\n\r\n"
+        ))
+        .await;
+    let line = site.world.gateway.wait_log(&["access", "/chunked/2"]).await;
+    assert!(line.contains("visitor-stalled"), "{line}");
+    let answer = visitor.answer("GET").await;
+    assert!(answer.body.len() < 20_000_000);
+    assert!(
+        answer.cut.is_some(),
+        "{} octets look whole",
+        answer.body.len()
+    );
+}
+
 #[tokio::test]
 async fn events_are_not_delayed() {
     let site = Site::start().await;

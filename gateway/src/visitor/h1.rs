@@ -23,7 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::{sleep_until, timeout};
 use tracing::debug;
 
-use super::io::{Refusal, VisitorIo};
+use super::io::{Ends, Refusal, VisitorIo};
 use super::pulse::{Overdue, Pulse};
 use super::{Limits, Reception, upgrade};
 use crate::access::Record;
@@ -40,7 +40,7 @@ const WRITE_BUFFER: usize = 128 * 1024;
 /// Serves one connection until the visitor leaves, is overdue, or the gateway drains and the request in hand is answered.
 pub(super) async fn serve<T>(reception: Arc<Reception>, stream: T, seen: Bytes, visit: Arc<Visit>)
 where
-    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    T: AsyncRead + AsyncWrite + Ends + Send + Unpin + 'static,
 {
     let pulse = Arc::new(Pulse::default());
     let watched = Arc::new(Watched {
@@ -249,6 +249,7 @@ async fn respond(
         .record(&visit.label, visit.tls.is_some(), began);
     let version = request.version();
     let wants = Wants::of(request.headers());
+    let head_only = request.method() == Method::HEAD;
     let close = reception.drain.is_finishing();
     let outcome = ask(&visit, &watched, request, &mut record).await;
     watched.pulse.response_began();
@@ -256,6 +257,13 @@ async fn respond(
     let (mut response, close) = match outcome {
         Ok(Responded::Tunnel(opened)) => {
             let (parts, answer) = Answer::tunnel(opened, record, End::OfBoth);
+            if version == Version::HTTP_10
+                && !head_only
+                && !parts.headers.contains_key(CONTENT_LENGTH)
+                && !answer.is_end_stream()
+            {
+                pulse.ends_with_connection();
+            }
             let in_hand = InHand {
                 measured: parts.status == StatusCode::NOT_MODIFIED
                     && parts.headers.contains_key(CONTENT_LENGTH),
@@ -525,6 +533,9 @@ impl Body for InHand {
 
 impl Drop for InHand {
     fn drop(&mut self) {
+        if self.answer.as_ref().is_some_and(Answer::is_whole) {
+            self.pulse.response_ended();
+        }
         match self.answer.take() {
             Some(answer) if self.pulse.is_stalled() => answer.stalled(),
             answer => drop(answer),

@@ -1,6 +1,6 @@
 //! A visitor's HTTP/1 socket as hyper sees it: what was read while the protocol was still open is replayed, interim
 //! responses go out before anything else, a half-close does not look like a departure, hyper's own answer to what it cannot
-//! parse becomes ours, and everything leaves a note in the connection's pulse.
+//! parse becomes ours, a response that broke off does not look whole, and everything leaves a note in the connection's pulse.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -9,13 +9,33 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use http::StatusCode;
-use tidegate_shared::socket::poll_write_pieces;
+use tidegate_shared::socket::{close_abruptly, poll_write_pieces};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 use super::pulse::Pulse;
 
 /// Makes the answer to a head that hyper refuses with this status.
 pub(super) type Refusal = Box<dyn FnMut(StatusCode) -> Bytes + Send>;
+
+/// A visitor's socket, which can be told how it is to end.
+pub(super) trait Ends {
+    /// With a reset when it is closed, or in order.
+    fn end_abruptly(&self, abruptly: bool);
+}
+
+impl Ends for TcpStream {
+    fn end_abruptly(&self, abruptly: bool) {
+        close_abruptly(self, abruptly);
+    }
+}
+
+impl<T: Ends> Ends for TlsStream<T> {
+    fn end_abruptly(&self, abruptly: bool) {
+        self.get_ref().0.end_abruptly(abruptly);
+    }
+}
 
 /// See the module's head.
 pub(super) struct VisitorIo<T> {
@@ -24,6 +44,8 @@ pub(super) struct VisitorIo<T> {
     pulse: Arc<Pulse>,
     interim: Bytes,
     refusal: Refusal,
+    /// What the socket was told last.
+    abruptly: bool,
 }
 
 impl<T> VisitorIo<T> {
@@ -35,6 +57,7 @@ impl<T> VisitorIo<T> {
             pulse,
             interim: Bytes::new(),
             refusal,
+            abruptly: false,
         }
     }
 
@@ -62,6 +85,18 @@ fn refused_with(octets: &[u8]) -> Option<StatusCode> {
     StatusCode::from_bytes(line)
         .ok()
         .filter(|status| status.is_client_error())
+}
+
+impl<T: Ends> VisitorIo<T> {
+    /// Lets the socket end in order only where that does not make a part of a response look like all of it. Told
+    /// beforehand, so that it holds however the connection ends, and were it with the process.
+    fn mind_the_end(&mut self) {
+        let abruptly = self.pulse.must_not_end();
+        if abruptly != self.abruptly {
+            self.abruptly = abruptly;
+            self.io.end_abruptly(abruptly);
+        }
+    }
 }
 
 impl<T: AsyncWrite + Unpin> VisitorIo<T> {
@@ -129,7 +164,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for VisitorIo<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for VisitorIo<T> {
+impl<T: AsyncWrite + Ends + Unpin> AsyncWrite for VisitorIo<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -139,6 +174,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for VisitorIo<T> {
         if self.put_refusal(octets) {
             return Poll::Ready(Ok(octets.len()));
         }
+        self.mind_the_end();
         let written = Pin::new(&mut self.io).poll_write(cx, octets);
         self.note(written)
     }
@@ -154,6 +190,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for VisitorIo<T> {
         {
             return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
         }
+        self.mind_the_end();
         let written = poll_write_pieces(Pin::new(&mut self.io), cx, slices);
         self.note(written)
     }
@@ -167,8 +204,13 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for VisitorIo<T> {
         // hyper flushes when it has written all that it had.
         self.pulse.all_written();
         let flushed = Pin::new(&mut self.io).poll_flush(cx);
-        if flushed.is_pending() {
-            self.pulse.write_blocked();
+        match &flushed {
+            Poll::Pending => self.pulse.write_blocked(),
+            Poll::Ready(Ok(())) => {
+                self.pulse.flushed();
+                self.mind_the_end();
+            }
+            Poll::Ready(Err(_)) => {}
         }
         flushed
     }

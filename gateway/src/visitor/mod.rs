@@ -129,7 +129,7 @@ impl Reception {
     /// Lets the first octets decide: no method of HTTP/1 begins like the preface of HTTP/2 (RFC 9113 §3.3).
     async fn speak<T>(self: Arc<Self>, mut stream: T, visit: Arc<Visit>)
     where
-        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        T: AsyncRead + AsyncWrite + io::Ends + Send + Unpin + 'static,
     {
         let drain = self.drain.clone();
         let began = Instant::now();

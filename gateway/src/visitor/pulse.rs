@@ -2,7 +2,7 @@
 //! that ends it when nothing does. One timer per connection and none per request: the watch looks at these notes when
 //! the earliest possible deadline is due.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -87,7 +87,16 @@ pub struct Pulse {
     stated: Mutex<Option<Stated>>,
     /// Interim responses that the socket is to send before anything else.
     interim: Mutex<Vec<u8>>,
+    /// One of [`FRAMED`], [`UNENDED`] and [`UNWRITTEN`].
+    close: AtomicU8,
 }
+
+/// The response in hand says by itself where it ends.
+const FRAMED: u8 = 0;
+/// The end of the connection is to be the response's end (RFC 9112 §6.3, for HTTP/1.0), and would come too early.
+const UNENDED: u8 = 1;
+/// The same, with all of the response in hyper and some of it perhaps not on the wire.
+const UNWRITTEN: u8 = 2;
 
 /// What is overdue on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,6 +137,7 @@ impl Default for Pulse {
             framing: Mutex::default(),
             stated: Mutex::default(),
             interim: Mutex::default(),
+            close: AtomicU8::new(FRAMED),
         }
     }
 }
@@ -200,6 +210,30 @@ impl Pulse {
     /// Everything that was to be written has been.
     pub(crate) fn all_written(&self) {
         self.at_rest.store(!self.is_in_hand(), Relaxed);
+    }
+
+    /// The response that begins will end with the connection.
+    pub(crate) fn ends_with_connection(&self) {
+        self.close.store(UNENDED, Relaxed);
+    }
+
+    /// hyper has all of the response in hand.
+    pub(crate) fn response_ended(&self) {
+        if self.close.load(Relaxed) == UNENDED {
+            self.close.store(UNWRITTEN, Relaxed);
+        }
+    }
+
+    /// What hyper had is on the wire.
+    pub(crate) fn flushed(&self) {
+        if self.close.load(Relaxed) == UNWRITTEN {
+            self.close.store(FRAMED, Relaxed);
+        }
+    }
+
+    /// Whether a connection that ended in order would make a part of a response look like all of it.
+    pub(crate) fn must_not_end(&self) -> bool {
+        self.close.load(Relaxed) != FRAMED
     }
 
     /// Whether what is written next belongs to no request: it can only be the answer to a head that was not understood.
