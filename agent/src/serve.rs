@@ -17,6 +17,7 @@ use tidegate_shared::clock;
 use tidegate_shared::liveness::{Liveness, Move, Patience, Sight};
 use tidegate_shared::reversal::io::{Dialled, Exchange};
 use tidegate_shared::seam::{Seam, Wire};
+use tidegate_shared::text::quoted;
 use tidegate_shared::window::Window;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Sleep, sleep};
@@ -277,16 +278,7 @@ where
                     h2::Reason::from(goaway.code)
                 )
             } else {
-                String::from_utf8_lossy(&goaway.debug)
-                    .chars()
-                    .flat_map(|c| {
-                        if c.is_control() {
-                            c.escape_default().collect()
-                        } else {
-                            vec![c]
-                        }
-                    })
-                    .collect()
+                quoted(&goaway.debug)
             };
             self.life = Life::Refused {
                 text,

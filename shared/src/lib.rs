@@ -23,6 +23,8 @@ pub mod message; // fields that concern one hop only
 
 pub mod interim; // what is passed of what an app says before its answer
 
+pub mod text; // what a peer said, made fit for a log line or a page
+
 pub mod page; // what a visitor reads when there is no answer of the app's
 
 pub mod workers; // one thread, one runtime, one core

@@ -446,6 +446,36 @@ async fn nothing_follows_an_answer_that_has_no_body() {
     }
 }
 
+/// What an agent says last is shown to operators and visitors: as text, on one line, and not at any length.
+#[tokio::test]
+async fn a_farewell_writes_no_lines_and_steers_no_terminal() {
+    const SAID: &[u8] = b"bye\r\n2026-11-21T00:00:00Z access forged \x1b[31m<b>\xe2\x80\xae\xff\0";
+    let world = World::builder().option("--hold", "0s").start().await;
+    let identity = world.pki.agent(&[EVIL]);
+    for error in [code::NO_ERROR, code::INTERNAL_ERROR] {
+        let mut peer = RawAgent::dial(world.tunnels, &world.pki, &identity).await;
+        world.wait_filed(EVIL, 1, SOON).await;
+        let payload = [&0_u32.to_be_bytes()[..], &error.to_be_bytes(), SAID].concat();
+        peer.send(Frame::new(kind::GOAWAY, 0, 0, payload)).await;
+        world.wait_filed(EVIL, 0, SOON).await;
+        let page = world.get(EVIL, "/").await;
+        assert_eq!((page.status(), page.reason()), (503, "agent-gone"));
+        let text = page.text();
+        assert!(
+            text.contains("bye\\r\\n2026") && text.contains("forged"),
+            "{text:?}"
+        );
+        let steers = |c: char| c.is_control() || c == '\u{202e}';
+        assert!(!text.trim_end_matches('\n').contains(steers), "{text:?}");
+        let line = world.gateway.wait_log(&["gone", "bye"]).await;
+        assert!(line.contains("forged"), "all on one line: {line:?}");
+    }
+    for line in world.gateway.log() {
+        assert!(!line.starts_with("2026-11-21T00:00:00Z"), "{line:?}");
+        assert!(!line.contains(char::is_control), "{line:?}");
+    }
+}
+
 /// One GET to a hostile agent that answers it with these frames and then closes the tunnel.
 async fn provoke(world: &World, frames: impl Fn(u32) -> Vec<Frame>) -> Option<Answer> {
     let identity = world.pki.agent(&[EVIL]);

@@ -12,8 +12,9 @@ use h2::{Ping, PingPong, Reason, client};
 use tidegate_shared::clock;
 use tidegate_shared::drain::Drain;
 use tidegate_shared::liveness::{Liveness, Move, Patience, Sight};
-use tidegate_shared::reversal::frames;
+use tidegate_shared::reversal::frames::{self, Goaway};
 use tidegate_shared::seam::Seam;
+use tidegate_shared::text::quoted;
 use tidegate_shared::window::Window;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Sleep, sleep_until};
@@ -128,6 +129,14 @@ where
     control: Flood,
 }
 
+/// What the agent said to end it, fit for the log and for visitors: its words are its own.
+fn farewell(goaway: &Goaway) -> Ending {
+    Ending::Goaway {
+        code: goaway.code,
+        said: quoted(&goaway.debug),
+    }
+}
+
 struct Leaving {
     why: Ending,
     until: u64,
@@ -207,11 +216,8 @@ where
             if self.leaving.is_none()
                 && let Some(goaway) = self.tunnel.wire.goaway()
             {
-                let said = String::from_utf8_lossy(&goaway.debug).into_owned();
-                self.leave(Ending::Goaway {
-                    code: goaway.code,
-                    said,
-                });
+                let why = farewell(goaway);
+                self.leave(why);
                 continue;
             }
             if self.poll_pong(cx) {
@@ -234,10 +240,7 @@ where
     /// The connection is over: why.
     fn closed(&self, error: Option<h2::Error>) -> Ending {
         match (self.tunnel.wire.goaway(), error) {
-            (Some(goaway), _) => Ending::Goaway {
-                code: goaway.code,
-                said: String::from_utf8_lossy(&goaway.debug).into_owned(),
-            },
+            (Some(goaway), _) => farewell(goaway),
             (None, None) => Ending::Closed {
                 why: "the agent closed the connection".into(),
             },

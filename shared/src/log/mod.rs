@@ -11,6 +11,8 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::text;
+
 mod json; // events in the shape of every other line
 
 /// How lines look.
@@ -191,7 +193,9 @@ impl Write for Line<'_> {
 
 impl Drop for Line<'_> {
     fn drop(&mut self) {
-        self.sink.line(&self.text);
+        // Whatever an event quotes, nobody but this program begins a line.
+        let safe = text::one_line(&self.text);
+        self.sink.line(safe.as_deref().unwrap_or(&self.text));
     }
 }
 
@@ -306,6 +310,31 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn an_event_is_one_line_whatever_it_quotes() {
+        let (seen, written) = mpsc::channel();
+        let (go, gone) = mpsc::channel();
+        let sink = Sink::start(Slow { go: gone, seen }, Format::Human).unwrap();
+        let logger = tracing_subscriber::fmt()
+            .with_writer(sink)
+            .with_ansi(false)
+            .compact()
+            .finish();
+        go.send(()).unwrap();
+        tracing::subscriber::with_default(logger, || {
+            tracing::warn!(who = %"a\nforged", "said\r\nforged\x1b[31m");
+        });
+        let line = written.recv_timeout(Duration::from_secs(10)).unwrap();
+        let line = String::from_utf8(line).unwrap();
+        assert!(line.contains("said") && line.contains("forged"), "{line:?}");
+        let controls: Vec<char> = line.chars().filter(|c| c.is_control()).collect();
+        assert_eq!(
+            (controls, line.ends_with('\n')),
+            (vec!['\n'], true),
+            "{line:?}"
+        );
     }
 
     #[test]
