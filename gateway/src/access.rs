@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, StatusCode, Version};
 use serde::Serialize;
+use tidegate_shared::drain::Drain;
 use tidegate_shared::log::{Format, Sink};
 use tidegate_shared::when;
 
@@ -26,17 +27,26 @@ pub struct Access {
     /// Tells the runs of the program apart, so that an id is unique for ever.
     run: u32,
     ids: Ids,
+    /// Of the visitors: what its end cuts did not leave by itself.
+    drain: Drain,
 }
 
 impl Access {
     /// Without a sink, requests are counted and not written.
-    pub fn new(sink: Option<Sink>, format: Format, metrics: Arc<Metrics>, run: u32) -> Self {
+    pub fn new(
+        sink: Option<Sink>,
+        format: Format,
+        metrics: Arc<Metrics>,
+        run: u32,
+        drain: Drain,
+    ) -> Self {
         Self {
             sink,
             format,
             metrics,
             run,
             ids: Ids::default(),
+            drain,
         }
     }
 
@@ -60,6 +70,7 @@ impl Access {
             tunnel: None,
             status: None,
             reason: None,
+            joined: false,
             attempts: 0,
             received: 0,
             sent: 0,
@@ -89,6 +100,8 @@ pub struct Record {
     pub(crate) tunnel: Option<Arc<Tunnel>>,
     status: Option<StatusCode>,
     reason: Option<&'static str>,
+    /// What follows a 101 goes on.
+    joined: bool,
     pub(crate) attempts: u32,
     pub(crate) received: u64,
     pub(crate) sent: u64,
@@ -112,6 +125,11 @@ impl Record {
 
     /// The gateway itself answers, or nobody, or the response that was on its way ends otherwise than whole.
     pub(crate) fn failed(&mut self, failure: Failure) {
+        let failure = match failure {
+            // Who is still there at the last call is cut by us.
+            Failure::VisitorGone if self.access.drain.is_last_call() => Failure::Draining,
+            failure => failure,
+        };
         if self.status.is_none() {
             self.status = Some(failure.status());
         }
@@ -130,6 +148,12 @@ impl Record {
     /// The visitor was told 101: what follows is no longer HTTP.
     pub(crate) fn switched(&mut self) {
         self.status = Some(StatusCode::SWITCHING_PROTOCOLS);
+        self.joined = true;
+    }
+
+    /// What followed the 101 has ended.
+    pub(crate) fn parted(&mut self) {
+        self.joined = false;
     }
 
     /// The app has answered as if no change of protocol had been asked for, with this status.
@@ -284,8 +308,8 @@ impl Times {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        if self.status.is_none() {
-            // Dropped with its connection before anything was decided.
+        if self.status.is_none() || self.joined {
+            // Dropped with its connection before anything was decided, or its end seen.
             self.failed(Failure::VisitorGone);
         }
         let status = self.status.map_or(0, |status| status.as_u16());
@@ -391,6 +415,7 @@ mod tests {
             format,
             Arc::new(Metrics::new()),
             0xab,
+            Drain::new(),
         ));
         let mut record = access.record(&"192.0.2.1:5".into(), false, Instant::now());
         fill(&mut record);

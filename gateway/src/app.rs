@@ -26,6 +26,7 @@ use crate::access::Access;
 use crate::admin::{self, Admin};
 use crate::config::Run;
 use crate::exchange::Gateway;
+use crate::failure::Failure;
 use crate::forward::Policy;
 use crate::listen::{self, Crowd, RESERVED_LEAST, RESERVED_SHARE};
 use crate::metrics::{Ids, Metrics, registry};
@@ -184,8 +185,9 @@ impl App {
         Addresses(all)
     }
 
-    /// Runs until `shutdown` is ready and everything in hand is finished, or the drain's time is over.
-    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+    /// Runs until it is asked to end and everything in hand is finished, or the drain's time is over, or it is asked again.
+    /// `asked` is ready with each time that it is asked.
+    pub async fn run(self, mut asked: impl AsyncFnMut()) {
         let (listeners, page) = (Drain::new(), Drain::new());
         let metrics = &self.intake.metrics;
         let pool = &self.intake.pool;
@@ -238,28 +240,44 @@ impl App {
             Arc::clone(pool),
             page.clone(),
         ));
-        shutdown.await;
-        let began = Instant::now();
-        info!(
-            "stopping: visitors in hand are answered, for {:?} at most",
-            self.drain_within
-        );
+        asked().await;
         listeners.finish(Duration::from_secs(1)).await;
-        let cut = self.reception.drain.finish(self.drain_within).await;
-        let left = self
-            .drain_within
-            .saturating_sub(began.elapsed())
-            .max(Duration::from_secs(1));
-        self.intake.drain.finish(left).await;
-        if cut > 0 {
-            warn!(
-                "stopped after {:?}; {cut} visitors' connections were cut",
-                began.elapsed()
-            );
-        } else {
-            info!("stopped after {:?}", began.elapsed());
-        }
+        stop(&self.reception, &self.intake, self.drain_within, asked).await;
         page.finish(Duration::from_millis(200)).await;
+    }
+}
+
+/// Answers the visitors in hand, `within` at most or until somebody is in a hurry, then lets the tunnels go.
+async fn stop(
+    reception: &Reception,
+    intake: &Intake,
+    within: Duration,
+    mut asked: impl AsyncFnMut(),
+) {
+    let began = Instant::now();
+    info!("stopping: visitors in hand are answered, for {within:?} at most");
+    let mut hurried = false;
+    let hurry = async {
+        asked().await;
+        hurried = true;
+        warn!("asked to stop a second time: what is in flight is cut");
+    };
+    reception.drain.finish_politely(within, hurry).await;
+    let left = if hurried {
+        Duration::from_millis(100)
+    } else {
+        within
+            .saturating_sub(began.elapsed())
+            .max(Duration::from_secs(1))
+    };
+    tokio::select! {
+        _left = intake.drain.finish(left) => {}
+        () = asked() => {}
+    }
+    let took = began.elapsed();
+    match intake.metrics.failures(Failure::Draining) {
+        0 => info!("stopped after {took:?}"),
+        cut => warn!("stopped after {took:?}; requests in flight that were cut: {cut}"),
     }
 }
 
@@ -337,10 +355,12 @@ fn reception(run: &Run, pool: &Arc<Pool>, metrics: &Arc<Metrics>, sink: &Sink) -
         .as_secs();
     let run_id = u32::try_from(started & 0xffff_ffff).unwrap_or_default()
         ^ std::process::id().rotate_left(20);
+    let drain = Drain::new();
+    let access = Access::new(written, run.log, Arc::clone(metrics), run_id, drain.clone());
     let gateway = Gateway {
         pool: Arc::clone(pool),
         metrics: Arc::clone(metrics),
-        access: Arc::new(Access::new(written, run.log, Arc::clone(metrics), run_id)),
+        access: Arc::new(access),
         policy: Policy {
             x_forwarded: !run.no_x_forwarded,
             forwarded: !run.no_forwarded,
@@ -364,7 +384,7 @@ fn reception(run: &Run, pool: &Arc<Pool>, metrics: &Arc<Metrics>, sink: &Sink) -
             streams: run.limits.max_streams,
             response: Some(run.patience.response_timeout).filter(|time| !time.is_zero()),
         },
-        drain: Drain::new(),
+        drain,
     }
 }
 

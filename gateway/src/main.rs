@@ -8,7 +8,8 @@ use clap::Parser;
 use tidegate_gateway::app::{App, Trouble};
 use tidegate_gateway::config::{Cli, Command, Run};
 use tidegate_gateway::list;
-use tidegate_shared::{args, log, signals};
+use tidegate_shared::signals::Asked;
+use tidegate_shared::{args, log};
 use tikv_jemallocator::Jemalloc;
 
 /// A tunnel that idles keeps many small buffers for weeks, and a peak must be given back: jemalloc wastes less of the former
@@ -48,9 +49,10 @@ fn serve(run: &Run) -> Result<(), Trouble> {
         .build()
         .map_err(|error| Trouble::Ours(format!("the runtime could not be started: {error}")))?;
     let ended = runtime.block_on(async {
+        let mut asked = Asked::listen();
         let app = App::bind(run, sink.clone())?;
         say(&format!("{}\n", app.addresses()))?;
-        app.run(signals::shutdown()).await;
+        app.run(async || asked.to_end().await).await;
         Ok(())
     });
     sink.flush(Duration::from_secs(1));

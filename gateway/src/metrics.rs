@@ -93,6 +93,14 @@ impl Metrics {
         }
     }
 
+    /// How many requests failed for this reason.
+    pub fn failures(&self, failure: Failure) -> u64 {
+        ALL.iter()
+            .zip(&self.by_failure)
+            .find(|(known, _)| **known == failure)
+            .map_or(0, |(_, counter)| counter.get())
+    }
+
     pub(crate) fn tunnels_closed(&self, ending: &Ending) {
         if let Some(index) = ENDINGS.iter().position(|known| *known == ending.label()) {
             self.by_ending[index].inc();

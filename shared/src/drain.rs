@@ -1,5 +1,5 @@
-//! How everything ends: a signal to finish, a count of what has not finished, a deadline. The only spawner: what is
-//! spawned here is waited for.
+//! How everything ends: a signal to finish, a count of what has not finished, a deadline, and a last call before what is left
+//! is dropped. The only spawner: what is spawned here is waited for.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -16,12 +16,22 @@ use tokio_util::task::TaskTracker;
 /// How long what has not come to a request, or to a tunnel, may still take when everything else finishes.
 pub const IDLE_OVER: Duration = Duration::from_secs(1);
 
+/// From the last call to the end of what is left: enough to write an answer that nobody waits for twice.
+const LAST_WORDS: Duration = Duration::from_millis(250);
+
 /// Handed to everything that runs; cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Drain {
     finish: Signal,
-    abort: Signal,
+    end: Arc<End>,
     tasks: TaskTracker,
+}
+
+/// The two signals that end what did not finish, in their order.
+#[derive(Debug, Default)]
+struct End {
+    last_call: Signal,
+    abort: Signal,
 }
 
 /// A flag that can be waited for. The flag itself is looked at on every poll of everything that runs, so it is an atomic
@@ -41,22 +51,13 @@ impl Signal {
     fn is_given(&self) -> bool {
         self.given.load(Ordering::Acquire)
     }
-
-    fn wait(&self) -> Finishing {
-        Finishing {
-            signal: self.clone(),
-            wait: None,
-            waker: None,
-        }
-    }
 }
 
 /// Ready once a signal was given. Polling it again is a look at a flag.
 #[derive(Debug)]
 pub struct Finishing {
     signal: Signal,
-    wait: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
-    waker: Option<Waker>,
+    waiting: Waiting,
 }
 
 impl Future for Finishing {
@@ -64,28 +65,43 @@ impl Future for Finishing {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        if this.signal.is_given() {
+        this.waiting.poll(&this.signal, cx)
+    }
+}
+
+/// A place in the queue of those who wait for a signal; taken with the first poll.
+#[derive(Debug, Default)]
+struct Waiting {
+    wait: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    waker: Option<Waker>,
+}
+
+impl Waiting {
+    fn poll(&mut self, signal: &Signal, cx: &mut Context<'_>) -> Poll<()> {
+        if signal.is_given() {
             return Poll::Ready(());
         }
-        if this
+        if self
             .waker
             .as_ref()
             .is_some_and(|waker| waker.will_wake(cx.waker()))
         {
             return Poll::Pending;
         }
-        this.waker = Some(cx.waker().clone());
-        let token = &this.signal.token;
-        this.wait
-            .get_or_insert_with(|| Box::pin(token.clone().cancelled_owned()))
+        self.waker = Some(cx.waker().clone());
+        self.wait
+            .get_or_insert_with(|| Box::pin(signal.token.clone().cancelled_owned()))
             .as_mut()
             .poll(cx)
     }
 }
 
-/// A task that ends with its future or with the abort.
+/// A task that ends with its future or with the abort. It is polled once more at the last call.
 struct UntilAborted<F> {
-    abort: Finishing,
+    end: Arc<End>,
+    /// For the abort from the last call on; until then for that.
+    waiting: Waiting,
+    called: bool,
     future: Pin<Box<F>>,
 }
 
@@ -93,10 +109,15 @@ impl<F: Future> Future for UntilAborted<F> {
     type Output = Option<F::Output>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<F::Output>> {
-        if Pin::new(&mut self.abort).poll(cx).is_ready() {
+        let this = &mut *self;
+        if !this.called && this.waiting.poll(&this.end.last_call, cx).is_ready() {
+            this.called = true;
+            this.waiting = Waiting::default();
+        }
+        if this.called && this.waiting.poll(&this.end.abort, cx).is_ready() {
             return Poll::Ready(None);
         }
-        self.future.as_mut().poll(cx).map(Some)
+        this.future.as_mut().poll(cx).map(Some)
     }
 }
 
@@ -123,7 +144,9 @@ impl Drain {
 
     fn until_aborted<F: Future>(&self, future: F) -> UntilAborted<F> {
         UntilAborted {
-            abort: self.abort.wait(),
+            end: Arc::clone(&self.end),
+            waiting: Waiting::default(),
+            called: false,
             future: Box::pin(future),
         }
     }
@@ -135,7 +158,10 @@ impl Drain {
 
     /// Ready once it is time to finish: take nothing more, complete what is in hand.
     pub fn finishing(&self) -> Finishing {
-        self.finish.wait()
+        Finishing {
+            signal: self.finish.clone(),
+            waiting: Waiting::default(),
+        }
     }
 
     pub fn is_finishing(&self) -> bool {
@@ -149,6 +175,12 @@ impl Drain {
         sleep(IDLE_OVER).await;
     }
 
+    /// Whether the time is over and what has not finished is about to be dropped. Every task is polled when this becomes
+    /// true.
+    pub fn is_last_call(&self) -> bool {
+        self.end.last_call.is_given()
+    }
+
     /// Asks everything to finish and waits for it, `within` at most; what is left then is dropped. Returns how many
     /// tasks that were.
     pub async fn finish(&self, within: Duration) -> usize {
@@ -156,8 +188,30 @@ impl Drain {
         self.tasks.close();
         let in_time = timeout(within, self.tasks.wait()).await.is_ok();
         let left = if in_time { 0 } else { self.tasks.len() };
-        self.abort.give();
+        self.end.last_call.give();
+        self.end.abort.give();
         left
+    }
+
+    /// As [`Self::finish`], for tasks that owe somebody a word: when the time is over, or `hurry` is ready, they learn of it
+    /// by [`Self::is_last_call`] and have a quarter of a second. Ready when everything is gone, so that what a task writes when it
+    /// is dropped is written. Whether all of it finished by itself.
+    pub async fn finish_politely(&self, within: Duration, hurry: impl Future<Output = ()>) -> bool {
+        self.finish.give();
+        self.tasks.close();
+        let in_time = tokio::select! {
+            biased;
+            () = self.tasks.wait() => true,
+            () = sleep(within) => false,
+            () = hurry => false,
+        };
+        self.end.last_call.give();
+        if !in_time {
+            let _said = timeout(LAST_WORDS, self.tasks.wait()).await;
+        }
+        self.end.abort.give();
+        let _gone = timeout(Duration::from_secs(1), self.tasks.wait()).await;
+        in_time
     }
 }
 
@@ -179,5 +233,34 @@ mod tests {
         assert_eq!(drain.finish(Duration::from_secs(5)).await, 1);
         assert!(polite.await.is_ok() && stubborn.await.is_ok());
         drain.finishing().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn at_the_last_call_everything_has_a_word() {
+        for hurried in [false, true] {
+            let drain = Drain::new();
+            let (said, heard) = std::sync::mpsc::channel();
+            let mine = drain.clone();
+            let _waited_for = drain.spawn(std::future::poll_fn(move |_| {
+                if mine.is_last_call() {
+                    said.send("sorry").unwrap();
+                    return Poll::Ready(());
+                }
+                Poll::Pending
+            }));
+            let _stubborn = drain.spawn(std::future::pending());
+            tokio::task::yield_now().await;
+            let began = tokio::time::Instant::now();
+            let hurry = async move {
+                if !hurried {
+                    std::future::pending::<()>().await;
+                }
+            };
+            let within = Duration::from_secs(5);
+            assert!(!drain.finish_politely(within, hurry).await);
+            let took = began.elapsed();
+            assert!(drain.tasks.is_empty() && heard.try_recv().is_ok());
+            assert_eq!(took < within, hurried, "{took:?}");
+        }
     }
 }

@@ -1,33 +1,30 @@
-//! SIGTERM and SIGINT: the first asks a program to finish, the second ends it on the spot. SIGHUP asks it to look at its
-//! files again.
+//! SIGTERM and SIGINT: the first asks a program to finish, the second not to wait. SIGHUP asks it to look at its files again.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Ready when the program is asked to finish. A second signal ends the process with code 0:
-/// it does as it is told.
-pub async fn shutdown() {
-    let (Ok(mut term), Ok(mut int)) = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    ) else {
-        // A system without signals has other ways of ending a process.
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
+/// SIGTERM and SIGINT, each time one comes.
+#[derive(Debug)]
+pub struct Asked(Option<(Signal, Signal)>);
+
+impl Asked {
+    /// Takes the signals over: from here on they no longer end the process.
+    pub fn listen() -> Self {
+        let term = signal(SignalKind::terminate());
+        let int = signal(SignalKind::interrupt());
+        Self(term.ok().zip(int.ok()))
     }
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "it must not be waited for: it ends the process"
-    )]
-    tokio::spawn(async move {
+
+    /// Ready when the program is asked once more to end. For ever pending on a system without signals, which has other ways
+    /// of ending a process.
+    pub async fn to_end(&mut self) {
+        let Some((term, int)) = &mut self.0 else {
+            return std::future::pending().await;
+        };
         tokio::select! {
             _ = term.recv() => {}
             _ = int.recv() => {}
         }
-        std::process::exit(0);
-    });
+    }
 }
 
 /// SIGHUP, each time it comes.

@@ -29,5 +29,6 @@ mod pass_through;
 mod reversal;
 mod routing;
 mod stampede;
+mod stopping;
 mod trailers;
 mod websocket;

@@ -17,7 +17,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tidegate_shared::clock;
-use tidegate_shared::drain::IDLE_OVER;
+use tidegate_shared::drain::{Drain, IDLE_OVER};
 use tidegate_shared::page::Wants;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::{sleep_until, timeout};
@@ -46,6 +46,7 @@ where
     let watched = Arc::new(Watched {
         pulse: Arc::clone(&pulse),
         verdict: AtomicU8::new(NONE),
+        drain: reception.drain.clone(),
     });
     let limits = reception.limits.clone();
     let refusal = refusal(&visit, &pulse, limits.head);
@@ -152,6 +153,7 @@ fn after(pause: Duration) -> tokio::time::Instant {
 struct Watched {
     pulse: Arc<Pulse>,
     verdict: AtomicU8,
+    drain: Drain,
 }
 
 const NONE: u8 = 0;
@@ -489,6 +491,7 @@ impl Side for Front {
             BODY => Poll::Ready(Failure::BodyTimeout),
             RESPONSE => Poll::Ready(Failure::ResponseTimeout),
             GONE => Poll::Ready(Failure::VisitorGone),
+            _ if self.watched.drain.is_last_call() => Poll::Ready(Failure::Draining),
             _ => Poll::Pending,
         }
     }

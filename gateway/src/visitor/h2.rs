@@ -295,7 +295,7 @@ async fn exchange(
     let mut front = Front {
         respond,
         until: None,
-        limits: reception.limits.clone(),
+        reception: Arc::clone(&reception),
         body: None,
         since: Instant::now(),
     };
@@ -489,7 +489,7 @@ struct Front {
     respond: SendResponse<Bytes>,
     /// When waiting ends: armed with the first wait.
     until: Option<Pin<Box<Sleep>>>,
-    limits: Limits,
+    reception: Arc<Reception>,
     /// What has come of a body that is due.
     body: Option<Due>,
     since: Instant,
@@ -570,7 +570,10 @@ impl Side for Front {
         if self.respond.poll_reset(cx).is_ready() {
             return Poll::Ready(Failure::VisitorGone);
         }
-        let (limits, since) = (&self.limits, self.since);
+        if self.reception.drain.is_last_call() {
+            return Poll::Ready(Failure::Draining);
+        }
+        let (limits, since) = (&self.reception.limits, self.since);
         let until = self.until.get_or_insert_with(|| {
             let first = limits.response.map_or(limits.patience.stall, |most| {
                 most.min(limits.patience.stall)

@@ -159,6 +159,7 @@ impl Joining {
                 }
             };
             let (traffic, result) = duplex::join(upgraded, upload.into_stream(), inbound).await;
+            record.parted();
             record.received = traffic.sent;
             record.sent = traffic.received;
             if let Err(broken) = result {

@@ -88,7 +88,13 @@ pub(crate) async fn run(args: &Args, sink: &Sink) -> Result<Ending, Trouble> {
             over.notified().await;
             drain.finish(APP_DRAIN).await
         };
-        let (gateway, agent) = (gateway.run(drain.finishing()), agent.run(attend));
+        // A second signal ends the demo as a whole.
+        let mut once = Some(drain.finishing());
+        let asked = async move || match once.take() {
+            Some(finishing) => finishing.await,
+            None => std::future::pending().await,
+        };
+        let (gateway, agent) = (gateway.run(asked), agent.run(attend));
         tokio::join!(Box::pin(gateway), Box::pin(agent), finish).1
     });
     let mut opening = pin!(async {
