@@ -112,10 +112,10 @@ impl<B> Answer<B> {
         }
     }
 
-    /// Whoever was to take it did not, for too long.
-    pub(crate) fn stalled(mut self) {
+    /// Its way to the visitor ends here, for this.
+    pub(crate) fn broken(mut self, failure: Failure) {
         if let Some(record) = &mut self.record {
-            record.failed(Failure::VisitorStalled);
+            record.failed(failure);
         }
     }
 }

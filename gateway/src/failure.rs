@@ -72,6 +72,8 @@ pub enum Failure {
     UpgradeInvalid,
     /// CONNECT to somewhere, which an agent does not offer.
     ConnectUnsupported,
+    /// What else came on the same HTTP/2 connection ended it.
+    ConnectionError,
     /// The visitor left.
     VisitorGone,
     /// The visitor took nothing of a response that had begun, or sent nothing of a body that was still due.
@@ -116,13 +118,14 @@ impl Failure {
             Self::UpgradeIgnored => "upgrade-ignored",
             Self::UpgradeInvalid => "upgrade-invalid",
             Self::ConnectUnsupported => "connect-unsupported",
+            Self::ConnectionError => "connection-error",
             Self::VisitorGone => "visitor-gone",
             Self::VisitorStalled => "visitor-stalled",
             Self::ResponseCut => "response-cut",
         }
     }
 
-    /// The status that the visitor sees. `VisitorGone` has the one that nginx made usual in logs; nobody receives it. Those
+    /// The status that the visitor sees. `VisitorGone` and `ConnectionError` have the one that nginx made usual in logs; nobody receives it. Those
     /// that end a response have the one that was sent with its head, and this one nowhere.
     pub fn status(self) -> StatusCode {
         match self {
@@ -159,7 +162,9 @@ impl Failure {
                 StatusCode::GATEWAY_TIMEOUT
             }
             Self::ConnectUnsupported => StatusCode::NOT_IMPLEMENTED,
-            Self::VisitorGone => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
+            Self::ConnectionError | Self::VisitorGone => {
+                StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST)
+            }
         }
     }
 
@@ -233,6 +238,7 @@ impl Failure {
             Self::UpgradeIgnored => "The app did not change the protocol as it was asked to.",
             Self::UpgradeInvalid => "The app answered a change of protocol wrongly.",
             Self::ConnectUnsupported => "The agent of this name passes requests to its app only.",
+            Self::ConnectionError => "The connection broke for what else came on it.",
             Self::VisitorGone => "The visitor left.",
             Self::VisitorStalled => "The visitor took nothing of the response for too long.",
             Self::ResponseCut => "The response broke off.",
@@ -265,7 +271,7 @@ impl From<BadLength> for Failure {
 }
 
 /// All of them, for the metrics to show at zero.
-pub const ALL: [Failure; 35] = [
+pub const ALL: [Failure; 36] = [
     Failure::Malformed,
     Failure::NoHost,
     Failure::ManyHosts,
@@ -298,6 +304,7 @@ pub const ALL: [Failure; 35] = [
     Failure::UpgradeIgnored,
     Failure::UpgradeInvalid,
     Failure::ConnectUnsupported,
+    Failure::ConnectionError,
     Failure::VisitorGone,
     Failure::VisitorStalled,
     Failure::ResponseCut,

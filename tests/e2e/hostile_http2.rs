@@ -373,6 +373,10 @@ async fn a_rapid_reset_starts_few_requests_and_stops_nobody() {
     assert!(started <= 200, "{started} requests at the app");
     let used = site.world.gateway.cpu_time() - cpu;
     assert!(used < Duration::from_secs(3), "{used:?} of CPU");
+    let gateway = &site.world.gateway;
+    gateway
+        .wait_log(&[" access ", "status=429 reason=too-many-cancelled"])
+        .await;
 }
 
 /// Making the gateway reset, and not resetting oneself (CVE-2025-8671).
@@ -517,6 +521,10 @@ async fn too_many_streams_are_refused() {
         "{}",
         site.app.count("/never")
     );
+    let gateway = &site.world.gateway;
+    gateway
+        .wait_log(&[" access ", "status=503 reason=limit"])
+        .await;
 }
 
 /// A window of zero: the visitor's own streams wait, and nobody else's.
@@ -568,6 +576,10 @@ async fn openings_that_stall_are_ended() {
         stalled("HEADERS without end", open),
     );
     assert_eq!(held, (None, None, None), "held for more than {limit:?}");
+    let gateway = &site.world.gateway;
+    gateway
+        .wait_log(&[" access ", "HTTP/2", "status=408 reason=head-timeout"])
+        .await;
     assert_eq!(site.app.count("/x"), 0);
 }
 

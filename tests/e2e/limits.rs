@@ -8,6 +8,7 @@ use tidegate_tests::http1::pattern;
 use tidegate_tests::peers::agent::RawAgent;
 use tidegate_tests::peers::frame::kind;
 use tidegate_tests::visitors::http1::try_get;
+use tidegate_tests::visitors::http2;
 use tidegate_tests::visitors::{Answer, H2Visitor, Visitor};
 use tidegate_tests::{HOST, Site, World};
 
@@ -55,20 +56,30 @@ async fn a_head_beyond_its_size_is_a_431() {
     assert_eq!(site.ask("GET", request).await.status(), 431);
     let mut visitor = H2Visitor::connect(site.world.visitors).await;
     let mut head = visitor.head(http::Method::GET, HOST, "/hello");
-    head.headers_mut().insert("x", value.parse().unwrap());
-    let (response, _) = visitor.begin(head, true).await;
-    let response = response.await.unwrap();
-    assert_eq!(response.status(), 431);
-    assert_eq!(response.headers()["tidegate-reason"], "head-too-large");
-    let long = format!("/{}", "p".repeat(9000));
-    let head = visitor.head(http::Method::GET, HOST, &long);
-    let (response, _) = visitor.begin(head, true).await;
-    assert_eq!(response.await.unwrap().status(), 414);
-    for version in ["HTTP/1.1", "HTTP/2"] {
-        let logged = [" access ", version, "status=431 reason=head-too-large"];
-        site.world.gateway.wait_log(&logged).await;
+    for length in [9000, 20_000] {
+        let value = "v".repeat(length).parse().unwrap();
+        head.headers_mut().insert("x", value);
+        let (response, _) = visitor.begin(head.clone(), true).await;
+        let answer = http2::answer(response).await;
+        assert_eq!(answer.status, 431, "{length}");
+        assert_eq!(answer.field("tidegate-reason"), "head-too-large");
+        let id = answer.field("tidegate-request-id");
+        let gateway = &site.world.gateway;
+        gateway
+            .wait_log(&[" access ", id, "status=431 reason=head-too-large"])
+            .await;
     }
-    counted(&site, FAILED, "head-too-large", 2.0).await;
+    let long = visitor.head(http::Method::GET, HOST, &format!("/{}", "p".repeat(9000)));
+    let (response, _) = visitor.begin(long, true).await;
+    let answer = http2::answer(response).await;
+    assert_eq!(answer.status, 414);
+    assert_eq!(answer.field("tidegate-reason"), "target-too-long");
+    // So far beyond it that it is not read to its end.
+    let value = "v".repeat(100_000).parse().unwrap();
+    head.headers_mut().insert("x", value);
+    let (response, _) = visitor.begin(head, true).await;
+    assert_eq!(http2::response(response).await.status(), 431);
+    counted(&site, FAILED, "reason=\"head-too-large\"", 4.0).await;
     assert_eq!(site.app.requests().len(), 0);
     assert_eq!(site.get("/hello").await.status(), 200);
 }
@@ -519,7 +530,7 @@ async fn a_gateway_that_ends_finishes_what_is_in_flight() {
     site.app.wait_request("/slow/1300").await;
     site.world.gateway.terminate();
     assert_eq!(visitor.answer("GET").await.text(), "slow\n");
-    let answer = tidegate_tests::visitors::http2::answer(response).await;
+    let answer = http2::answer(response).await;
     assert_eq!(answer.text(), "slow\n");
     assert!(site.world.gateway.ended(SOON).await.success());
 }

@@ -26,6 +26,7 @@ mod observability;
 mod odd_apps;
 mod pace;
 mod pass_through;
+mod refused_http2;
 mod reversal;
 mod routing;
 mod stampede;

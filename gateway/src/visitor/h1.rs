@@ -540,7 +540,7 @@ impl Drop for InHand {
             self.pulse.response_ended();
         }
         match self.answer.take() {
-            Some(answer) if self.pulse.is_stalled() => answer.stalled(),
+            Some(answer) if self.pulse.is_stalled() => answer.broken(Failure::VisitorStalled),
             answer => drop(answer),
         }
         self.pulse.request_ended();

@@ -23,8 +23,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Sleep, sleep, timeout};
 use tracing::debug;
 
-use super::heads::{HeadsIo, Unfinished};
-use super::pulse::Patience;
+use super::due::Due;
+use super::heads::HeadsIo;
+use super::ledger::{CANCELLED_IN_TEN_SECONDS, Ledger};
 use super::{Limits, Reception};
 use crate::access::Record;
 use crate::answer::{Answer, Cut, End};
@@ -39,9 +40,6 @@ use crate::pool::Unavailable;
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 
-/// How many times the largest head is read: `h2` answers a larger one by itself, without a reason or a line in the log.
-const HEADS_READ: usize = 2;
-
 /// What may wait to be written on one stream.
 const SEND_BUFFER: usize = 128 * 1024;
 
@@ -50,8 +48,8 @@ const SEND_BUFFER: usize = 128 * 1024;
 /// whoever takes them has a turn before so many are read.
 const SMALL_FRAME_BUDGET: usize = 1024 * 1024;
 
-/// Requests that a visitor may cancel within ten seconds; more is an attack (CVE-2023-44487).
-const CANCELLED_IN_TEN_SECONDS: u32 = 200;
+/// What a head may be larger than `--max-head` and still be read to its end, so that it is answered with a reason.
+const HEAD_ROOM: std::ops::RangeInclusive<usize> = 64 * 1024..=192 * 1024;
 
 /// A visitor's connection is pinged so often while something is open on it, so that one that vanished is noticed.
 const PING_EVERY: Duration = Duration::from_secs(30);
@@ -62,15 +60,17 @@ where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let limits = &reception.limits;
-    let (io, unfinished) = HeadsIo::new(stream, seen);
+    let (io, ledger) = HeadsIo::new(stream, seen);
+    let room = limits.head.clamp(*HEAD_ROOM.start(), *HEAD_ROOM.end());
     let mut builder = Builder::new();
     builder
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(limits.streams)
-        .max_header_list_size(u32::try_from(limits.head * HEADS_READ).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(limits.head + room).unwrap_or(u32::MAX))
         .max_send_buffer_size(SEND_BUFFER)
         .max_local_error_reset_streams(Some(256))
+        .max_pending_accept_reset_streams(CANCELLED_IN_TEN_SECONDS)
         .data_frame_budget(SMALL_FRAME_BUDGET)
         .enable_connect_protocol();
     let shaken = tokio::select! {
@@ -88,7 +88,7 @@ where
             return debug!(visitor = %visit.visitor, "a visitor did not begin HTTP/2 in time");
         }
     };
-    let mut care = Care::new(&mut connection, &reception, unfinished);
+    let mut care = Care::new(&mut connection, &reception, ledger);
     let mut finishing = Box::pin(reception.drain.finishing());
     let mut told = false;
     let ending = poll_fn(|cx| {
@@ -100,29 +100,43 @@ where
         loop {
             match connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
-                    care.asked();
-                    let (reception, visit, cancelled) = (
+                    care.asked(respond.stream_id().as_u32());
+                    let (reception, visit, ledger) = (
                         Arc::clone(&reception),
                         Arc::clone(&visit),
-                        Arc::clone(&care.cancelled),
+                        Arc::clone(&care.ledger),
                     );
                     reception.drain.clone().spawn(async move {
-                        Box::pin(exchange(reception, visit, request, respond, cancelled)).await;
+                        Box::pin(exchange(reception, visit, request, respond, ledger)).await;
                     });
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(error)),
                 Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Pending => match care.poll(cx, &mut connection) {
-                    Poll::Ready(true) => {}
-                    Poll::Ready(false) => return Poll::Ready(None),
-                    Poll::Pending => return Poll::Pending,
-                },
+                Poll::Pending => {
+                    write_down(&visit, care.ledger.take_refused());
+                    match care.poll(cx, &mut connection) {
+                        Poll::Ready(true) => {}
+                        Poll::Ready(false) => return Poll::Ready(None),
+                        Poll::Pending => return Poll::Pending,
+                    }
+                }
             }
         }
     })
     .await;
+    write_down(&visit, care.ledger.take_rest(care.otherwise()));
     if let Some(error) = ending {
         debug!(visitor = %visit.visitor, "a visitor's HTTP/2 connection failed: {error}");
+    }
+}
+
+/// Writes the access lines of requests that were not handed over: of them is known what became of them, and no more.
+fn write_down(visit: &Visit, failures: Vec<Failure>) {
+    for failure in failures {
+        let access = &visit.gateway.access;
+        let mut record = access.record(&visit.label, visit.tls.is_some(), Instant::now());
+        record.version = Version::HTTP_2;
+        record.failed(failure);
     }
 }
 
@@ -138,44 +152,19 @@ struct Care {
     head: Duration,
     last: Instant,
     requests: u64,
-    cancelled: Arc<Cancelled>,
     calm: bool,
-    unfinished: Arc<Unfinished>,
+    ledger: Arc<Ledger>,
+    /// A head did not come in time.
+    overdue: bool,
     /// Since when the visitor has been told that the connection ends.
     leaving: Option<Instant>,
-}
-
-/// Requests that the visitor reset before their response, counted over ten seconds.
-#[derive(Debug, Default)]
-struct Cancelled(std::sync::Mutex<(u64, u32)>);
-
-impl Cancelled {
-    fn count(&self) {
-        let now = clock::now_ms();
-        let mut counted = self
-            .0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        if now.saturating_sub(counted.0) > 10_000 {
-            *counted = (now, 0);
-        }
-        counted.1 += 1;
-    }
-
-    fn too_many(&self) -> bool {
-        self.0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .1
-            > CANCELLED_IN_TEN_SECONDS
-    }
 }
 
 impl Care {
     fn new<T>(
         connection: &mut Connection<T, Bytes>,
         reception: &Reception,
-        unfinished: Arc<Unfinished>,
+        ledger: Arc<Ledger>,
     ) -> Self
     where
         T: AsyncRead + AsyncWrite + Unpin,
@@ -192,16 +181,27 @@ impl Care {
             head: limits.patience.head,
             last: Instant::now(),
             requests: 0,
-            cancelled: Arc::default(),
             calm: true,
-            unfinished,
+            ledger,
+            overdue: false,
             leaving: None,
         }
     }
 
-    fn asked(&mut self) {
+    fn asked(&mut self, stream: u32) {
         self.requests += 1;
         self.last = Instant::now();
+        self.ledger.handed(stream);
+    }
+
+    /// What has become of requests that nothing else is known of, when the connection is over.
+    fn otherwise(&self) -> Option<Failure> {
+        match self.leaving {
+            _ if self.overdue => Some(Failure::HeadTimeout),
+            // The visitor was told that they are not begun any more, and may ask elsewhere (RFC 9113 §6.8).
+            Some(_) => None,
+            None => Some(Failure::VisitorGone),
+        }
     }
 
     /// Whether to go on; pending while there is nothing to do.
@@ -209,8 +209,9 @@ impl Care {
     where
         T: AsyncRead + AsyncWrite + Unpin,
     {
-        if self.calm && self.cancelled.too_many() {
+        if self.calm && self.ledger.too_many_cancelled() {
             self.calm = false;
+            self.ledger.ended_for(u32::MAX, Failure::TooManyCancelled);
             connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
             return Poll::Ready(true);
         }
@@ -239,10 +240,11 @@ impl Care {
     {
         let head = u64::try_from(self.head.as_millis()).unwrap_or(u64::MAX / 4);
         if self
-            .unfinished
-            .since()
+            .ledger
+            .unfinished_since()
             .is_some_and(|since| clock::now_ms() >= since.saturating_add(head))
         {
+            self.overdue = true;
             self.metrics.head_overdue.inc();
             return true;
         }
@@ -284,7 +286,7 @@ async fn exchange(
     visit: Arc<Visit>,
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
-    cancelled: Arc<Cancelled>,
+    ledger: Arc<Ledger>,
 ) {
     let mut record = visit
         .gateway
@@ -296,28 +298,34 @@ async fn exchange(
         respond,
         until: None,
         reception: Arc::clone(&reception),
+        ledger,
         body: None,
         since: Instant::now(),
     };
-    let (parts, answer) =
-        match ask(&reception.limits, &visit, request, &mut record, &mut front).await {
-            Ok(opened) => Answer::tunnel(opened, record, End::OfAnswer),
-            Err(Unavailable {
-                failure: Failure::VisitorGone,
-                ..
-            }) => {
-                record.failed(Failure::VisitorGone);
-                cancelled.count();
-                return;
+    let asking = ask(&reception.limits, &visit, request, &mut record, &mut front);
+    let (parts, answer) = match asking.await {
+        Ok(opened) => Answer::tunnel(opened, record, End::OfAnswer),
+        Err(Unavailable {
+            failure: Failure::VisitorGone,
+            ..
+        }) => {
+            if let Some(failure) = front.ledger.cut_for() {
+                return record.failed(failure);
             }
-            Err(Unavailable { failure, about }) => {
-                record.failed(failure);
-                let (parts, body) =
-                    page::failed(failure, about.as_deref(), &record.id(), wants).into_parts();
-                (parts, Answer::own(body, record))
-            }
-        };
-    send(&reception.limits, front.respond, parts, answer).await;
+            front.ledger.count_cancelled();
+            return record.failed(Failure::VisitorGone);
+        }
+        Err(Unavailable { failure, about }) => {
+            record.failed(failure);
+            let (parts, body) =
+                page::failed(failure, about.as_deref(), &record.id(), wants).into_parts();
+            (parts, Answer::own(body, record))
+        }
+    };
+    let Front {
+        respond, ledger, ..
+    } = front;
+    send(&reception.limits, respond, parts, answer, &ledger).await;
 }
 
 async fn send(
@@ -325,6 +333,7 @@ async fn send(
     mut respond: SendResponse<Bytes>,
     parts: http::response::Parts,
     answer: Answer<Inbound>,
+    ledger: &Ledger,
 ) {
     let mut response = Response::from_parts(parts, ());
     *response.version_mut() = Version::HTTP_2;
@@ -364,13 +373,17 @@ async fn send(
             let mut answer = pump.into_body();
             poll_fn(|cx| answer.poll_rest(cx)).await;
         }
-        Some(Err(Stop::Reset(_) | Stop::Gone(_))) => {}
+        Some(Err(Stop::Reset(_) | Stop::Gone(_))) => {
+            if let Some(failure) = ledger.cut_for() {
+                pump.into_body().broken(failure);
+            }
+        }
         // A visitor must see that the response was cut (RFC 9113 §8.1).
         Some(Err(Stop::Body(Cut::Tunnel(_) | Cut::Visitor))) => pump.reset(Reason::INTERNAL_ERROR),
         // Not read for too long.
         None => {
             pump.reset(Reason::CANCEL);
-            pump.into_body().stalled();
+            pump.into_body().broken(Failure::VisitorStalled);
         }
     }
 }
@@ -389,6 +402,9 @@ async fn ask(
         failure,
         about: None,
     };
+    if front.was_reset().await {
+        return Err(refused(Failure::VisitorGone));
+    }
     let protocol = request.extensions_mut().remove::<Protocol>();
     match &protocol {
         None if request.method() == Method::CONNECT => {
@@ -400,15 +416,16 @@ async fn ask(
         }
         _ => {}
     }
-    forward::check_target(request.method(), request.uri()).map_err(refused)?;
-    let target = record.path.as_ref().map_or(0, |path| path.as_str().len());
-    if target > limits.head {
+    let target = request.uri().path_and_query();
+    if target.is_some_and(|target| target.as_str().len() > limits.head) {
         return Err(refused(Failure::TargetTooLong));
     }
-    let head = target + list_size(request.headers());
-    if request.headers().len() > limits.fields || head > limits.head {
+    let fields = request.headers().len();
+    let listed = listed(&request);
+    if fields > limits.fields || listed > limits.head {
         return Err(refused(Failure::HeadTooLarge));
     }
+    forward::check_target(request.method(), request.uri()).map_err(refused)?;
     let authority = forward::authority(request.uri(), request.headers()).map_err(refused)?;
     record.host = Some(authority.clone());
     let host = forward::host(&authority)
@@ -434,12 +451,8 @@ async fn ask(
         .headers()
         .get(EXPECT)
         .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    let octets = request
-        .headers()
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len() + 64)
-        .sum::<usize>()
-        + 512;
+    // The map's own entries, and the request around it; what it costs to hold, not what it was on the wire.
+    let octets = listed + fields * 32 + 512;
     let (parts, recv) = request.into_parts();
     let uri = forward::target(
         parts.uri.into_parts().path_and_query,
@@ -476,12 +489,18 @@ async fn ask(
     open(visit, ask, record, front).await
 }
 
-/// The size of a field section without its pseudo-fields (RFC 9113 §6.5.2).
-fn list_size(headers: &http::HeaderMap) -> usize {
-    headers
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len() + 32)
-        .sum()
+/// The size of a head as HTTP/2 counts it (RFC 9113 §6.5.2).
+fn listed(request: &Request<RecvStream>) -> usize {
+    const EACH: usize = 32;
+    let uri = request.uri();
+    let path = uri.path_and_query().map_or(0, |path| path.as_str().len());
+    let authority = uri.authority().map_or(0, |host| host.as_str().len());
+    let names = ":method:scheme:authority:path".len() + 4 * EACH;
+    let pseudo = names + request.method().as_str().len() + "https".len() + authority + path;
+    let fields = request.headers().iter();
+    fields.fold(pseudo, |sum, (name, value)| {
+        sum + name.as_str().len() + value.len() + EACH
+    })
 }
 
 /// The visitor's side of a waiting request on HTTP/2.
@@ -490,52 +509,17 @@ struct Front {
     /// When waiting ends: armed with the first wait.
     until: Option<Pin<Box<Sleep>>>,
     reception: Arc<Reception>,
+    ledger: Arc<Ledger>,
     /// What has come of a body that is due.
     body: Option<Due>,
     since: Instant,
 }
 
-/// A body whose next octets everything waits for.
-struct Due {
-    moved: u64,
-    /// When `moved` last grew.
-    heard: Instant,
-    /// From when its rate is measured, and what had come by then.
-    since: Instant,
-    mark: u64,
-}
-
-impl Due {
-    fn begin(moved: u64) -> Self {
-        let now = Instant::now();
-        Self {
-            moved,
-            heard: now,
-            since: now,
-            mark: moved,
-        }
-    }
-
-    fn came(&mut self, moved: u64) {
-        if moved != self.moved {
-            self.moved = moved;
-            self.heard = Instant::now();
-        }
-    }
-
-    /// Whether nothing came for too long, or too little.
-    fn is_overdue(&mut self, patience: &Patience) -> bool {
-        if self.heard.elapsed() >= patience.stall {
-            return true;
-        }
-        let took = self.since.elapsed();
-        if took < patience.rate_over() {
-            return false;
-        }
-        let brought = self.moved - self.mark;
-        self.since = Instant::now();
-        self.mark = self.moved;
-        patience.is_crawl(brought, took)
+impl Front {
+    /// Whether the visitor has taken its request back before it was looked at: it costs no app anything then.
+    async fn was_reset(&mut self) -> bool {
+        self.ledger.has_resets()
+            && poll_fn(|cx| Poll::Ready(self.respond.poll_reset(cx).is_ready())).await
     }
 }
 

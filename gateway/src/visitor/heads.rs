@@ -1,27 +1,18 @@
 //! A visitor's HTTP/2 socket as `h2` sees it: what was read while the protocol was still open is replayed, and a field
 //! block that was begun and not ended leaves a note. `h2` waits for its end for ever (RFC 9113 §4.3 lets it); the
-//! connection's care does not. And `h2` reads for as long as there is something to read; here it pauses now and then.
+//! connection's care does not. And `h2` reads for as long as there is something to read; here it pauses now and then. What is
+//! asked, and what `h2` refuses by itself, is noted in the ledger.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use tidegate_shared::clock;
 use tidegate_shared::reversal::PREFACE;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Since when, by [`clock::now_ms`], a frame of a field block is unfinished; zero while none is.
-#[derive(Debug, Default)]
-pub(super) struct Unfinished(AtomicU64);
-
-impl Unfinished {
-    pub(super) fn since(&self) -> Option<u64> {
-        Some(self.0.load(Relaxed)).filter(|since| *since != 0)
-    }
-}
+use super::ledger::{Ledger, Written};
 
 /// Follows the frames of one direction. Pure.
 #[derive(Debug)]
@@ -40,6 +31,8 @@ struct Blocks {
 const FRAMES_IN_A_TURN: usize = 512;
 
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
 
@@ -55,8 +48,8 @@ impl Blocks {
         }
     }
 
-    /// Whether something is unfinished after these octets: a field block, or a frame's head.
-    fn pass(&mut self, mut octets: &[u8]) -> bool {
+    /// Whether something is unfinished after these octets: a field block, or a frame's head. Tells what they begin.
+    fn pass(&mut self, mut octets: &[u8], ledger: &Ledger) -> bool {
         while !octets.is_empty() {
             if self.left > 0 {
                 let run = self.left.min(octets.len());
@@ -79,6 +72,11 @@ impl Blocks {
                     self.in_block = true;
                     self.ends_block = self.head[4] & END_HEADERS != 0;
                 }
+                match self.head[3] {
+                    HEADERS => ledger.head_came(number(&self.head[5..])),
+                    RST_STREAM => ledger.reset_came(),
+                    _ => {}
+                }
                 self.close();
             }
         }
@@ -93,35 +91,112 @@ impl Blocks {
     }
 }
 
+/// A number that begins here, without the bit that HTTP/2 reserves in streams' numbers.
+fn number(octets: &[u8]) -> u32 {
+    octets
+        .first_chunk::<4>()
+        .map_or(0, |octets| u32::from_be_bytes(*octets) & 0x7fff_ffff)
+}
+
+/// Follows the frames that are written. Pure.
+#[derive(Debug)]
+struct Frames {
+    /// The present frame's head and the first octets of its payload, as far as they say something.
+    kept: [u8; KEPT],
+    have: usize,
+    want: usize,
+    /// Octets of the payload still to come, behind those that are kept.
+    left: usize,
+}
+
+const HEAD: usize = 9;
+
+/// A GOAWAY's head, its two numbers, and as much of its debug data as `h2` writes.
+const KEPT: usize = HEAD + 8 + 32;
+
+impl Frames {
+    fn new() -> Self {
+        Self {
+            kept: [0; KEPT],
+            have: 0,
+            want: HEAD,
+            left: 0,
+        }
+    }
+
+    fn pass(&mut self, mut octets: &[u8], ledger: &Ledger) {
+        while !octets.is_empty() {
+            if self.have == self.want {
+                let run = self.left.min(octets.len());
+                self.left -= run;
+                octets = &octets[run..];
+                if self.left == 0 {
+                    (self.have, self.want) = (0, HEAD);
+                }
+                continue;
+            }
+            let run = (self.want - self.have).min(octets.len());
+            self.kept[self.have..self.have + run].copy_from_slice(&octets[..run]);
+            self.have += run;
+            octets = &octets[run..];
+            if self.have == HEAD {
+                let length = number(&[0, self.kept[0], self.kept[1], self.kept[2]]) as usize;
+                let kept = match self.kept[3] {
+                    RST_STREAM | GOAWAY => length.min(KEPT - HEAD),
+                    _ => 0,
+                };
+                self.want = HEAD + kept;
+                self.left = length - kept;
+            }
+            if self.have == self.want {
+                self.tell(ledger);
+            }
+        }
+    }
+
+    fn tell(&self, ledger: &Ledger) {
+        let (head, payload) = self.kept[..self.have].split_at(HEAD);
+        let stream = number(&head[5..]);
+        match head[3] {
+            HEADERS => ledger.wrote(Written::Headers(stream)),
+            RST_STREAM => ledger.wrote(Written::Reset(stream, number(payload))),
+            GOAWAY if payload.len() >= 8 => {
+                let (last, code) = (number(payload), number(&payload[4..]));
+                ledger.wrote(Written::Goaway(last, code, &payload[8..]));
+            }
+            _ => {}
+        }
+    }
+}
+
 /// See the module's head.
 #[derive(Debug)]
 pub(super) struct HeadsIo<T> {
     io: T,
     replay: Bytes,
     blocks: Blocks,
-    unfinished: Arc<Unfinished>,
+    frames: Frames,
+    ledger: Arc<Ledger>,
 }
 
 impl<T> HeadsIo<T> {
-    pub(super) fn new(io: T, seen: Bytes) -> (Self, Arc<Unfinished>) {
-        let unfinished = Arc::new(Unfinished::default());
+    pub(super) fn new(io: T, seen: Bytes) -> (Self, Arc<Ledger>) {
+        let ledger = Arc::new(Ledger::default());
         (
             Self {
                 io,
                 replay: seen,
                 blocks: Blocks::new(),
-                unfinished: Arc::clone(&unfinished),
+                frames: Frames::new(),
+                ledger: Arc::clone(&ledger),
             },
-            unfinished,
+            ledger,
         )
     }
 
     fn note(&mut self, octets: &[u8]) {
-        if !self.blocks.pass(octets) {
-            self.unfinished.0.store(0, Relaxed);
-        } else if self.unfinished.since().is_none() {
-            self.unfinished.0.store(clock::now_ms(), Relaxed);
-        }
+        let unfinished = self.blocks.pass(octets, &self.ledger);
+        self.ledger.is_unfinished(unfinished);
     }
 }
 
@@ -156,7 +231,10 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for HeadsIo<T> {
         cx: &mut Context<'_>,
         octets: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, octets)
+        let this = &mut *self;
+        let written = ready!(Pin::new(&mut this.io).poll_write(cx, octets))?;
+        this.frames.pass(&octets[..written], &this.ledger);
+        Poll::Ready(Ok(written))
     }
 
     fn poll_write_vectored(
@@ -164,7 +242,15 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for HeadsIo<T> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, slices)
+        let this = &mut *self;
+        let written = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, slices))?;
+        let mut left = written;
+        for slice in slices {
+            let run = left.min(slice.len());
+            this.frames.pass(&slice[..run], &this.ledger);
+            left -= run;
+        }
+        Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -183,6 +269,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for HeadsIo<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::Failure;
 
     #[test]
     fn a_block_is_unfinished_until_its_last_octet_at_every_cut() {
@@ -209,13 +296,50 @@ mod tests {
         let end = wire.len() - 9;
         for cut in 0..=wire.len() {
             let mut blocks = Blocks::new();
-            let first = blocks.pass(&wire[..cut]);
+            let ledger = Ledger::default();
+            let first = blocks.pass(&wire[..cut], &ledger);
             if cut > quiet.len() && cut < end {
                 assert!(first, "cut at {cut}");
             }
             assert!(
-                !blocks.pass(&wire[cut..]),
+                !blocks.pass(&wire[cut..], &ledger),
                 "finished after all, cut at {cut}"
+            );
+            let gone = Failure::VisitorGone;
+            assert_eq!(ledger.take_rest(Some(gone)), [gone], "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_told_at_every_cut() {
+        let frame = |kind: u8, stream: u8, payload: &[u8]| {
+            let length = u8::try_from(payload.len()).unwrap();
+            [&[0, 0, length, kind, 0, 0, 0, 0, stream], payload].concat()
+        };
+        let goaway = [&[0, 0, 0, 7, 0, 0, 0, 11], &b"too_many_resets"[..]].concat();
+        let wire = [
+            frame(0, 1, b"body"),
+            frame(RST_STREAM, 3, &[0, 0, 0, 1]),
+            frame(4, 0, b""),
+            frame(RST_STREAM, 5, &[0, 0, 0, 7]),
+            frame(HEADERS, 7, b"431"),
+            frame(GOAWAY, 0, &goaway),
+        ]
+        .concat();
+        for cut in 0..=wire.len() {
+            let (mut frames, ledger) = (Frames::new(), Ledger::default());
+            for stream in [1, 3, 5, 7, 9] {
+                ledger.head_came(stream);
+            }
+            ledger.handed(1);
+            frames.pass(&wire[..cut], &ledger);
+            frames.pass(&wire[cut..], &ledger);
+            let refused = [Failure::Malformed, Failure::Limit, Failure::HeadTooLarge];
+            assert_eq!(ledger.take_refused(), refused, "cut at {cut}");
+            assert_eq!(
+                ledger.take_rest(None),
+                [Failure::TooManyCancelled],
+                "cut at {cut}"
             );
         }
     }

@@ -6,11 +6,13 @@
 //!                   └─ first octets decide┴─▶ h2 ─┴─▶ exchange
 //! ```
 
+mod due;
 mod framing;
 mod h1;
 mod h2;
 mod heads;
 mod io;
+mod ledger;
 pub mod pulse;
 mod upgrade;
 

@@ -1,0 +1,291 @@
+//! What was asked on a visitor's HTTP/2 connection and not handed over by `h2`, which refuses some requests by itself, and
+//! sometimes ends a connection, without a word to us: the socket's frames tell, and the connection's care writes it down.
+//! Fed by `heads`, asked by `h2`. All of it happens in the connection's own task, so that its locks are never contended.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use h2::Reason;
+use tidegate_shared::clock;
+
+use crate::failure::Failure;
+
+/// Requests that a visitor may cancel within ten seconds; more is an attack (CVE-2023-44487).
+pub(super) const CANCELLED_IN_TEN_SECONDS: usize = 200;
+
+/// How many requests are remembered that are not handed over. `h2` lets a connection go on for a few hundred.
+const REMEMBERED: usize = 10_000;
+
+/// See the module's head.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    /// Since when, by [`clock::now_ms`], a frame of a field block is unfinished; zero while none is.
+    unfinished: AtomicU64,
+    asked: Mutex<Asked>,
+    /// Some of those asked are known to be refused.
+    refused: AtomicBool,
+    /// The visitor has reset a stream.
+    reset: AtomicBool,
+    cancelled: Mutex<(u64, usize)>,
+    ended: OnceLock<Ended>,
+}
+
+/// Requests whose head has begun and that were not handed over, by stream.
+#[derive(Debug, Default)]
+struct Asked {
+    last: u32,
+    open: VecDeque<(u32, Option<Failure>)>,
+}
+
+/// Why the gateway has ended the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ended {
+    failure: Failure,
+    /// The last stream that was begun: the next one is to blame.
+    after: u32,
+}
+
+/// A frame that the gateway has written, as far as it says something of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Written<'a> {
+    Headers(u32),
+    Reset(u32, u32),
+    Goaway(u32, u32, &'a [u8]),
+}
+
+impl Ledger {
+    pub(super) fn unfinished_since(&self) -> Option<u64> {
+        Some(self.unfinished.load(Relaxed)).filter(|since| *since != 0)
+    }
+
+    /// Whether a frame is unfinished after what was read.
+    pub(super) fn is_unfinished(&self, unfinished: bool) {
+        if !unfinished {
+            self.unfinished.store(0, Relaxed);
+        } else if self.unfinished_since().is_none() {
+            self.unfinished.store(clock::now_ms(), Relaxed);
+        }
+    }
+
+    /// HEADERS have begun on this stream.
+    pub(super) fn head_came(&self, stream: u32) {
+        let mut asked = self.asked();
+        // Others are trailers, or no request's (RFC 9113 §5.1.1).
+        if stream > asked.last && stream % 2 == 1 {
+            asked.last = stream;
+            if asked.open.len() < REMEMBERED {
+                asked.open.push_back((stream, None));
+            }
+        }
+    }
+
+    pub(super) fn reset_came(&self) {
+        self.reset.store(true, Relaxed);
+    }
+
+    /// Whether some stream may have been reset already.
+    pub(super) fn has_resets(&self) -> bool {
+        self.reset.load(Relaxed)
+    }
+
+    /// This stream's request has its own record from here on.
+    pub(super) fn handed(&self, stream: u32) {
+        let open = &mut self.asked().open;
+        if open.front().is_some_and(|(first, _)| *first == stream) {
+            open.pop_front();
+        } else {
+            open.retain(|(asked, _)| *asked != stream);
+        }
+    }
+
+    /// Notes what a frame of ours says about requests that were not handed over.
+    pub(super) fn wrote(&self, frame: Written<'_>) {
+        match frame {
+            // The only response to such a request is `h2`'s own 431.
+            Written::Headers(stream) => self.refuse(stream, Failure::HeadTooLarge),
+            Written::Reset(stream, code) if code == u32::from(Reason::REFUSED_STREAM) => {
+                self.refuse(stream, Failure::Limit);
+            }
+            Written::Reset(stream, _) => self.refuse(stream, Failure::Malformed),
+            // The visitor is told that these were not begun, and may ask elsewhere (RFC 9113 §6.8).
+            Written::Goaway(after, 0, _) => self.asked().open.retain(|(asked, _)| *asked <= after),
+            Written::Goaway(after, code, debug) => self.ended_for(after, blame(code, debug)),
+        }
+    }
+
+    /// The connection ends for what came on it after the stream `after`; the first to say so is believed.
+    pub(super) fn ended_for(&self, after: u32, failure: Failure) {
+        self.ended.get_or_init(|| Ended { failure, after });
+    }
+
+    fn refuse(&self, stream: u32, failure: Failure) {
+        let mut asked = self.asked();
+        let refused = asked.open.iter_mut().find(|(asked, _)| *asked == stream);
+        if let Some((_, refused)) = refused {
+            refused.get_or_insert(failure);
+            self.refused.store(true, Relaxed);
+        }
+    }
+
+    /// Those that were refused, once. To be asked when `h2` has nothing more to hand over.
+    pub(super) fn take_refused(&self) -> Vec<Failure> {
+        if !self.refused.swap(false, Relaxed) {
+            return Vec::new();
+        }
+        let mut refused = Vec::new();
+        self.asked().open.retain(|(_, failure)| {
+            refused.extend(*failure);
+            failure.is_none()
+        });
+        refused
+    }
+
+    /// What became of the rest, when the connection is over. Those that nothing is known of have failed for `otherwise`;
+    /// where the gateway has ended the connection there is at least one.
+    pub(super) fn take_rest(&self, otherwise: Option<Failure>) -> Vec<Failure> {
+        let open = std::mem::take(&mut self.asked().open);
+        let Some(ended) = self.ended.get() else {
+            let unfinished = self.unfinished_since().is_some();
+            let last = open.len().saturating_sub(1);
+            return open
+                .into_iter()
+                .enumerate()
+                // Whoever leaves within a head has not asked for anything yet.
+                .filter(|(at, _)| {
+                    !(unfinished && *at == last && otherwise == Some(Failure::VisitorGone))
+                })
+                .filter_map(|(_, (_, failure))| failure.or(otherwise))
+                .collect();
+        };
+        let mut blamed = false;
+        let mut rest: Vec<Failure> = open
+            .into_iter()
+            .map(|(stream, failure)| {
+                if let Some(failure) = failure {
+                    return failure;
+                }
+                let to_blame = stream > ended.after && !blamed;
+                blamed |= to_blame;
+                if to_blame {
+                    ended.failure
+                } else {
+                    ended.of_others()
+                }
+            })
+            .collect();
+        if !blamed {
+            rest.push(ended.failure);
+        }
+        rest
+    }
+
+    /// Why a request that was handed over has ended with its connection, if that was the gateway's doing.
+    pub(super) fn cut_for(&self) -> Option<Failure> {
+        self.ended.get().map(Ended::of_others)
+    }
+
+    /// Counts a request that the visitor reset before its response.
+    pub(super) fn count_cancelled(&self) {
+        let now = clock::now_ms();
+        let mut counted = self
+            .cancelled
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if now.saturating_sub(counted.0) > 10_000 {
+            *counted = (now, 0);
+        }
+        counted.1 += 1;
+    }
+
+    pub(super) fn too_many_cancelled(&self) -> bool {
+        let counted = self.cancelled.lock();
+        counted.unwrap_or_else(PoisonError::into_inner).1 > CANCELLED_IN_TEN_SECONDS
+    }
+
+    fn asked(&self) -> MutexGuard<'_, Asked> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ended {
+    /// Of requests that have done nothing wrong themselves.
+    fn of_others(&self) -> Failure {
+        match self.failure {
+            Failure::TooManyCancelled => Failure::TooManyCancelled,
+            _ => Failure::ConnectionError,
+        }
+    }
+}
+
+/// What a visitor has done when `h2` ends its connection so. The words are those that `h2` puts into its GOAWAY.
+fn blame(code: u32, debug: &[u8]) -> Failure {
+    if code != u32::from(Reason::ENHANCE_YOUR_CALM) {
+        return Failure::Malformed;
+    }
+    match debug {
+        b"too_many_resets" | b"too_many_internal_resets" => Failure::TooManyCancelled,
+        b"header_list_way_too_large" | b"too_many_continuations" => Failure::HeadTooLarge,
+        _ => Failure::ConnectionError,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PROTOCOL_ERROR: u32 = 1;
+    const CALM: u32 = 11;
+
+    fn asked(streams: &[u32]) -> Ledger {
+        let ledger = Ledger::default();
+        for stream in streams {
+            ledger.head_came(*stream);
+        }
+        ledger
+    }
+
+    #[test]
+    fn only_what_was_not_handed_over_is_refused() {
+        let ledger = asked(&[1, 3, 5, 7, 9, 5, 2]);
+        ledger.handed(1);
+        ledger.handed(5);
+        for stream in [1, 3, 5] {
+            ledger.wrote(Written::Reset(stream, PROTOCOL_ERROR));
+        }
+        ledger.wrote(Written::Reset(7, 7));
+        ledger.wrote(Written::Headers(9));
+        let refused = [Failure::Malformed, Failure::Limit, Failure::HeadTooLarge];
+        assert_eq!(ledger.take_refused(), refused);
+        assert_eq!(ledger.take_refused(), []);
+        assert_eq!(ledger.take_rest(Some(Failure::VisitorGone)), []);
+        assert_eq!(ledger.cut_for(), None);
+    }
+
+    #[test]
+    fn a_connection_that_is_ended_blames_one() {
+        let ledger = asked(&[1, 3, 5, 7]);
+        ledger.handed(1);
+        ledger.wrote(Written::Goaway(3, PROTOCOL_ERROR, b""));
+        let (bad, others) = (Failure::Malformed, Failure::ConnectionError);
+        assert_eq!(ledger.cut_for(), Some(others));
+        assert_eq!(ledger.take_rest(None), [others, bad, others]);
+        let ledger = asked(&[]);
+        ledger.wrote(Written::Goaway(0, CALM, b"too_many_resets"));
+        let cancelled = Failure::TooManyCancelled;
+        assert_eq!(ledger.cut_for(), Some(cancelled));
+        assert_eq!(ledger.take_rest(None), [cancelled]);
+    }
+
+    #[test]
+    fn a_friendly_goaway_leaves_what_was_begun() {
+        let ledger = asked(&[1, 3, 5]);
+        ledger.wrote(Written::Goaway(i32::MAX as u32, 0, b""));
+        ledger.wrote(Written::Goaway(3, 0, b""));
+        let gone = Failure::VisitorGone;
+        assert_eq!(ledger.take_rest(Some(gone)), [gone, gone]);
+        let ledger = asked(&[1, 3]);
+        ledger.is_unfinished(true);
+        assert_eq!(ledger.take_rest(Some(gone)), [gone]);
+    }
+}
