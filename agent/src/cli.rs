@@ -10,7 +10,12 @@ use crate::target::Target;
 
 /// The agent: dials a gateway and serves an app's visitors through the tunnels it dialled.
 #[derive(Debug, Parser)]
-#[command(name = "tidegate", version, arg_required_else_help = true)]
+#[command(
+    name = "tidegate",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true
+)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -39,7 +44,7 @@ pub struct Http {
     #[arg(value_name = "TARGET", env = "TIDEGATE_TARGET")]
     pub target: Target,
 
-    /// Where the gateway listens for tunnels. May be given several times; every address that the name resolves to is used.
+    /// Where the gateway listens for tunnels. May be given several times, or several separated by commas; every address that the name resolves to is used.
     #[arg(
         long,
         value_name = "HOST:PORT",

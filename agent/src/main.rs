@@ -4,11 +4,10 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
 use tidegate_agent::agent;
 use tidegate_agent::cli::{Cli, Command, Http};
 use tidegate_agent::config::Config;
-use tidegate_shared::args::{self, USAGE};
+use tidegate_shared::args::{self, USAGE, Variables};
 use tidegate_shared::log;
 use tikv_jemallocator::Jemalloc;
 
@@ -21,25 +20,25 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 static ALLOCATOR: Jemalloc = Jemalloc;
 
 fn main() -> ExitCode {
-    match Cli::try_parse() {
-        Ok(Cli {
-            command: Command::Http(told),
-        }) => http(&told),
-        Err(asked) => args::answer("tidegate", &asked),
-    }
+    let (cli, variables): (Cli, _) = match args::read("tidegate", std::env::args_os()) {
+        Ok(told) => told,
+        Err(status) => return status,
+    };
+    let Command::Http(told) = cli.command;
+    http(&told, &variables)
 }
 
-fn http(told: &Http) -> ExitCode {
+fn http(told: &Http, variables: &Variables) -> ExitCode {
     let log = match log::init(told.log, &told.filter()) {
         Ok(log) => log,
-        Err(mistake) => return complain(&mistake, USAGE),
+        Err(mistake) => return complain(&variables.name_in(&mistake), USAGE),
     };
     let status = match Config::new(told) {
         Ok(config) => agent::run(config, print).map_or_else(
             |error| complain(&error.to_string(), 1),
             |()| ExitCode::SUCCESS,
         ),
-        Err(mistake) => complain(&mistake, USAGE),
+        Err(mistake) => complain(&variables.name_in(&mistake), USAGE),
     };
     log.flush(LAST_LINES);
     status

@@ -7,14 +7,19 @@
 
 use std::process::{Command, Output};
 
-fn tidegate(arguments: &[&str]) -> Output {
+fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("TIDEGATE_") {
             command.env_remove(name);
         }
     }
-    command.args(arguments).output().unwrap()
+    command.args(arguments);
+    command
+}
+
+fn tidegate(arguments: &[&str]) -> Output {
+    command(arguments).output().unwrap()
 }
 
 fn error_of(arguments: &[&str]) -> String {
@@ -35,6 +40,7 @@ fn help_and_version_are_no_mistake() {
         &["--version"],
         &["http", "--help"],
         &["help", "http"],
+        &["http", "-V"],
     ] {
         let output = tidegate(arguments);
         assert_eq!(output.status.code(), Some(0), "{arguments:?}");
@@ -155,14 +161,79 @@ fn files_that_cannot_be_used_are_named() {
     assert!(empty.contains(path), "{empty}");
 }
 
-#[test]
-fn variables_do_what_options_do() {
-    let output = Command::new(env!("CARGO_BIN_EXE_tidegate"))
-        .args(["http", "3000", "--clear"])
-        .env("TIDEGATE_GATEWAY", "gw-one:1,wrong")
+/// What is said of `http 3000` with these variables, and these arguments besides.
+fn error_with(variables: &[(&str, &str)], arguments: &[&str]) -> String {
+    let output = command(&["http"])
+        .args(arguments)
+        .envs(variables.iter().copied())
         .output()
         .unwrap();
     let error = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(64));
+    assert_eq!(output.status.code(), Some(64), "{variables:?}: {error}");
+    error
+}
+
+#[test]
+fn variables_do_what_options_do_and_are_named_where_they_are_wrong() {
+    let error = error_with(
+        &[("TIDEGATE_GATEWAY", "gw-one:1,wrong")],
+        &["3000", "--clear"],
+    );
     assert!(error.contains("`wrong` is not HOST:PORT"), "{error}");
+    assert!(
+        error.contains("(--gateway comes from the variable TIDEGATE_GATEWAY)"),
+        "{error}"
+    );
+    let drain = [("TIDEGATE_DRAIN", "soon"), ("TIDEGATE_TARGET", "app")];
+    let rest = ["--clear", "--gateway", "gw:1"];
+    let error = error_with(&drain[..1], &[&["3000"][..], &rest].concat());
+    assert!(
+        error.contains("(--drain comes from the variable TIDEGATE_DRAIN)"),
+        "{error}"
+    );
+    let error = error_with(&drain[1..], &rest);
+    assert!(
+        error.contains("(<TARGET> comes from the variable TIDEGATE_TARGET)"),
+        "{error}"
+    );
+    // What was typed counts, and is not blamed on a variable.
+    let error = error_with(
+        &drain[..1],
+        &[&["3000", "--drain=never"][..], &rest].concat(),
+    );
+    assert!(
+        error.contains("`never`") && !error.contains("TIDEGATE_DRAIN"),
+        "{error}"
+    );
+}
+
+#[test]
+fn an_empty_variable_is_none_and_a_flag_takes_the_usual_words() {
+    let rest = ["3000", "--gateway", "wrong"];
+    let both = ["--identity", "no-such.pem", "--ca", "no-such.crt"];
+    for (value, clear) in [("1", true), ("yes", true), ("true", true), ("on", true)]
+        .into_iter()
+        .chain([("0", false), ("no", false), ("false", false), ("", false)])
+    {
+        let variables = [("TIDEGATE_CLEAR", value), ("TIDEGATE_DRAIN", "")];
+        let error = error_with(&variables, &rest);
+        let meant = if clear {
+            "is not HOST:PORT"
+        } else {
+            "--identity"
+        };
+        assert!(error.contains(meant), "{value:?}: {error}");
+        let error = error_with(&variables, &[&rest[..], &both].concat());
+        let meant = if clear {
+            "cannot be used with"
+        } else {
+            "no-such.pem"
+        };
+        assert!(error.contains(meant), "{value:?}: {error}");
+    }
+    let error = error_with(&[("TIDEGATE_H2", "perhaps")], &rest);
+    assert!(
+        error.contains("neither yes nor no") && error.contains("variable TIDEGATE_H2"),
+        "{error}"
+    );
 }

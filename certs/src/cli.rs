@@ -20,7 +20,12 @@ const OUR_FAULT: u8 = 1;
 
 /// Makes and shows the certificates that Tidegate's gateways and agents know each other by.
 #[derive(Debug, Parser)]
-#[command(name = "tidegate-certs", version, max_term_width = 100)]
+#[command(
+    name = "tidegate-certs",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
 struct Args {
     #[command(subcommand)]
     command: Command,
@@ -71,15 +76,20 @@ enum Command {
 /// Runs the program with `args`, its own name included, and prints what there is to say.
 #[must_use]
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let outcome = match Args::try_parse_from(args) {
-        Ok(args) => execute(&args.command),
-        Err(asked) => return args::answer("tidegate-certs", &asked),
+    let (args, variables): (Args, _) = match args::read("tidegate-certs", args) {
+        Ok(told) => told,
+        Err(status) => return status,
     };
+    let outcome = execute(&args.command);
     match outcome {
         Ok(text) => print(&text),
         Err(fault) => {
             // Where stderr is closed nobody can be told.
-            let _ = writeln!(io::stderr(), "tidegate-certs: {fault}");
+            let _ = writeln!(
+                io::stderr(),
+                "tidegate-certs: {}",
+                variables.name_in(&fault.to_string())
+            );
             ExitCode::from(if fault.is_users() {
                 args::USAGE
             } else {
@@ -134,18 +144,31 @@ fn issue(dir: &Path, gateway: &[String], agent: &[String], days: u32) -> Result<
             )
         }
     };
+    let before = store::names(&dir.join(store::file_name(&subject)));
     let path = store::write_identity(dir, &subject, &bundle)?;
+    let lost = lost(before, &store::names(&path));
     let mut text = format!(
         "wrote {} for the {kind} {subject}, valid until {}\n",
         path.display(),
         show::date(bundle.not_after())
     );
-    for note in notes(kind, &authority, &bundle) {
+    for note in lost.into_iter().chain(notes(kind, &authority, &bundle)) {
         text.push_str("note: ");
         text.push_str(&note);
         text.push('\n');
     }
     Ok(text)
+}
+
+/// What to say of the names that an identity had before it was issued again, and has no longer.
+fn lost(mut before: Vec<String>, after: &[String]) -> Option<String> {
+    before.retain(|name| !after.contains(name));
+    (!before.is_empty()).then(|| {
+        format!(
+            "the identity that it replaces also had {}; to keep what is missing, issue it again with all its names",
+            before.join(", ")
+        )
+    })
 }
 
 fn notes(kind: &str, authority: &Authority, bundle: &Bundle) -> Vec<String> {

@@ -86,8 +86,15 @@ fn describe_one(out: &mut String, der: &CertificateDer<'_>, at: SystemTime) {
             "an authority: gateways and agents trust it by --ca",
         );
     }
-    line(out, 2, "as an agent", &as_agent(der));
-    line(out, 2, "as a gateway", &as_gateway(der));
+    let (from, until) = (facts.not_before, facts.not_after);
+    let out_of_date = (at < from || until < at).then(|| remaining(from, until, at));
+    let in_its_time = |role: Result<String, String>| match (role, &out_of_date) {
+        (Ok(role), None) => role,
+        (Ok(role), Some(why)) => format!("refused: {why}; in its time {role}"),
+        (Err(refusal), _) => refusal,
+    };
+    line(out, 2, "as an agent", &in_its_time(as_agent(der)));
+    line(out, 2, "as a gateway", &in_its_time(as_gateway(der)));
 }
 
 fn line(out: &mut String, indent: usize, key: &str, value: &str) {
@@ -100,24 +107,25 @@ fn line(out: &mut String, indent: usize, key: &str, value: &str) {
     );
 }
 
-fn as_agent(der: &[u8]) -> String {
+/// What it would be filed under, or why it would not.
+fn as_agent(der: &[u8]) -> Result<String, String> {
     match (
         PeerCertificate::read(der, false),
         PeerCertificate::read(der, true),
     ) {
-        (Ok(certificate), _) => format!("filed under {}", joined(&certificate.names)),
-        (Err(_), Ok(certificate)) => format!(
+        (Ok(certificate), _) => Ok(format!("filed under {}", joined(&certificate.names))),
+        (Err(_), Ok(certificate)) => Ok(format!(
             "filed under {}, but only by a gateway that was told --allow-wildcards",
             joined(&certificate.names)
-        ),
-        (_, Err(refusal)) => format!("refused: {refusal}"),
+        )),
+        (_, Err(refusal)) => Err(format!("refused: {refusal}")),
     }
 }
 
-fn as_gateway(der: &[u8]) -> String {
+fn as_gateway(der: &[u8]) -> Result<String, String> {
     match peer::gateway_identity(der) {
-        Ok(gateway) => format!("answers to {}", gateway.names.join(", ")),
-        Err(refusal) => format!("refused by agents: {refusal}"),
+        Ok(gateway) => Ok(format!("answers to {}", gateway.names.join(", "))),
+        Err(refusal) => Err(format!("refused by agents: {refusal}")),
     }
 }
 
@@ -241,6 +249,28 @@ mod tests {
             "not valid yet; begins in 5 minutes"
         );
         assert_eq!(date(at(0)), "1970-01-01 00:00:00 UTC");
+    }
+
+    #[test]
+    fn what_is_out_of_date_is_filed_nowhere() {
+        let authority = Authority::create(Validity::days(1)).unwrap();
+        let bundle = authority.issue_agent(&["app1"], Validity::days(1)).unwrap();
+        let told = |at: SystemTime| {
+            let mut out = String::new();
+            describe_one(&mut out, bundle.leaf(), at);
+            let line = out
+                .lines()
+                .find(|line| line.contains("as an agent"))
+                .unwrap();
+            line.split_once("agent").unwrap().1.trim().to_owned()
+        };
+        let end = bundle.not_after();
+        assert_eq!(told(end - Duration::from_secs(60)), "filed under app1");
+        assert_eq!(
+            told(end + Duration::from_secs(300)),
+            "refused: expired 5 minutes ago; in its time filed under app1"
+        );
+        assert!(told(at(0)).starts_with("refused: not valid yet; begins in"));
     }
 
     proptest::proptest! {

@@ -83,8 +83,22 @@ pub fn write_identity(dir: &Path, name: &Subject, bundle: &Bundle) -> Result<Pat
     Ok(path)
 }
 
+/// The names of the identity in a file; none where there is no identity.
+pub fn names(path: &Path) -> Vec<String> {
+    let Ok(file) = PemFile::read(path) else {
+        return Vec::new();
+    };
+    let Some(leaf) = file.certificates.first() else {
+        return Vec::new();
+    };
+    match (kind_of(leaf), PeerCertificate::read(leaf, true)) {
+        (Some(Kind::Agent), Ok(agent)) => agent.names.iter().map(ToString::to_string).collect(),
+        _ => peer::gateway_identity(leaf).map_or_else(|_| Vec::new(), |gateway| gateway.names),
+    }
+}
+
 /// `NAME.pem`. Parsed names hold nothing that a path could take for more than a file's name.
-fn file_name(name: &Subject) -> String {
+pub fn file_name(name: &Subject) -> String {
     let name = name.to_string();
     match name.strip_prefix('*') {
         Some(rest) => format!("_wildcard{rest}.pem"),

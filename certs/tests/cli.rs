@@ -174,6 +174,30 @@ fn issuing_again_renews_and_never_turns_a_gateway_into_an_agent() {
 }
 
 #[test]
+fn names_that_a_renewal_drops_are_told() {
+    let (_dir, text) = authority();
+    for (kind, all, fewer) in [
+        ("--agent", "app1,www.app1,api.app1", "app1,api.app1"),
+        (
+            "--gateway",
+            "gw.test,www.app1,127.0.0.1",
+            "gw.test,127.0.0.1",
+        ),
+    ] {
+        let issue = |names: &str| succeed(&["issue", "--dir", &text, kind, names]);
+        let first = issue(all);
+        assert!(!first.contains("note:"), "{first}");
+        assert!(!issue(all).contains("note:"));
+        let said = issue(fewer);
+        assert!(
+            said.contains("note: the identity that it replaces also had www.app1; "),
+            "{said}"
+        );
+        assert!(!issue(all).contains("note:"), "more names are no loss");
+    }
+}
+
+#[test]
 fn no_identity_outlives_its_authority() {
     let (dir, text) = authority();
     let said = succeed(&[
@@ -399,4 +423,28 @@ fn openssl_accepts_what_is_issued() {
     ]));
     assert!(!verify(&["-purpose", "sslserver", &agent]));
     assert!(!verify(&["-purpose", "sslclient", &gateway]));
+}
+
+#[test]
+fn a_mistake_in_a_variable_names_it_and_an_empty_one_is_none() {
+    let (_dir, text) = authority();
+    let with = |variables: &[(&str, &str)]| {
+        let mut command = program(&["issue", "--dir", &text]);
+        command.envs(variables.iter().copied()).output().unwrap()
+    };
+    let said = with(&[
+        ("TIDEGATE_CERTS_AGENT", "a"),
+        ("TIDEGATE_CERTS_DAYS", "soon"),
+    ]);
+    let complaint = String::from_utf8(said.stderr).unwrap();
+    assert!(
+        complaint.contains("--days comes from the variable TIDEGATE_CERTS_DAYS"),
+        "{complaint}"
+    );
+    let made = with(&[
+        ("TIDEGATE_CERTS_AGENT", "a"),
+        ("TIDEGATE_CERTS_GATEWAY", ""),
+    ]);
+    assert!(made.status.success(), "{made:?}");
+    assert!(succeed(&["issue", "-V"]).starts_with("tidegate-certs"));
 }

@@ -52,8 +52,8 @@ pub struct Run {
     /// Accept visitors here over TLS: HTTP/1.1 and HTTP/2 by ALPN.
     #[arg(long, value_name = "ADDR", env = "TIDEGATE_VISITORS_TLS", value_parser = listen, requires = "visitors_cert")]
     pub visitors_tls: Option<SocketAddr>,
-    /// A certificate for visitors: a PEM file with chain and key. May be given several times; SNI chooses, the first is
-    /// for everyone else.
+    /// A certificate for visitors: a PEM file with chain and key. May be given several times, or several separated by
+    /// commas; SNI chooses, the first is for everyone else.
     #[arg(long, value_name = "PEM", env = "TIDEGATE_VISITORS_CERT", value_delimiter = ',', num_args = 1.., requires = "visitors_tls")]
     pub visitors_cert: Vec<PathBuf>,
     /// Accept agents here, over mutually authenticated TLS. To tidegate the same variable is a number of tunnels.
@@ -81,7 +81,7 @@ pub struct Run {
     /// Accept agents here in CLEAR TEXT, from anyone who can connect: for tests and networks that are trusted.
     #[arg(long, value_name = "ADDR", env = "TIDEGATE_TUNNELS_CLEAR", value_parser = listen, requires = "tunnels_clear_name")]
     pub tunnels_clear: Option<SocketAddr>,
-    /// The names under which tunnels on clear text are filed, since they have no certificate.
+    /// The names under which tunnels on clear text are filed, since they have no certificate; several are separated by commas.
     #[arg(long, value_name = "NAME", env = "TIDEGATE_TUNNELS_CLEAR_NAME", value_delimiter = ',', value_parser = pattern, requires = "tunnels_clear")]
     pub tunnels_clear_name: Vec<NamePattern>,
     /// Serve /metrics, /live, /ready and /tunnels here; a port alone means loopback.
@@ -97,7 +97,7 @@ pub struct Run {
     /// Do not add Via.
     #[arg(long, env = "TIDEGATE_NO_VIA", help_heading = "Forwarding")]
     pub no_via: bool,
-    /// Believe what visitors from this range say in forwarding fields, such as 10.0.0.0/8. May be given several times.
+    /// Believe what visitors from this range say in forwarding fields, such as 10.0.0.0/8; several are separated by commas.
     #[arg(
         long,
         value_name = "RANGE",

@@ -4,7 +4,6 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
 use tidegate_gateway::app::{App, Trouble};
 use tidegate_gateway::config::{Cli, Command, Run};
 use tidegate_gateway::list;
@@ -18,9 +17,9 @@ use tikv_jemallocator::Jemalloc;
 static ALLOCATOR: Jemalloc = Jemalloc;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(asked) => return args::answer("tidegated", &asked),
+    let (cli, variables): (Cli, _) = match args::read("tidegated", std::env::args_os()) {
+        Ok(told) => told,
+        Err(status) => return status,
     };
     let outcome = match cli.command {
         Command::Run(run) => serve(&run),
@@ -31,12 +30,11 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(trouble) => {
-            let code = if matches!(trouble, Trouble::Usage(_)) {
-                args::USAGE
-            } else {
-                1
+            let (code, said) = match trouble {
+                Trouble::Usage(mistake) => (args::USAGE, variables.name_in(&mistake)),
+                Trouble::Ours(fault) => (1, fault),
             };
-            writeln!(std::io::stderr(), "tidegated: {trouble}")
+            writeln!(std::io::stderr(), "tidegated: {said}")
                 .map_or(ExitCode::FAILURE, |()| ExitCode::from(code))
         }
     }

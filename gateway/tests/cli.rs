@@ -9,14 +9,19 @@
 
 use std::process::{Command, Output};
 
-fn tidegated(args: &[&str]) -> Output {
+fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidegated"));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("TIDEGATE_") {
             command.env_remove(name);
         }
     }
-    command.args(args).output().unwrap()
+    command.args(args);
+    command
+}
+
+fn tidegated(args: &[&str]) -> Output {
+    command(args).output().unwrap()
 }
 
 #[test]
@@ -190,4 +195,50 @@ fn an_identity_that_cannot_be_read_is_named() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(64), "{said}");
     assert!(said.contains("no-such-file"), "{said}");
+}
+
+#[test]
+fn a_mistake_in_a_variable_names_it_and_an_empty_one_is_none() {
+    for (variable, value, named) in [
+        ("TIDEGATE_MAX_BODY", "many", Some("--max-body")),
+        (
+            "TIDEGATE_MAX_TUNNELS_PER_NAME",
+            "30000",
+            Some("--max-tunnels-per-name"),
+        ),
+        ("TIDEGATE_NO_VIA", "perhaps", Some("--no-via")),
+        ("TIDEGATE_ADMIN", "", None),
+        ("TIDEGATE_MAX_BODY", "10KB", None),
+        ("TIDEGATE_NO_VIA", "1", None),
+    ] {
+        let output = command(&[
+            "run",
+            "--visitors=127.0.0.1:0",
+            "--tunnels=127.0.0.1:0",
+            "--identity=no-such-file.pem",
+            "--ca=no-such-file.crt",
+        ])
+        .env(variable, value)
+        .output()
+        .unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(64), "{variable}={value}: {said}");
+        let expected = match named {
+            Some(option) => format!("{option} comes from the variable {variable}"),
+            None => "no-such-file".to_owned(),
+        };
+        assert!(said.contains(&expected), "{variable}={value}: {said}");
+    }
+}
+
+#[test]
+fn the_help_says_where_commas_separate() {
+    let shown = tidegated(&["run", "--help"]);
+    let text = String::from_utf8(shown.stdout).unwrap();
+    for option in ["--visitors-cert", "--tunnels-clear-name", "--trust"] {
+        let line = text
+            .lines()
+            .find(|line| line.contains(&format!("{option} ")));
+        assert!(line.unwrap().contains("commas"), "{option}");
+    }
 }

@@ -1,15 +1,15 @@
-//! Durations, sizes and addresses as a user writes them on a command line: value parsers for clap, pure. And what is said
-//! where a command line is a mistake, by all programs alike.
+//! Durations, sizes and addresses as a user writes them on a command line: value parsers for clap, pure. Reading the command
+//! line itself, and what is said where it is a mistake, is `line`'s.
 
-use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::error::ErrorKind;
-
 use crate::window;
+
+mod line; // the command line and the variables beside it
+
+pub use line::{Variables, answer, read};
 
 /// The longest time that an option takes. Any longer one is a slip of the hand, and sums of times stay far from overflow.
 pub const LONGEST: Duration = Duration::from_secs(365 * 86_400);
@@ -72,7 +72,7 @@ pub fn whole(text: &str, range: RangeInclusive<u64>) -> Result<u64, String> {
         })
 }
 
-/// `65536`, `64k`, `64KiB`, `16M`, `16MiB`, `1G`: binary multiples, in octets.
+/// `65536`, `64k`, `64KB`, `64KiB`, `16M`, `16MiB`, `1G`: in octets, and multiples are binary however they are spelt.
 ///
 /// # Errors
 /// A sentence that says what a size looks like.
@@ -83,9 +83,9 @@ pub fn size(text: &str) -> Result<u64, String> {
     let number: u64 = number.parse().map_err(|_| wrong())?;
     let scale: u64 = match unit.to_ascii_lowercase().as_str() {
         "" | "b" => 1,
-        "k" | "kib" => 1 << 10,
-        "m" | "mib" => 1 << 20,
-        "g" | "gib" => 1 << 30,
+        "k" | "kb" | "kib" => 1 << 10,
+        "m" | "mb" | "mib" => 1 << 20,
+        "g" | "gb" | "gib" => 1 << 30,
         _ => return Err(wrong()),
     };
     number.checked_mul(scale).ok_or_else(wrong)
@@ -146,47 +146,9 @@ fn address(text: &str, unnamed: IpAddr) -> Result<SocketAddr, String> {
 /// Exit status for a mistake of the user's (sysexits.h, `EX_USAGE`).
 pub const USAGE: u8 = 64;
 
-/// Says what clap has to say where it gave no arguments, and returns the exit status. Help and the version were asked for
-/// and go to standard output; a mistake is one line on standard error, but where a command is missing the help says more.
-pub fn answer(program: &str, asked: &clap::Error) -> ExitCode {
-    let one_line_will_do = asked.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
-    // Where not even that can be written, the exit status says what there is to say; a reader who has seen enough of the
-    // help (`--help | head`) is no fault.
-    let _unwritable = if asked.use_stderr() && one_line_will_do {
-        let line = one_line(&asked.render().to_string());
-        writeln!(io::stderr(), "{program}: {line}")
-    } else {
-        asked.print()
-    };
-    ExitCode::from(if asked.use_stderr() { USAGE } else { 0 })
-}
-
-/// What clap renders about a mistake, without its usage block and on one line, for a person or a log that reads the first.
-fn one_line(rendered: &str) -> String {
-    let lines: Vec<&str> = rendered
-        .lines()
-        .take_while(|line| !line.starts_with("Usage:"))
-        .map(str::trim)
-        .filter(|line| !line.is_empty() && !line.starts_with("For more information"))
-        .collect();
-    let text = lines.join(" ");
-    let text = text.strip_prefix("error: ").unwrap_or(&text);
-    format!("{text}; --help tells more")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_mistake_is_one_line() {
-        let rendered = "error: the following required arguments were not provided:\n  --tunnels <ADDR>\n  --ca <PEM>\n\n\
-                        Usage: tidegated run --tunnels <ADDR>\n\nFor more information, try '--help'.\n";
-        assert_eq!(
-            one_line(rendered),
-            "the following required arguments were not provided: --tunnels <ADDR> --ca <PEM>; --help tells more"
-        );
-    }
 
     #[test]
     fn what_is_out_of_range_is_told_the_range() {
@@ -228,6 +190,7 @@ mod tests {
         }
         assert_eq!(size("64k"), Ok(65_536));
         assert_eq!(size("16MiB"), Ok(16 << 20));
+        assert_eq!(size("10KB"), Ok(10 << 10));
         assert!(size("1T").is_err());
         assert_eq!(
             listen_loopback("9900").unwrap().to_string(),
