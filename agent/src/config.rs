@@ -119,6 +119,7 @@ fn dialler(
         tls: tls.map(|client| (Arc::clone(client), name)),
         terms: Terms::default(),
         connect_within: told.connect_timeout,
+        told: Arc::default(),
     })
 }
 

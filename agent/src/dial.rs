@@ -4,11 +4,14 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustls::ClientConfig;
+use rustls::client::ResolvesClientCert;
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, SignatureScheme};
 use rustls_pki_types::ServerName;
 use tidegate_shared::descriptors;
 use tidegate_shared::reversal::io::{Dialled, Terms, Unsettled, dial};
@@ -19,6 +22,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tracing::warn;
 
 use crate::backoff::Kind;
 
@@ -29,6 +33,8 @@ pub struct Dialler {
     pub tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     pub terms: Terms,
     pub connect_within: Duration,
+    /// Whether it has been said that the gateway asks for no certificate.
+    pub told: Arc<AtomicBool>,
 }
 
 /// From the end of TCP's handshake to the end of TLS's.
@@ -145,12 +151,15 @@ impl Failure {
         }
     }
 
-    fn unsettled(unsettled: &Unsettled, fault: Option<&HandshakeFault>) -> Self {
+    fn unsettled(unsettled: &Unsettled, fault: Option<&HandshakeFault>, clear: bool) -> Self {
         // A gateway that dislikes our certificate says so only after our half of the TLS 1.3 handshake is over.
         if let Some(fault) = fault {
             return Self::tls(fault);
         }
         let remedy = match unsettled {
+            _ if clear && unsettled.is_tls() => {
+                "that port speaks TLS: leave out --clear, and give --identity and --ca"
+            }
             Unsettled::Late { .. } | Unsettled::Io(_) => {
                 "is this the gateway's tunnel port, and does it speak reverse HTTP?"
             }
@@ -164,7 +173,48 @@ impl Failure {
     }
 }
 
+/// Hands out the identity, and remembers that the server asked for it.
+#[derive(Debug)]
+struct Asked {
+    identity: Arc<dyn ResolvesClientCert>,
+    asked: AtomicBool,
+}
+
+impl Asked {
+    /// The configuration for one connection.
+    fn about(config: &ClientConfig) -> (Arc<ClientConfig>, Arc<Self>) {
+        let asked = Arc::new(Self {
+            identity: Arc::clone(&config.client_auth_cert_resolver),
+            asked: AtomicBool::new(false),
+        });
+        let mut config = config.clone();
+        config.client_auth_cert_resolver = Arc::<Self>::clone(&asked);
+        (Arc::new(config), asked)
+    }
+}
+
+impl ResolvesClientCert for Asked {
+    fn resolve(&self, hints: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.asked.store(true, Relaxed);
+        self.identity.resolve(hints, schemes)
+    }
+
+    fn has_certs(&self) -> bool {
+        self.identity.has_certs()
+    }
+}
+
 impl Dialler {
+    /// A port for visitors takes an agent for a visitor that never asks anything. What tells it from a gateway's is that it
+    /// wants no certificate. Said once, and no more than said: gateways of others may go without.
+    fn look_for_visitors_port(&self, address: SocketAddr, asked: Option<&Asked>) {
+        if asked.is_some_and(|asked| !asked.asked.load(Relaxed)) && !self.told.swap(true, Relaxed) {
+            warn!(
+                "{address} did not ask for the certificate in --identity, as a gateway's port for tunnels does: is it the port of --visitors-tls? No visitor comes this way then"
+            );
+        }
+    }
+
     /// One attempt, bounded by the deadlines of its three steps. Returns the address that it came from, too.
     pub async fn dial(
         &self,
@@ -176,10 +226,13 @@ impl Dialler {
         let local = tcp.local_addr().ok();
         socket::tune_tunnel(&tcp);
         let fault = Arc::new(OnceLock::new());
+        let mut asked = None;
         let line = match &self.tls {
             None => Line::Clear(tcp),
             Some((config, name)) => {
-                let handshake = TlsConnector::from(Arc::clone(config)).connect(name.clone(), tcp);
+                let (config, question) = Asked::about(config);
+                asked = Some(question);
+                let handshake = TlsConnector::from(config).connect(name.clone(), tcp);
                 let stream = match timeout(TLS_WITHIN, Box::pin(handshake)).await {
                     Ok(Ok(stream)) => stream,
                     Ok(Err(error)) => return Err(Failure::tls(&HandshakeFault::from_io(&error))),
@@ -195,7 +248,8 @@ impl Dialler {
         dial(line, &self.terms)
             .await
             .map(|dialled| (dialled, local))
-            .map_err(|unsettled| Failure::unsettled(&unsettled, fault.get()))
+            .map_err(|unsettled| Failure::unsettled(&unsettled, fault.get(), self.tls.is_none()))
+            .inspect(|_dialled| self.look_for_visitors_port(address, asked.as_deref()))
     }
 }
 

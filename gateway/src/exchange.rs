@@ -17,6 +17,7 @@ use tidegate_shared::clock;
 use tidegate_shared::inbound::Inbound;
 use tidegate_shared::interim::{Fate, Interims};
 use tidegate_shared::message::{DETAIL, DETAIL_MAX, declared_length};
+use tidegate_shared::page::full_stop;
 use tidegate_shared::pump::{Pump, Stop};
 use tidegate_shared::tls::VisitorCerts;
 use tokio::time::{Sleep, sleep};
@@ -312,7 +313,7 @@ fn apps<B>(mut opened: Opened<B>) -> Result<Opened<B>, Unavailable> {
         .and_then(|detail| detail.to_str().ok())
         .map(|detail| {
             let kept = &detail[..detail.len().min(DETAIL_MAX)];
-            format!("The agent says: {kept}.")
+            format!("The agent says: {kept}{}", full_stop(kept))
         });
     if !opened.upload.is_finished() {
         opened.upload.reset(Reason::CANCEL);

@@ -85,6 +85,15 @@ impl Page<'_> {
     }
 }
 
+/// What `text` lacks to be the end of a sentence.
+pub fn full_stop(text: &str) -> &'static str {
+    if text.ends_with(['.', '?', '!']) {
+        ""
+    } else {
+        "."
+    }
+}
+
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
@@ -111,6 +120,11 @@ mod tests {
         assert_eq!(accept("*/*"), Wants::Text);
         assert_eq!(accept("text/html;q=0, application/json"), Wants::Text);
         assert_eq!(Wants::of(&HeaderMap::new()), Wants::Text);
+    }
+
+    #[test]
+    fn a_sentence_ends_once() {
+        assert_eq!((full_stop("is it?"), full_stop("it is")), ("", "."));
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod grpc;
 mod haproxy;
 mod harness;
 mod held;
+mod hints;
 mod hostile_agent;
 mod hostile_http1;
 mod hostile_http2;

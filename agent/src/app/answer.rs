@@ -1,5 +1,6 @@
 //! What the visitor gets when the app gives nothing: status, reason and text for every failure are decided here.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
@@ -9,7 +10,8 @@ use http::header::{
 };
 use http::{Method, Request, Response, StatusCode};
 use tidegate_shared::message::{DETAIL, DETAIL_MAX};
-use tidegate_shared::page::{Page, Wants};
+use tidegate_shared::page::{Page, Wants, full_stop};
+use tidegate_shared::reversal::io::Terms;
 
 use super::App;
 
@@ -22,8 +24,8 @@ pub(super) const ENDLESS: &str = "its interim responses have no end";
 /// Why there is no answer from the app.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Trouble {
-    /// No connection to the app.
-    Unreachable(String),
+    /// No connection to the app. What a visitor may know of it: no address.
+    Unreachable(Cow<'static, str>),
     /// The app closed the connection without an answer.
     Closed,
     /// What the app answered is not HTTP.
@@ -69,10 +71,11 @@ impl Trouble {
     }
 }
 
+/// What is wrong, as it follows "the app". Visitors read it: it names no address, and no option.
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreachable(why) => write!(f, "is not: {why}"),
+            Self::Unreachable(why) => write!(f, "cannot be reached: {why}"),
             Self::Closed => f.write_str("closed the connection without an answer"),
             Self::Invalid(why) => write!(f, "did not answer in HTTP: {why}"),
             Self::Slow => f.write_str("has not answered in time"),
@@ -117,7 +120,8 @@ impl Asker {
     }
 
     pub(super) fn send(self, app: &App, mut respond: SendResponse<Bytes>, trouble: &Trouble) {
-        let detail = format!("the app at {} {trouble}", app.settings.target);
+        app.complain(trouble);
+        let detail = format!("the app {trouble}");
         let page = self.page(&detail, trouble);
         let mut response = Response::new(());
         *response.status_mut() = trouble.status();
@@ -143,13 +147,29 @@ impl Asker {
     fn page(self, detail: &str, trouble: &Trouble) -> String {
         let page = Page {
             status: trouble.status(),
-            sentence: &format!("The agent is connected, {detail}."),
+            sentence: &format!("The agent is connected, but {detail}{}", full_stop(detail)),
             about: None,
             reason: trouble.reason(),
             request: None,
         };
         page.render(self.wants)
     }
+}
+
+/// Whether a head has more than a gateway takes, which would reset the stream and could not say why.
+pub(super) fn excess(fields: &HeaderMap) -> Option<Trouble> {
+    // As RFC 9113 §6.5.2 counts, with `:status` and its value.
+    let octets: usize = fields
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 32)
+        .sum::<usize>()
+        + 42;
+    let most = Terms::default().max_header_list as usize;
+    (octets > most).then(|| {
+        Trouble::Invalid(format!(
+            "its head has {octets} octets, as HTTP/2 counts them, and {most} is the most"
+        ))
+    })
 }
 
 /// What a field's value can carry, and no more of it than fits a small head, whatever a library has to say.
@@ -178,11 +198,11 @@ mod tests {
             headers.insert(ACCEPT, HeaderValue::from_str(accept).unwrap());
             Asker::of(&Method::GET, &headers)
         };
-        let trouble = Trouble::Unreachable("connection refused <&>".to_owned());
-        let detail = format!("the app at http://localhost:3000 {trouble}");
+        let trouble = Trouble::Unreachable("connection refused <&>".into());
+        let detail = format!("the app {trouble}");
         assert_eq!(
             asker("*/*").page(&detail, &trouble),
-            "The agent is connected, the app at http://localhost:3000 is not: connection refused <&>.\n"
+            "The agent is connected, but the app cannot be reached: connection refused <&>.\n"
         );
         let page = asker("text/html,application/xhtml+xml").page(&detail, &trouble);
         assert!(page.contains("connection refused &lt;&amp;&gt;"), "{page}");

@@ -1,5 +1,6 @@
 //! A connection to the app. The target comes from the command line and from nowhere else.
 
+use std::borrow::Cow;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -38,7 +39,7 @@ impl App {
     /// Opens a connection, and remembers and logs whether the app is there.
     pub(super) async fn connect(&self) -> Result<Line, Trouble> {
         let within = self.settings.connect_within;
-        let why = match timeout(within, self.settings.open()).await {
+        let fault = match timeout(within, self.settings.open()).await {
             Ok(Ok(way)) => {
                 self.answers();
                 return Ok(Line {
@@ -46,29 +47,48 @@ impl App {
                     haste: Arc::default(),
                 });
             }
-            Ok(Err(why)) => why,
-            Err(_elapsed) => format!("no connection within {within:?}"),
+            Ok(Err(fault)) => fault,
+            Err(_elapsed) if self.settings.target.tls => Fault {
+                why: format!("no connection within {within:?}; does it speak TLS there?"),
+                told: format!("no connection within {within:?}").into(),
+            },
+            Err(_elapsed) => Fault::from(format!("no connection within {within:?}")),
         };
-        self.is_down(&why);
-        Err(Trouble::Unreachable(why))
+        self.is_down(&fault.why);
+        Err(Trouble::Unreachable(fault.told))
+    }
+}
+
+/// Why there is no connection.
+struct Fault {
+    /// For the log.
+    why: String,
+    /// For visitors, who are not to learn where the app is.
+    told: Cow<'static, str>,
+}
+
+impl From<String> for Fault {
+    fn from(why: String) -> Self {
+        let told = why.clone().into();
+        Self { why, told }
     }
 }
 
 impl Settings {
-    async fn open(&self) -> Result<Way, String> {
+    async fn open(&self) -> Result<Way, Fault> {
         let tcp = match &self.target.place {
             Place::Socket(path) => {
                 return UnixStream::connect(path)
                     .await
                     .map(Way::Unix)
-                    .map_err(|error| plain(&error));
+                    .map_err(|error| plain(&error).into());
             }
             Place::Here(port) => match TcpStream::connect(("127.0.0.1", *port)).await {
                 Ok(tcp) => tcp,
                 // Development servers like to listen on one of the two only. The first reason is the one to tell.
                 Err(first) => TcpStream::connect(("::1", *port))
                     .await
-                    .map_err(|_second| plain(&first))?,
+                    .map_err(|_second| Fault::from(plain(&first)))?,
             },
             Place::Host { host, port } => any_of(host, *port).await?,
         };
@@ -79,19 +99,42 @@ impl Settings {
         let handshake = TlsConnector::from(config.clone()).connect(name.clone(), tcp);
         let stream = Box::pin(handshake)
             .await
-            .map_err(|error| HandshakeFault::from_io(&error).to_string())?;
+            .map_err(|error| self.untrusted(&HandshakeFault::from_io(&error)))?;
         if self.http2 && stream.get_ref().1.alpn_protocol() != Some(b"h2".as_slice()) {
-            return Err("it does not offer HTTP/2 by ALPN; leave --h2 out".to_owned());
+            return Err(Fault {
+                why: "it does not offer HTTP/2 by ALPN; leave --h2 out".to_owned(),
+                told: NO_TLS,
+            });
         }
         Ok(Way::Tls(Box::new(stream)))
     }
 }
 
+/// What visitors are told of a handshake that failed: the reason can quote names.
+const NO_TLS: Cow<'static, str> = Cow::Borrowed("TLS with it failed");
+
+impl Settings {
+    fn untrusted(&self, fault: &HandshakeFault) -> Fault {
+        let why = match fault.label {
+            "alpn-mismatch" if self.http2 => {
+                "it does not offer HTTP/2 by ALPN; leave --h2 out".to_owned()
+            }
+            "alpn-mismatch" => {
+                "it refuses HTTP/1.1 by ALPN; if it speaks HTTP/2, add --h2".to_owned()
+            }
+            "not-tls" => "it does not speak TLS; write http:// in TARGET".to_owned(),
+            _ => fault.to_string(),
+        };
+        Fault { why, told: NO_TLS }
+    }
+}
+
 /// Tries every address of a name in turn.
-async fn any_of(host: &str, port: u16) -> Result<TcpStream, String> {
-    let addresses = lookup_host((host, port))
-        .await
-        .map_err(|error| format!("{host} cannot be resolved: {error}"))?;
+async fn any_of(host: &str, port: u16) -> Result<TcpStream, Fault> {
+    let addresses = lookup_host((host, port)).await.map_err(|error| Fault {
+        why: format!("{host} cannot be resolved: {error}"),
+        told: "its name cannot be resolved".into(),
+    })?;
     let mut first = None;
     for address in addresses {
         match TcpStream::connect(address).await {
@@ -101,7 +144,13 @@ async fn any_of(host: &str, port: u16) -> Result<TcpStream, String> {
             }
         }
     }
-    Err(first.map_or_else(|| format!("{host} has no address"), |error| plain(&error)))
+    Err(first.map_or_else(
+        || Fault {
+            why: format!("{host} has no address"),
+            told: "its name has no address".into(),
+        },
+        |error| plain(&error).into(),
+    ))
 }
 
 /// An error as a person says it: the system's number adds nothing.

@@ -23,7 +23,7 @@ use tidegate_shared::seam::Wire;
 use tokio::time::{Sleep, sleep};
 
 use super::App;
-use super::answer::{Asker, ENDLESS, Trouble};
+use super::answer::{Asker, ENDLESS, Trouble, excess};
 use super::connect::Line;
 use super::framing;
 use super::haste::Haste;
@@ -31,6 +31,9 @@ use super::request::{Upload, for_http1, is_idempotent};
 
 /// What of a response is read at once; also the longest head (`reliability` asks for 64 KiB).
 const BUFFER: usize = 64 * 1024;
+
+/// Beyond the buffer, or beyond what hyper makes room for on the stack.
+const TOO_LARGE: &str = "its head has more than 64 KiB, or more than 100 fields";
 
 /// A request that cannot be repeated goes on a fresh connection rather than on one that has rested longer than this: the
 /// app may be about to close it.
@@ -268,7 +271,10 @@ impl From<TrySendError<Request<Upload>>> for Miss {
         }
         let error = error.into_error();
         if error.is_parse() {
-            Self::Invalid(error.to_string())
+            // hyper has a question for it in its servers only.
+            let text = error.to_string();
+            let large = text.contains("too large");
+            Self::Invalid(if large { TOO_LARGE.to_owned() } else { text })
         } else {
             Self::Closed
         }
@@ -295,6 +301,10 @@ pub(super) async fn relay(
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let why = "it changed the protocol, which nobody had asked for (RFC 9110 §7.8)";
         return asker.send(&app, respond, &Trouble::Invalid(why.to_owned()));
+    }
+    app.speaks();
+    if let Some(excess) = excess(response.headers()) {
+        return asker.send(&app, respond, &excess);
     }
     strip_agents(response.headers_mut());
     let Some(pump) = begin(response, respond) else {

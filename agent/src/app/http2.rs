@@ -25,7 +25,7 @@ use tidegate_shared::window;
 use tokio::time::{sleep, timeout};
 
 use super::App;
-use super::answer::{Asker, ENDLESS, Trouble};
+use super::answer::{Asker, ENDLESS, Trouble, excess};
 use super::request::{is_idempotent, path_of, set_host};
 
 /// The worker's connections to the app.
@@ -91,9 +91,7 @@ impl App {
 
     async fn fresh_link(self: &Arc<Self>) -> Result<Link, Trouble> {
         let line = self.connect().await?;
-        let invalid = |error: h2::Error| {
-            Trouble::Invalid(format!("{error}; does it speak HTTP/2 without an upgrade?"))
-        };
+        let invalid = |error: h2::Error| Trouble::Invalid(error.to_string());
         let (requests, mut connection) = Builder::new()
             .enable_push(false)
             .initial_window_size(window::BASE)
@@ -152,6 +150,10 @@ pub(super) async fn relay(
         Err(Some(trouble)) => return asker.send(&app, respond, &trouble),
         Err(None) => return,
     };
+    app.speaks();
+    if let Some(excess) = excess(open.response.headers()) {
+        return asker.send(&app, respond, &excess);
+    }
     let (mut head, body) = open.response.into_parts();
     strip_hop_by_hop(&mut head.headers);
     strip_agents(&mut head.headers);

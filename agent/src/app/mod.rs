@@ -19,6 +19,8 @@ mod http2; // HTTP/2 with prior knowledge to the app
 
 mod answer; // what the visitor gets when the app gives nothing
 
+mod complaints; // what the log says of it
+
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -28,6 +30,7 @@ use h2::ext::Protocol;
 use http::{HeaderValue, Method};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
+use tidegate_shared::clock;
 use tidegate_shared::drain::Drain;
 use tidegate_shared::reversal::io::Exchange;
 use tidegate_shared::seam::Wire;
@@ -35,7 +38,7 @@ use tidegate_shared::workers;
 use tracing::{info, warn};
 
 use crate::serve::Serving;
-use crate::target::Target;
+use crate::target::{Place, Target};
 use answer::Trouble;
 
 /// What is known of the app from the command line.
@@ -65,6 +68,9 @@ pub struct App {
     links: Vec<http2::Links>,
     /// The last attempt to connect failed.
     down: AtomicBool,
+    /// It has answered a request, ever.
+    spoke: AtomicBool,
+    complaints: complaints::Complaints,
     drain: Drain,
 }
 
@@ -77,6 +83,8 @@ impl App {
                 .map(|_| http2::Links::default())
                 .collect(),
             down: AtomicBool::new(false),
+            spoke: AtomicBool::new(false),
+            complaints: complaints::Complaints::default(),
             drain,
         })
     }
@@ -136,6 +144,58 @@ impl App {
         if self.down.load(Relaxed) && self.down.swap(false, Relaxed) {
             info!("the app at {} answers again", self.settings.target);
         }
+    }
+
+    /// The app has answered: what it speaks is understood.
+    fn speaks(&self) {
+        if !self.spoke.load(Relaxed) {
+            self.spoke.store(true, Relaxed);
+        }
+    }
+
+    /// Says in the log what a visitor is told in the app's place, apart from what [`Self::is_down`] has said.
+    fn complain(&self, trouble: &Trouble) {
+        if matches!(trouble, Trouble::Unreachable(_) | Trouble::Connect) {
+            return;
+        }
+        let (reason, status) = (trouble.reason(), trouble.status().as_u16());
+        let Some(more) = self.complaints.due(reason, clock::now_ms()) else {
+            return;
+        };
+        let target = &self.settings.target;
+        let hint = self.hint(trouble);
+        if more == 0 {
+            warn!("the app at {target} {trouble}{hint}; the visitor got {status} {reason}");
+        } else {
+            warn!(
+                "the app at {target} {trouble}{hint}; the visitor got {status} {reason}, and so did {more} since the last such line"
+            );
+        }
+    }
+
+    /// What to try with an app that has never been understood.
+    fn hint(&self, trouble: &Trouble) -> String {
+        let http2 = self.settings.http2;
+        let garbled = match trouble {
+            Trouble::Closed => true,
+            // hyper says so of what does not begin as HTTP/1 does.
+            Trouble::Invalid(why) => http2 || why.contains("HTTP version"),
+            _ => false,
+        };
+        let mut hint = String::new();
+        if !garbled || self.spoke.load(Relaxed) {
+            return hint;
+        }
+        let target = &self.settings.target;
+        if !target.tls && !matches!(target.place, Place::Socket(_)) {
+            hint.push_str("; if it speaks TLS, write https:// in TARGET");
+        }
+        hint.push_str(if http2 {
+            "; if it speaks HTTP/1.1 only, leave --h2 out"
+        } else {
+            "; if it speaks HTTP/2 only, add --h2"
+        });
+        hint
     }
 
     fn is_down(&self, why: &str) {

@@ -28,7 +28,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tracing::debug;
 
 use super::App;
-use super::answer::{Asker, REASON, Trouble};
+use super::answer::{Asker, REASON, Trouble, excess};
 use super::connect::Line;
 use super::http1::{self, Link};
 use super::request::{Upload, for_http1};
@@ -153,6 +153,10 @@ async fn refused(
     mut response: Response<Incoming>,
     respond: SendResponse<Bytes>,
 ) {
+    app.speaks();
+    if let Some(excess) = excess(response.headers()) {
+        return asker.send(app, respond, &excess);
+    }
     strip_agents(response.headers_mut());
     if response.status().is_success() {
         let ignored = Trouble::UpgradeIgnored(response.status());

@@ -464,7 +464,7 @@ async fn what_the_app_gets_wrong_is_named() {
     assert!(
         whole
             .text()
-            .contains("The agent is connected, the app at http://127.0.0.1:"),
+            .contains("The agent is connected, but the app cannot be reached: connection refused."),
         "{}",
         whole.text()
     );

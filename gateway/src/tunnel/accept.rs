@@ -199,7 +199,17 @@ impl Intake {
             wire,
         } = accept(stream, &self.terms)
             .await
-            .map_err(|unsettled| Refused::new("reversal", unsettled.to_string()))?;
+            .map_err(|unsettled| {
+                let clear = agent.not_after.is_none();
+                let remedy = match (unsettled.is_tls(), clear) {
+                    (false, _) => "",
+                    (true, true) => {
+                        "; this port takes clear text: have the agent dial that of --tunnels, or give it --clear"
+                    }
+                    (true, false) => "; does something between wrap the agent's TLS in TLS once more?",
+                };
+                Refused::new("reversal", format!("{unsettled}{remedy}"))
+            })?;
         let limit = peer
             .max_concurrent_streams
             .unwrap_or(u32::MAX)

@@ -75,6 +75,18 @@ pub enum Unsettled {
     Http2(#[source] h2::Error),
 }
 
+impl Unsettled {
+    /// Whether the peer spoke TLS where HTTP/2 was due.
+    pub fn is_tls(&self) -> bool {
+        let (Self::Refused(Fault::Instead(seen)) | Self::Late { seen, .. } | Self::Closed { seen }) =
+            self
+        else {
+            return false;
+        };
+        matches!(seen, Seen::TlsRecord | Seen::TlsAlert)
+    }
+}
+
 /// A tunnel at the gateway, reversed: the agent's SETTINGS have arrived.
 #[derive(Debug)]
 pub struct Accepted<T>

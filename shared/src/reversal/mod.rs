@@ -281,13 +281,14 @@ mod tests {
 
     #[test]
     fn what_comes_first_is_named() {
-        let cases: [(&[u8], &str); 9] = [
+        let cases: [(&[u8], &str); 10] = [
+            (b"\x15\x03\x03\0\x02\x02\x46", "a TLS alert"),
             (b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", "an HTTP/1.1 request"),
             (b"POST /x HTTP/1.0\r\n", "an HTTP/1.1 request"),
             (b"PROPFIND /x HTTP/1.1\r\n", "an HTTP/1.1 request"),
             (
                 b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-                "a TLS record inside TLS",
+                "the beginning of a TLS handshake",
             ),
             (
                 b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n",

@@ -12,7 +12,10 @@ pub enum Seen {
     Nothing,
     Http1Request,
     Http1Response,
+    /// The beginning of a TLS handshake.
     TlsRecord,
+    /// What a TLS server answers to what is no TLS.
+    TlsAlert,
     ProxyV1,
     ProxyV2,
     Ssh,
@@ -80,6 +83,7 @@ impl Seen {
         };
         for (pattern, name) in [
             (b"\x16\x03".as_slice(), Self::TlsRecord),
+            (b"\x15\x03".as_slice(), Self::TlsAlert),
             (PROXY_V2.as_slice(), Self::ProxyV2),
             (b"PROXY ".as_slice(), Self::ProxyV1),
             (b"SSH-".as_slice(), Self::Ssh),
@@ -119,7 +123,8 @@ impl fmt::Display for Seen {
             Self::Nothing => f.write_str("nothing"),
             Self::Http1Request => f.write_str("an HTTP/1.1 request"),
             Self::Http1Response => f.write_str("an HTTP/1.1 response"),
-            Self::TlsRecord => f.write_str("a TLS record inside TLS"),
+            Self::TlsRecord => f.write_str("the beginning of a TLS handshake"),
+            Self::TlsAlert => f.write_str("a TLS alert"),
             Self::ProxyV1 => f.write_str("a PROXY v1 header"),
             Self::ProxyV2 => f.write_str("a PROXY v2 header"),
             Self::Ssh => f.write_str("an SSH greeting"),

@@ -37,7 +37,9 @@ impl Identity {
     /// The file and what is wrong with it.
     pub fn load(path: &Path) -> Result<Self, TlsFault> {
         let file = PemFile::read(path)?;
-        warn_if_readable_by_others(path);
+        if !file.keys.is_empty() {
+            warn_if_readable_by_others(path);
+        }
         Self::from_pem_file(path, file, &provider())
     }
 

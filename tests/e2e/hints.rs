@@ -1,0 +1,176 @@
+//! Who asks the wrong port, or in the wrong protocol, is told what to change; and what an app gets wrong stands in the
+//! agent's log, where its address may stand, and not on the visitors' page.
+
+use tidegate_tests::apps::{AbsentApp, H2cApp, HttpApp, RawApp};
+use tidegate_tests::program::{Program, built, run};
+use tidegate_tests::world::{VISITOR_NAMES, launch_agent};
+use tidegate_tests::{HOST, World};
+
+#[tokio::test]
+async fn what_an_app_gets_wrong_is_in_the_agents_log_once_and_its_address_on_no_page() {
+    let world = World::start().await;
+    let fields = |count: usize| "x-some: field\r\n".repeat(count);
+    let head = |more: &str| format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n{more}\r\nok");
+    let long = format!("x-long: {}\r\n", "x".repeat(65_400));
+    let longer = format!("x-long: {}\r\n", "x".repeat(66_000));
+    for (name, answer, reason, said) in [
+        (
+            "closed.test",
+            String::new(),
+            "app-closed",
+            "without an answer",
+        ),
+        (
+            "fields.test",
+            head(&fields(100)),
+            "app-invalid-response",
+            "more than 100 fields",
+        ),
+        (
+            "head.test",
+            head(&longer),
+            "app-invalid-response",
+            "its head has",
+        ),
+        ("fits.test", head(&fields(98)), "", ""),
+        ("long.test", head(&long[2..]), "", ""),
+    ] {
+        let app = RawApp::answering(answer, true).await;
+        let target = app.target();
+        let agent = world.agent(name, &target).await;
+        let address = target.trim_start_matches("http://");
+        for _ in 0..3 {
+            let answer = world.get(name, "/").await;
+            assert_eq!(answer.reason(), reason, "{name}: {}", answer.text());
+            assert!(!answer.text().contains(address), "{}", answer.text());
+        }
+        if !reason.is_empty() {
+            let words = [target.as_str(), said, reason, "the visitor got 502"];
+            agent.wait_log(&words).await;
+            assert_eq!(agent.logged(&words[3..]).len(), 1, "{:?}", agent.log());
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_app_that_is_not_there_has_no_address_on_the_page() {
+    let world = World::start().await;
+    let absent = AbsentApp::new();
+    let socket = format!("unix:{}", world.file("nobody.sock").display());
+    for (name, target) in [
+        ("tcp.test", format!("http://{}", absent.address())),
+        ("unix.test", socket),
+        ("dns.test", "http://nowhere.invalid:1".to_owned()),
+    ] {
+        let agent = world.agent(name, &target).await;
+        let text = world.get(name, "/").await.text();
+        assert!(text.contains("cannot be reached"), "{text}");
+        for part in ["127.0.0.1", "nobody.sock", "nowhere"] {
+            assert!(!text.contains(part), "{target}: {text}");
+        }
+        agent.wait_log(&[&target, "cannot be reached"]).await;
+    }
+}
+
+#[tokio::test]
+async fn an_app_that_speaks_another_protocol_is_recognised() {
+    let world = World::start().await;
+    let identity = world.pki.server(&["localhost"]);
+    let config = |alpn: &[&str]| world.pki.server_config(&identity, false, alpn);
+    let only_h2 = HttpApp::start_tls("h2", config(&["h2"])).await;
+    let tls = HttpApp::start_tls("tls", config(&["http/1.1"])).await;
+    let (h2c, plain) = (H2cApp::start().await, HttpApp::start("plain").await);
+    let ca = world.pki.ca_file("ca");
+    let ca = ["--target-ca", ca.to_str().unwrap()];
+    let clear = tls.target().replace("https:", "http:");
+    let wrong = plain.target().replace("http:", "https:");
+    for (name, target, options, hint) in [
+        ("h2.test", only_h2.target().to_owned(), &ca[..], "add --h2"),
+        (
+            "h2c.test",
+            h2c.target(),
+            &[],
+            "if it speaks HTTP/2 only, add --h2",
+        ),
+        ("tls.test", clear, &[], "if it speaks TLS, write https://"),
+        ("plain.test", wrong, &ca, "does it speak TLS there?"),
+        (
+            "h1.test",
+            plain.target().to_owned(),
+            &["--h2"],
+            "leave --h2 out",
+        ),
+        (
+            "tls1.test",
+            tls.target().to_owned(),
+            &[ca[0], ca[1], "--h2"],
+            "leave --h2 out",
+        ),
+    ] {
+        let agent = world.agent_with(name, &target, options).await;
+        let answer = world.get(name, "/hello").await;
+        assert_eq!(answer.status(), 502, "{name}: {}", answer.text());
+        agent.wait_log(&["WARN", hint]).await;
+    }
+    let agent = world.agent(HOST, plain.target()).await;
+    assert_eq!(world.get(HOST, "/hello").await.status(), 200);
+    assert_eq!(agent.logged(&["WARN"]).len(), 0, "{:?}", agent.log());
+}
+
+#[tokio::test]
+async fn an_agent_at_the_wrong_port_is_told_which_one_it_is() {
+    let world = World::builder()
+        .option("--tunnels-clear", "127.0.0.1:0")
+        .option("--tunnels-clear-name", "clear.test")
+        .start()
+        .await;
+    let app = HttpApp::start("app").await;
+    let (identity, ca) = (world.pki.agent(&[HOST]), world.pki.ca_file("ca"));
+    let clear_port = world.gateway.address("tunnels-clear").unwrap();
+    let to = |port: u16| format!("localhost:{port}");
+
+    let options = ["--tunnels", "1", "--server-name", VISITOR_NAMES[0]];
+    let gateway = to(world.visitors_tls.port());
+    let visitors = launch_agent(&[], &gateway, &identity, &ca, app.target(), &options);
+    let words = ["WARN", "did not ask for the certificate", "--visitors-tls"];
+    visitors.wait_log(&words).await;
+
+    let gateway = to(clear_port.port());
+    let tls = launch_agent(&[], &gateway, &identity, &ca, app.target(), &[]);
+    tls.wait_log(&["[TLS]", "does it speak TLS"]).await;
+    let words = ["tunnel refused", "TLS handshake", "takes clear text"];
+    world.gateway.wait_log(&words).await;
+
+    let gateway = to(world.tunnels.port());
+    let words = ["http", app.target(), "--gateway", &gateway, "--clear"];
+    let words = words.map(Into::into);
+    let clear = Program::start("tidegate", &built("tidegate"), &words);
+    clear.wait_log(&["[reversal]", "leave out --clear"]).await;
+
+    let right = world.agent(HOST, app.target()).await;
+    assert_eq!(world.get(HOST, "/hello").await.status(), 200);
+    assert_eq!(right.logged(&["WARN"]).len(), 0, "{:?}", right.log());
+}
+
+#[tokio::test]
+async fn a_file_without_a_key_has_none_that_others_could_read() {
+    let world = World::start().await;
+    let ca = world.pki.ca_file("ca");
+    let mut words = ["http", "3000", "--gateway", "localhost:1"]
+        .map(Into::into)
+        .to_vec();
+    for option in ["--identity", "--ca"] {
+        words.extend([option.into(), ca.clone().into_os_string()]);
+    }
+    let ended = run(&built("tidegate"), &words).await;
+    assert!(
+        ended.stderr.contains("holds no private key"),
+        "{}",
+        ended.stderr
+    );
+    assert!(
+        !ended.stderr.contains("read by other users"),
+        "{}",
+        ended.stderr
+    );
+}
