@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tidegate_tests::apps::RawApp;
+use tidegate_tests::eventually::SOON;
 use tidegate_tests::http1::Framing;
-use tidegate_tests::{HOST, World};
+use tidegate_tests::{HOST, World, within};
 use tokio::io::AsyncWriteExt;
 
 /// How the app ends a connection.
@@ -132,6 +133,40 @@ async fn what_cannot_be_repeated_is_never_sent_twice() {
         if !matches!(goodbye, Goodbye::BehindTheAnswer) {
             assert!(refused > 0, "{goodbye:?}: no connection was used again");
         }
+    }
+}
+
+/// What was sent before the answer came is the app's to read.
+#[tokio::test]
+async fn an_app_that_answers_before_it_reads_gets_the_rest() {
+    let world = World::start().await;
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let app = RawApp::start(move |mut reader| {
+        let tell = tell.clone();
+        async move {
+            while let Ok(Some(head)) = reader.head().await {
+                let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+                reader.io.write_all(answer).await.unwrap();
+                let mut framing = Framing::of_request(&head).unwrap();
+                let body = reader.body(&mut framing).await;
+                tell.send(body.map(|body| body.len()).ok()).unwrap();
+            }
+        }
+    })
+    .await;
+    let _agent = world
+        .agent_with(HOST, &app.target(), &["--tunnels", "1"])
+        .await;
+    let mut visitor = world.visitor().await;
+    for _ in 0..100 {
+        visitor
+            .send(format!(
+                "POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 5\r\n\r\nhello"
+            ))
+            .await;
+        assert_eq!(visitor.answer("POST").await.text(), "ok");
+        let read = within(SOON, "the app reads the rest", told.recv()).await;
+        assert_eq!(read, Some(Some(5)));
     }
 }
 

@@ -39,6 +39,10 @@ const TOO_LARGE: &str = "its head has more than 64 KiB, or more than 100 fields"
 /// app may be about to close it.
 const FRESH_MS: u64 = 1_000;
 
+/// How long what is on its way of a request is still brought to an app that has answered. Then the upload is called off
+/// (RFC 9113 §8.1).
+const AFTERWARDS: Duration = Duration::from_secs(1);
+
 /// A connection to the app.
 #[derive(Debug)]
 pub(super) struct Link {
@@ -196,9 +200,26 @@ impl Link {
         whole && self.reusable().await
     }
 
-    /// Whether it is fit for another request, right after a response.
+    /// Whether it is fit for another request, after a response. An app may answer before it reads a small body that comes right
+    /// behind the head: what is left of it goes on until all is there, either side gives it up, or [`AFTERWARDS`] has passed.
     pub(super) async fn reusable(&mut self) -> bool {
-        poll_fn(|cx| Poll::Ready(self.is_reusable(cx))).await
+        let mut limit = pin!(None);
+        poll_fn(|cx| {
+            if self.is_reusable(cx) {
+                return Poll::Ready(true);
+            }
+            if self.over {
+                return Poll::Ready(false);
+            }
+            if limit.is_none() {
+                limit.set(Some(sleep(AFTERWARDS)));
+            }
+            if is_over(limit.as_mut().as_pin_mut(), cx) {
+                return Poll::Ready(false);
+            }
+            Poll::Pending
+        })
+        .await
     }
 
     /// The socket, and what was read from it beyond the response: for what was upgraded.
