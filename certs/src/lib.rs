@@ -12,6 +12,9 @@ pub mod ca;
 /// Identities and authorities as files in a directory.
 pub mod store;
 
+/// How old one is, and when that is worth a line in a log.
+pub mod life;
+
 /// A file's certificates in words.
 pub mod show;
 

@@ -13,17 +13,15 @@ use tidegate_shared::log::Sink;
 use tidegate_shared::reversal::io::Terms;
 use tidegate_shared::signals::Hangup;
 use tidegate_shared::socket;
-use tidegate_shared::tls::{
-    Anchors, End, Identity, SwapIdentity, TlsFault, Unfit, VisitorCerts, tunnel_server,
-    visitor_server,
-};
+use tidegate_shared::tls::{Anchors, End, SwapIdentity, TlsFault, tunnel_server, visitor_server};
 use tidegate_shared::workers::Workers;
 use tokio::net::TcpListener;
 use tokio::time::{MissedTickBehavior, interval};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::access::Access;
 use crate::admin::{self, Admin};
+use crate::certificates::Certificates;
 use crate::config::Run;
 use crate::exchange::Gateway;
 use crate::failure::Failure;
@@ -235,8 +233,7 @@ impl App {
             page.spawn(admin::serve(listener, Arc::new(admin), page.clone()));
         }
         page.spawn(housekeeping(
-            self.identity,
-            certs,
+            Certificates::new(self.identity, certs),
             Arc::clone(pool),
             page.clone(),
         ));
@@ -410,12 +407,7 @@ fn intake(run: &Run, pool: &Arc<Pool>, metrics: &Arc<Metrics>) -> Intake {
 }
 
 /// Files that change and names that nobody remembers.
-async fn housekeeping(
-    identity: Option<(Arc<SwapIdentity>, Anchors)>,
-    certs: Option<Arc<VisitorCerts>>,
-    pool: Arc<Pool>,
-    drain: Drain,
-) {
+async fn housekeeping(mut certificates: Certificates, pool: Arc<Pool>, drain: Drain) {
     let mut ticks = interval(Duration::from_secs(10));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut forgotten = Instant::now();
@@ -426,31 +418,10 @@ async fn housekeeping(
             _ = ticks.tick() => {}
             () = hangup.recv() => info!("SIGHUP: looking at the certificates' files"),
         }
-        let changed = |what: &str, outcome: Result<bool, TlsFault>| match outcome {
-            Ok(true) => info!("{what} was read again"),
-            Ok(false) => {}
-            Err(fault) => {
-                error!("{what} was changed and is not used, the one in use stays: {fault}")
-            }
-        };
-        if let Some((identity, anchors)) = &identity {
-            let present = identity.current();
-            let renewed = identity.reload_if_changed(|fresh| fit(anchors, &present, fresh));
-            changed("the gateway's identity", renewed);
-        }
-        if let Some(certs) = &certs {
-            changed("a certificate for visitors", certs.reload_if_changed());
-        }
+        certificates.look();
         if forgotten.elapsed() >= Duration::from_secs(60) {
             forgotten = Instant::now();
             pool.forget();
         }
     }
-}
-
-/// Agents refuse a certificate that is not for servers, or not valid.
-fn fit(anchors: &Anchors, present: &Identity, fresh: &Identity) -> Result<(), Unfit> {
-    let read = gateway_identity(fresh.leaf()).map_err(|refusal| refusal.to_string())?;
-    let life = (read.facts.not_before, read.facts.not_after);
-    anchors.judge(present, fresh, life, SystemTime::now())
 }

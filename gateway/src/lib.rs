@@ -15,6 +15,8 @@ pub mod config; // what the user may say
 
 pub mod app; // opens, runs, ends
 
+mod certificates; // files that are renewed, and what runs out
+
 pub mod listen; // accept loops
 
 pub mod source; // who connects how often

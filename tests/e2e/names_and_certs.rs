@@ -278,6 +278,25 @@ async fn a_tunnel_ends_when_its_certificate_expires() {
     world.gateway.wait_log(&["expire"]).await;
 }
 
+/// It may be the clock that is wrong, and a renewal is taken up without a restart: the gateway starts, and says it.
+#[tokio::test]
+async fn a_gateway_whose_own_certificate_has_expired_says_so() {
+    let first = World::start().await;
+    let expired = first
+        .pki
+        .server_expired(&["localhost"], Duration::from_secs(3600));
+    let ca = first.pki.ca_file("ca");
+    let world = World::builder().identity(expired, ca).start().await;
+    let said = world
+        .gateway
+        .wait_log(&["ERROR", "--identity", "has expired"])
+        .await;
+    assert!(
+        said.contains("expired-localhost") && said.contains("renew it"),
+        "{said}"
+    );
+}
+
 /// Not one visitor notices that the certificate behind the site was about to expire.
 #[tokio::test]
 async fn an_agent_dials_anew_with_a_renewed_certificate() {

@@ -86,6 +86,15 @@ impl Pki {
         self.issue(&params, &file_name("short", names))
     }
 
+    /// Issues a gateway's certificate that ran out so long ago.
+    #[must_use]
+    pub fn server_expired(&self, names: &[&str], ago: Duration) -> PathBuf {
+        let mut params = Self::server_params(names);
+        params.not_after = OffsetDateTime::now_utc() - ago;
+        params.not_before = params.not_after - 2 * ago;
+        self.issue(&params, &file_name("expired", names))
+    }
+
     /// Issues an agent certificate that is valid for a month, from `wait` after the call.
     #[must_use]
     pub fn agent_in(&self, names: &[&str], wait: Duration) -> PathBuf {

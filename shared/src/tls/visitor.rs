@@ -15,7 +15,7 @@ use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, SignatureScheme};
-use rustls_pki_types::ServerName;
+use rustls_pki_types::{CertificateDer, ServerName};
 use webpki::EndEntityCert;
 
 use super::identity::Identity;
@@ -68,6 +68,17 @@ impl VisitorCerts {
     pub fn covers(&self, sni: Option<&str>, host: &str) -> bool {
         sni.is_some_and(|sni| sni.eq_ignore_ascii_case(host))
             || self.table.load().select(sni, None).covers(host)
+    }
+
+    /// The leaf certificate of each file, as it is served.
+    #[must_use]
+    pub fn in_use(&self) -> Vec<(PathBuf, CertificateDer<'static>)> {
+        let table = self.table.load();
+        let leaves = table
+            .served
+            .iter()
+            .filter_map(|served| served.certified.cert.first());
+        self.paths.iter().cloned().zip(leaves.cloned()).collect()
     }
 
     /// Looks at the files, and reads all of them if one is not as seen before. True when the certificates were
