@@ -11,10 +11,13 @@ use std::time::Duration;
 use http::HeaderValue;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
+use tidegate_certs::anchor;
 use tidegate_shared::clock;
 use tidegate_shared::liveness::Patience;
 use tidegate_shared::reversal::io::Terms;
-use tidegate_shared::tls::{Anchors, AppTrust, End, SwapIdentity, agent_client, app_client};
+use tidegate_shared::tls::{
+    Anchors, AppTrust, End, PemFile, SwapIdentity, agent_client, app_client,
+};
 
 use crate::app;
 use crate::cli::{HostHeader, Http};
@@ -78,8 +81,8 @@ impl Config {
 fn tls(identity: &Path, ca: &Path) -> Result<(Renewable, Arc<ClientConfig>), String> {
     let identity = SwapIdentity::load(identity).map_err(|fault| format!("--identity: {fault}"))?;
     let of_ca = |fault| format!("--ca: {fault}");
-    let client = agent_client(Arc::clone(&identity), ca).map_err(of_ca)?;
-    let anchors = Anchors::load(ca, End::Agent).map_err(of_ca)?;
+    let anchors = Anchors::load(ca, End::Agent, anchor::require).map_err(of_ca)?;
+    let client = agent_client(Arc::clone(&identity), &anchors).map_err(of_ca)?;
     Ok(((identity, anchors), client))
 }
 
@@ -169,7 +172,13 @@ fn app_tls(
         return Ok(None);
     }
     let trust = match &told.target_ca {
-        Some(file) => AppTrust::File(file.clone()),
+        Some(file) => {
+            let of_file = |what: String| format!("--target-ca: {what}");
+            let held = PemFile::read(file).map_err(|fault| of_file(fault.to_string()))?;
+            anchor::require(&held.certificates)
+                .map_err(|why| of_file(format!("{}: {why}", file.display())))?;
+            AppTrust::File(file.clone())
+        }
         None if told.target_insecure => AppTrust::Insecure,
         None => AppTrust::System,
     };

@@ -6,6 +6,9 @@
 /// DER to names, or to the reason why nothing is filed under this certificate.
 pub mod peer;
 
+/// Whether a file's certificates can be what chains end at.
+pub mod anchor;
+
 /// The private authority: create it, load it, issue identities.
 pub mod ca;
 

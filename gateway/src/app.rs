@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use tidegate_certs::anchor;
 use tidegate_certs::peer::gateway_identity;
 use tidegate_shared::descriptors;
 use tidegate_shared::drain::Drain;
@@ -110,13 +111,14 @@ impl App {
                     file.display()
                 ))
             })?;
-            let config = tunnel_server(Arc::clone(&loaded), ca)?;
+            let anchors = Anchors::load(ca, End::Gateway, anchor::require)?;
+            let config = tunnel_server(Arc::clone(&loaded), &anchors)?;
             tunnels.push((
                 bind("--tunnels", address)?,
                 Security::Tls(config),
                 "tunnels",
             ));
-            identity = Some((loaded, Anchors::load(ca, End::Gateway)?));
+            identity = Some((loaded, anchors));
         }
         if let Some(address) = run.tunnels_clear {
             let listener = bind("--tunnels-clear", address)?;

@@ -6,6 +6,7 @@
 
 mod agent;
 mod app_connections;
+mod authorities;
 mod back_pressure;
 mod expiry;
 mod forwarded_headers;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::{Duration, SystemTime};
 
+use tidegate_certs::anchor;
 use tidegate_certs::ca::Validity;
 use tidegate_shared::tls::{
     Anchors, End, Identity, PemFile, SwapIdentity, TlsFault, Unfit, agent_client, tunnel_server,
@@ -112,7 +113,7 @@ fn a_file_that_cannot_be_used_is_named_with_the_reason() {
     assert!(missing.to_string().contains("none.pem"), "{missing}");
     let empty = world.write("empty.crt", "");
     assert!(matches!(
-        tunnel_server(world.gateway(), &empty),
+        Anchors::load(&empty, End::Gateway, anchor::require),
         Err(TlsFault::NoCertificate(_))
     ));
     let odd = world.write(
@@ -120,7 +121,7 @@ fn a_file_that_cannot_be_used_is_named_with_the_reason() {
         &format!("{}{not_a_certificate}", world.authority.certificate_pem()),
     );
     assert!(matches!(
-        agent_client(world.agent(&["app1"]), &odd),
+        Anchors::load(&odd, End::Agent, anchor::require),
         Err(TlsFault::BadCertificate { position: 2, .. })
     ));
     assert!(matches!(visitor_server(&[]), Err(TlsFault::NoFiles)));
@@ -151,8 +152,14 @@ fn nothing_prints_a_key() {
         format!("{:?}", PemFile::read(&path).unwrap()),
         format!("{:?}", swap.current()),
         format!("{swap:?} {certs:?} {visitors:?}"),
-        format!("{:?}", tunnel_server(swap.clone(), &world.ca()).unwrap()),
-        format!("{:?}", agent_client(swap, &world.ca()).unwrap()),
+        format!(
+            "{:?}",
+            tunnel_server(swap.clone(), &world.anchors(End::Gateway)).unwrap()
+        ),
+        format!(
+            "{:?}",
+            agent_client(swap, &world.anchors(End::Agent)).unwrap()
+        ),
     ];
     for text in printed {
         assert!(!text.contains(&decimal) && !text.contains(base64), "{text}");
@@ -167,7 +174,7 @@ fn nothing_prints_a_key() {
 fn a_renewed_identity_is_used_by_the_next_handshake() {
     let world = World::new();
     let agent = world.agent(&["app1"]);
-    let client = agent_client(agent.clone(), &world.ca()).unwrap();
+    let client = agent_client(agent.clone(), &world.anchors(End::Agent)).unwrap();
     let server = world.server();
     let presented = || {
         let met = meet(&client, &server, "gw.test");
@@ -275,7 +282,7 @@ fn a_renewal_from_elsewhere_is_refused_only_where_the_one_in_use_was_from_here()
             issue(&world, long),
             issue(&other, long),
         );
-        let anchors = Anchors::load(&world.ca(), end).unwrap();
+        let anchors = world.anchors(end);
         let now = SystemTime::now();
         let judge = |present: &Identity, fresh: &Identity, life: Validity| {
             anchors.judge(present, fresh, (life.not_before, life.not_after), now)

@@ -4,7 +4,7 @@ use rustls::{ClientConnection, HandshakeKind, ServerConnection};
 use tidegate_certs::ca::Validity;
 use tidegate_certs::peer::PeerCertificate;
 use tidegate_shared::tls::{
-    By, HandshakeFault, Layer, SwapIdentity, agent_client, require_h2, tunnel_server,
+    By, End, HandshakeFault, Layer, SwapIdentity, agent_client, require_h2, tunnel_server,
     visitor_server,
 };
 
@@ -91,7 +91,7 @@ fn agents_that_must_not_come_in_are_told_why() {
         (wrong_usage, "wrong-usage", "wrong-usage"),
     ];
     for (identity, ours, theirs) in cases {
-        let client = agent_client(identity, &world.ca()).unwrap();
+        let client = agent_client(identity, &world.anchors(End::Agent)).unwrap();
         let met = meet(&client, &server, "gw.test");
         let (seen, told) = (met.by_server(), met.by_client());
         assert_eq!(
@@ -120,12 +120,14 @@ fn gateways_that_must_not_be_believed_are_told_why() {
     let world = World::new();
     let other = World::new();
     let client = world.client();
-    let agent_as_gateway = tunnel_server(world.agent(&["gw.test"]), &world.ca()).unwrap();
+    let agent_as_gateway =
+        tunnel_server(world.agent(&["gw.test"]), &world.anchors(End::Gateway)).unwrap();
     let expired = Validity {
         not_before: past(90_000),
         not_after: past(10),
     };
-    let expired = tunnel_server(world.gateway_during(expired), &world.ca()).unwrap();
+    let expired =
+        tunnel_server(world.gateway_during(expired), &world.anchors(End::Gateway)).unwrap();
     let cases = [
         (other.server(), "gw.test", "unknown-ca"),
         (world.server(), "gw2.test", "wrong-name"),

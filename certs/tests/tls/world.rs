@@ -14,8 +14,11 @@ use rustls::{
     ServerConnection, SupportedProtocolVersion,
 };
 use tempfile::TempDir;
+use tidegate_certs::anchor;
 use tidegate_certs::ca::{Authority, Validity};
-use tidegate_shared::tls::{HandshakeFault, PemFile, SwapIdentity, agent_client, tunnel_server};
+use tidegate_shared::tls::{
+    Anchors, End, HandshakeFault, PemFile, SwapIdentity, agent_client, tunnel_server,
+};
 
 /// A directory with an authority, and files written into it by name.
 pub(crate) struct World {
@@ -39,6 +42,11 @@ impl World {
 
     pub(crate) fn ca(&self) -> PathBuf {
         self.path("ca.crt")
+    }
+
+    /// The authorities in `ca.crt`, as an end of a tunnel has them.
+    pub(crate) fn anchors(&self, end: End) -> Anchors {
+        Anchors::load(&self.ca(), end, anchor::require).unwrap()
     }
 
     /// Written beside its place and renamed, as renewals are.
@@ -78,11 +86,11 @@ impl World {
     }
 
     pub(crate) fn server(&self) -> Arc<ServerConfig> {
-        tunnel_server(self.gateway(), &self.ca()).unwrap()
+        tunnel_server(self.gateway(), &self.anchors(End::Gateway)).unwrap()
     }
 
     pub(crate) fn client(&self) -> Arc<ClientConfig> {
-        agent_client(self.agent(&["app1"]), &self.ca()).unwrap()
+        agent_client(self.agent(&["app1"]), &self.anchors(End::Agent)).unwrap()
     }
 
     /// A client that is not ours: any version, any ALPN, resumption on, with or without a certificate.

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::RootCertStore;
-use rustls_pki_types::UnixTime;
+use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 
 use super::identity::Identity;
-use super::{TlsFault, authorities, provider};
+use super::{Authorities, TlsFault, provider};
 
 /// Why a certificate is not to be used, although it can be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +34,9 @@ pub enum End {
     Gateway,
 }
 
+/// Says why certificates cannot be authorities.
+pub type Fit = fn(&[CertificateDer<'_>]) -> Result<(), String>;
+
 /// The authorities in the file of `--ca`. They issue the *other* end's certificates; where they issue ours as well, as
 /// `tidegate-certs` has it, they tell a renewal that was issued by somebody else.
 #[derive(Debug)]
@@ -43,15 +46,25 @@ pub struct Anchors {
 }
 
 impl Anchors {
-    /// Reads the authorities.
+    /// Reads the authorities. `fit` says why what the file holds is none.
     ///
     /// # Errors
     /// The file, and what is wrong with it.
-    pub fn load(ca: &Path, end: End) -> Result<Self, TlsFault> {
-        Ok(Self {
-            roots: authorities(ca)?,
-            end,
-        })
+    pub fn load(ca: &Path, end: End, fit: Fit) -> Result<Self, TlsFault> {
+        let Authorities {
+            certificates,
+            roots,
+        } = Authorities::read(ca)?;
+        fit(&certificates).map_err(|why| TlsFault::Unfit {
+            path: ca.into(),
+            why,
+        })?;
+        Ok(Self { roots, end })
+    }
+
+    /// What a verifier wants of them.
+    pub(super) fn roots(&self) -> Arc<RootCertStore> {
+        Arc::clone(&self.roots)
     }
 
     /// Judges a renewal that is valid between these moments. Its authority counts only where that of the certificate in

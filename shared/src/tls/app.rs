@@ -10,7 +10,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls_platform_verifier::Verifier;
 
-use super::{TlsFault, authorities, provider};
+use super::{Authorities, TlsFault, provider};
 
 /// Whose certificates an app may present.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub fn app_client(trust: &AppTrust, alpn: &[&[u8]]) -> Result<Arc<ClientConfig>,
         .with_safe_default_protocol_versions()
         .map_err(TlsFault::build)?;
     let builder = match trust {
-        AppTrust::File(path) => builder.with_root_certificates(authorities(path)?),
+        AppTrust::File(path) => builder.with_root_certificates(Authorities::read(path)?.roots),
         AppTrust::System => {
             let verifier =
                 Verifier::new(provider).map_err(|e| TlsFault::SystemTrust(e.to_string()))?;

@@ -12,6 +12,7 @@ use std::time::SystemTime;
 
 use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
+use rustls_pki_types::CertificateDer;
 use thiserror::Error;
 
 use crate::when::utc;
@@ -37,7 +38,7 @@ mod app;
 /// Handshake errors in words.
 mod fault;
 
-pub use anchors::{Anchors, End, Unfit};
+pub use anchors::{Anchors, End, Fit, Unfit};
 pub use app::{AppTrust, app_client};
 pub use fault::{By, HandshakeFault, Layer};
 pub use identity::{Identity, SwapIdentity};
@@ -89,7 +90,8 @@ pub enum TlsFault {
     /// No certificate of the file belongs to the key.
     #[error("the private key in {0} does not belong to a certificate in the same file")]
     KeyMismatch(PathBuf),
-    /// A renewed certificate that would be refused by those whom it is shown to.
+    /// A file that can be read and would be of no use: a renewed certificate that would be refused by those whom it is
+    /// shown to, or authorities that are none.
     #[error("{path}: {why}")]
     Unfit {
         /// The file.
@@ -137,21 +139,32 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
-/// The certificate authorities in `path`; every certificate there must be usable, and there must be one.
-fn authorities(path: &Path) -> Result<Arc<RootCertStore>, TlsFault> {
-    let file = PemFile::read(path)?;
-    if file.certificates.is_empty() {
-        return Err(TlsFault::NoCertificate(path.into()));
+/// The certificate authorities of a file.
+struct Authorities {
+    certificates: Vec<CertificateDer<'static>>,
+    roots: Arc<RootCertStore>,
+}
+
+impl Authorities {
+    /// Reads `path`; every certificate there must be usable, and there must be one.
+    fn read(path: &Path) -> Result<Self, TlsFault> {
+        let certificates = PemFile::read(path)?.certificates;
+        if certificates.is_empty() {
+            return Err(TlsFault::NoCertificate(path.into()));
+        }
+        let mut roots = RootCertStore::empty();
+        for (index, certificate) in certificates.iter().enumerate() {
+            roots
+                .add(certificate.clone())
+                .map_err(|e| TlsFault::BadCertificate {
+                    path: path.into(),
+                    position: index + 1,
+                    what: e.to_string(),
+                })?;
+        }
+        Ok(Self {
+            certificates,
+            roots: Arc::new(roots),
+        })
     }
-    let mut roots = RootCertStore::empty();
-    for (index, certificate) in file.certificates.into_iter().enumerate() {
-        roots
-            .add(certificate)
-            .map_err(|e| TlsFault::BadCertificate {
-                path: path.into(),
-                position: index + 1,
-                what: e.to_string(),
-            })?;
-    }
-    Ok(Arc::new(roots))
 }

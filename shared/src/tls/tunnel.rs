@@ -4,7 +4,6 @@
 //! chain it stored, without asking the verifier again, so that an expired or revoked agent would come back in, and
 //! a ticket from another listener would carry an identity that was never checked here (CVE-2025-23419 is nginx's).
 
-use std::path::Path;
 use std::sync::Arc;
 
 use rustls::client::Resumption;
@@ -13,24 +12,25 @@ use rustls::{ClientConfig, CommonState, ServerConfig};
 
 use super::fault::HandshakeFault;
 use super::identity::SwapIdentity;
-use super::{TlsFault, authorities, provider};
+use super::{Anchors, TlsFault, provider};
 
 /// The ALPN identifier of HTTP/2 over TLS (RFC 9113 §3.2).
 pub const H2: &[u8] = b"h2";
 
-/// The gateway's side: presents `identity`, demands a client certificate that ends at `ca`, is in date and allows
-/// clientAuth. Who the certificate names is for `certs::peer` to say, afterwards.
+/// The gateway's side: presents `identity`, demands a client certificate that ends at the authorities, is in date and
+/// allows clientAuth. Who the certificate names is for `certs::peer` to say, afterwards.
 ///
 /// # Errors
-/// A file that cannot be used.
+/// rustls refuses what it was given.
 pub fn tunnel_server(
     identity: Arc<SwapIdentity>,
-    ca: &Path,
+    authorities: &Anchors,
 ) -> Result<Arc<ServerConfig>, TlsFault> {
     let provider = provider();
-    let verifier = WebPkiClientVerifier::builder_with_provider(authorities(ca)?, provider.clone())
-        .build()
-        .map_err(TlsFault::build)?;
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(authorities.roots(), provider.clone())
+            .build()
+            .map_err(TlsFault::build)?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(TlsFault::build)?
@@ -43,16 +43,19 @@ pub fn tunnel_server(
     Ok(Arc::new(config))
 }
 
-/// The agent's side: presents `identity`, and demands of the gateway a certificate that ends at `ca`, is in date,
+/// The agent's side: presents `identity`, and demands of the gateway a certificate that ends at the authorities, is in date,
 /// allows serverAuth and matches the server name that the connection is opened with.
 ///
 /// # Errors
-/// A file that cannot be used.
-pub fn agent_client(identity: Arc<SwapIdentity>, ca: &Path) -> Result<Arc<ClientConfig>, TlsFault> {
+/// rustls refuses what it was given.
+pub fn agent_client(
+    identity: Arc<SwapIdentity>,
+    authorities: &Anchors,
+) -> Result<Arc<ClientConfig>, TlsFault> {
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(TlsFault::build)?
-        .with_root_certificates(authorities(ca)?)
+        .with_root_certificates(authorities.roots())
         .with_client_cert_resolver(identity);
     config.alpn_protocols = vec![H2.to_vec()];
     config.resumption = Resumption::disabled();
