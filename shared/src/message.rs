@@ -55,9 +55,13 @@ const PROTECTED: [&str; 14] = [
 
 /// Removes what concerns one hop, and what `Connection` names. `TE: trailers` stays, alone (RFC 9113 §8.2.2).
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    // A glance at the names that are there costs less than looking up each of these.
-    let found: [bool; ONE_HOP.len()] =
-        ONE_HOP.map(|one| headers.keys().any(|name| name.as_str() == one));
+    // One glance at the names that are there costs less than looking up each of these.
+    let mut found = [false; ONE_HOP.len()];
+    for name in headers.keys() {
+        if let Some(at) = ONE_HOP.iter().position(|one| *one == name.as_str()) {
+            found[at] = true;
+        }
+    }
     if found[0] {
         strip_named(headers);
     }
