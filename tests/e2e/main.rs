@@ -4,10 +4,13 @@
     reason = "a failing step of a test is a failing test"
 )]
 
-mod agent;
+mod agent_failures;
+mod agent_target;
+mod agent_tunnels;
 mod app_connections;
 mod authorities;
 mod back_pressure;
+mod command_line;
 mod expiry;
 mod forwarded_headers;
 mod gateway_addresses;
@@ -17,6 +20,7 @@ mod harness;
 mod held;
 mod hints;
 mod hostile_agent;
+mod hostile_answers;
 mod hostile_http1;
 mod hostile_http2;
 mod interim;

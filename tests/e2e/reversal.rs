@@ -9,10 +9,8 @@ use tidegate_tests::peers::agent::RawAgent;
 use tidegate_tests::peers::frame::{Frame, PREFACE, code, flag, kind, setting};
 use tidegate_tests::peers::gateway::{RawGateway, answer, request};
 use tidegate_tests::peers::{Peer, field};
-use tidegate_tests::pki::Pki;
 use tidegate_tests::program::Program;
-use tidegate_tests::world::launch_agent;
-use tidegate_tests::{HOST, World, within};
+use tidegate_tests::{ByHand, HOST, World, within};
 use tokio::time::timeout;
 
 /// The most that an opening may take, and what a loaded machine may add.
@@ -210,7 +208,7 @@ async fn a_tunnel_without_alpn_h2_is_refused() {
 
 #[tokio::test]
 async fn the_agent_speaks_first_and_offers_what_haproxy_needs() {
-    let scene = Scene::start().await;
+    let scene = ByHand::start().await;
     let (_, settings) = scene.gateway.opening().await;
     assert_eq!(
         settings_of(&settings, setting::ENABLE_CONNECT_PROTOCOL),
@@ -225,7 +223,7 @@ async fn the_agent_speaks_first_and_offers_what_haproxy_needs() {
 
 #[tokio::test]
 async fn the_agent_serves_a_request_in_the_same_segment_as_settings() {
-    let scene = Scene::start().await;
+    let scene = ByHand::start().await;
     let (mut peer, _) = scene.gateway.opening().await;
     let block = tidegate_tests::peers::hpack::encode(&request("GET", HOST, "/hello"));
     peer.send_all(&[RawGateway::settings(), Frame::headers(1, block, true)])
@@ -238,7 +236,7 @@ async fn the_agent_serves_a_request_in_the_same_segment_as_settings() {
 
 #[tokio::test]
 async fn the_agent_works_with_a_gateway_that_acknowledges_nothing() {
-    let scene = Scene::start().await;
+    let scene = ByHand::start().await;
     let (mut peer, _) = scene.gateway.opening().await;
     peer.polite = false;
     peer.send(RawGateway::settings()).await;
@@ -252,7 +250,7 @@ async fn the_agent_works_with_a_gateway_that_acknowledges_nothing() {
 #[tokio::test]
 async fn the_agent_accepts_a_host_field_where_authority_is_missing() {
     // A HAProxy gateway forwards an HTTP/1.1 visitor's request so (wire.md §11).
-    let scene = Scene::start().await;
+    let scene = ByHand::start().await;
     let mut peer = scene.gateway.reversed().await;
     let fields = [
         (":method", "GET"),
@@ -272,7 +270,7 @@ async fn the_agent_accepts_a_host_field_where_authority_is_missing() {
 
 #[tokio::test]
 async fn the_agent_gives_a_silent_gateway_up_and_says_so() {
-    let scene = Scene::start().await;
+    let scene = ByHand::start().await;
     let began = Instant::now();
     let (mut peer, _) = scene.gateway.opening().await;
     peer.until_closed(OPENING + GRACE).await;
@@ -290,39 +288,12 @@ async fn the_agent_names_what_a_false_gateway_said() {
         (&Frame::ping([0; 8], false).encode(), "PING"),
         (PREFACE, "preface"),
     ] {
-        let scene = Scene::start().await;
+        let scene = ByHand::start().await;
         let (mut peer, _) = scene.gateway.opening().await;
         peer.write(said).await.unwrap();
         peer.until_closed(OPENING + GRACE).await;
         scene.agent.wait_log(&[words]).await;
         assert!(!scene.agent.printed().contains(&"ready".to_owned()));
-    }
-}
-
-/// A `tidegate` with one tunnel to a gateway by hand, and its app.
-struct Scene {
-    gateway: RawGateway,
-    agent: Program,
-    _app: HttpApp,
-    _dir: tempfile::TempDir,
-}
-
-impl Scene {
-    async fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let pki = Pki::create(dir.path(), "ca");
-        let gateway = RawGateway::listen(&pki, &pki.server(&["localhost"])).await;
-        let app = HttpApp::start("blog").await;
-        let address = format!("localhost:{}", gateway.address().port());
-        let (identity, ca) = (pki.agent(&[HOST]), pki.ca_file("ca"));
-        let options = ["--tunnels", "1"];
-        let agent = launch_agent(&[], &address, &identity, &ca, app.target(), &options);
-        Self {
-            gateway,
-            agent,
-            _app: app,
-            _dir: dir,
-        }
     }
 }
 

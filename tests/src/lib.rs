@@ -23,6 +23,8 @@ pub mod world; // a gateway and the agents around it
 
 pub mod site; // the common scene: one gateway, one app, one agent
 
+pub mod by_hand; // the other scene: an agent, its app, and a gateway by hand
+
 pub mod bystander; // a visitor who must notice nothing
 
 pub mod conn; // one TCP or TLS connection
@@ -45,6 +47,7 @@ pub mod hosts; // names of the test's own
 
 pub mod haproxy; // a real HAProxy at either end
 
+pub use by_hand::ByHand;
 pub use eventually::{eventually, within};
 pub use site::{HOST, Site};
 pub use world::World;

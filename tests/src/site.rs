@@ -1,5 +1,7 @@
 //! The scene of most tests: one gateway, one app, and one agent for [`HOST`] between them.
 
+use std::time::{Duration, Instant};
+
 use crate::apps::HttpApp;
 use crate::program::Program;
 use crate::visitors::http1::{Answer, Visitor};
@@ -41,6 +43,14 @@ impl Site {
     /// One GET in clear text.
     pub async fn get(&self, path: &str) -> Answer {
         self.world.get(HOST, path).await
+    }
+
+    /// Another visitor is answered, and without a wait: within a second, also on a loaded machine. `what` is going on meanwhile.
+    pub async fn answers_at_once(&self, what: &str) {
+        let began = Instant::now();
+        assert_eq!(self.get("/hello").await.status(), 200, "{what}");
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(1), "{what}: {took:?}");
     }
 
     /// Sends bytes on a connection of their own, and returns the answer to `method`.

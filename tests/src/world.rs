@@ -14,6 +14,8 @@ use tempfile::TempDir;
 use crate::eventually::{SOON, eventually};
 use crate::netns::Netns;
 use crate::options::metric::HELD;
+use crate::peers::Peer;
+use crate::peers::agent::RawAgent;
 use crate::pki::Pki;
 use crate::program::{Program, built};
 use crate::visitors::http1::{Answer, Visitor, get};
@@ -192,12 +194,25 @@ impl World {
         let before = self.filed(name).await;
         let mut agent = self.launch_agent(&self.pki.agent(&[name]), target, options);
         agent.ready().await;
+        self.wait_more_than(before, name).await;
+        agent
+    }
+
+    /// A tunnel by hand with a certificate for `name`, when it is filed.
+    pub async fn raw_agent(&self, name: &str) -> Peer {
+        let before = self.filed(name).await;
+        let identity = self.pki.agent(&[name]);
+        let peer = RawAgent::dial(self.tunnels, &self.pki, &identity).await;
+        self.wait_more_than(before, name).await;
+        peer
+    }
+
+    async fn wait_more_than(&self, before: usize, name: &str) {
         let what = format!("a tunnel of {name} is filed");
         eventually(SOON, &what, async || {
             (self.filed(name).await > before).then_some(())
         })
         .await;
-        agent
     }
 
     /// Starts `tidegate http TARGET` with an identity file, and waits for nothing.

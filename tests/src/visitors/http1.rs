@@ -113,6 +113,14 @@ impl Visitor {
             .await;
     }
 
+    /// As [`Visitor::send_get`], as a browser asks for a page: a failure is to be one in HTML.
+    pub async fn send_browser_get(&mut self, host: &str, path: &str) {
+        self.send(format!(
+            "GET {path} HTTP/1.1\r\nHost: {host}\r\nAccept: text/html\r\n\r\n"
+        ))
+        .await;
+    }
+
     /// Says that no more will be written (FIN), and goes on reading.
     pub async fn half_close(&mut self) {
         self.reader.io.shutdown().await.unwrap();
