@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use tidegate_tests::apps::RawApp;
 use tidegate_tests::eventually::SOON;
 use tidegate_tests::http1::Framing;
+use tidegate_tests::program::Program;
+use tidegate_tests::visitors::Visitor;
 use tidegate_tests::{HOST, World, within};
 use tokio::io::AsyncWriteExt;
 
@@ -69,12 +71,8 @@ const EVERY_GOODBYE: [Goodbye; 3] = [
 #[tokio::test]
 async fn a_get_never_fails_because_the_app_closed_a_kept_connection() {
     for goodbye in EVERY_GOODBYE {
-        let world = World::start().await;
         let (app, seen) = app(goodbye).await;
-        let _agent = world
-            .agent_with(HOST, &app.target(), &["--tunnels", "1"])
-            .await;
-        let mut visitor = world.visitor().await;
+        let (mut visitor, _up) = visitor_of(&app).await;
         for number in 0..200 {
             visitor.send_get(HOST, &format!("/{number}")).await;
             let answer = visitor.answer("GET").await;
@@ -104,12 +102,8 @@ async fn what_cannot_be_repeated_is_never_sent_twice() {
         "Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n",
     ];
     for goodbye in EVERY_GOODBYE {
-        let world = World::start().await;
         let (app, seen) = app(goodbye).await;
-        let _agent = world
-            .agent_with(HOST, &app.target(), &["--tunnels", "1"])
-            .await;
-        let mut visitor = world.visitor().await;
+        let (mut visitor, _up) = visitor_of(&app).await;
         let (mut served, mut refused) = (0, 0);
         for number in 0..60 {
             let (method, body) = match number % 3 {
@@ -139,7 +133,6 @@ async fn what_cannot_be_repeated_is_never_sent_twice() {
 /// What was sent before the answer came is the app's to read.
 #[tokio::test]
 async fn an_app_that_answers_before_it_reads_gets_the_rest() {
-    let world = World::start().await;
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
     let app = RawApp::start(move |mut reader| {
         let tell = tell.clone();
@@ -154,10 +147,7 @@ async fn an_app_that_answers_before_it_reads_gets_the_rest() {
         }
     })
     .await;
-    let _agent = world
-        .agent_with(HOST, &app.target(), &["--tunnels", "1"])
-        .await;
-    let mut visitor = world.visitor().await;
+    let (mut visitor, _up) = visitor_of(&app).await;
     for _ in 0..100 {
         visitor
             .send(format!(
@@ -186,7 +176,6 @@ async fn an_app_that_writes_in_parts_does_not_wait_for_acknowledgements() {
             "0\r\n\r\n",
         ],
     ] {
-        let world = World::start().await;
         let app = RawApp::start(move |mut reader| async move {
             while let Ok(Some(_)) = reader.head().await {
                 for part in parts {
@@ -197,10 +186,7 @@ async fn an_app_that_writes_in_parts_does_not_wait_for_acknowledgements() {
             }
         })
         .await;
-        let _agent = world
-            .agent_with(HOST, &app.target(), &["--tunnels", "1"])
-            .await;
-        let mut visitor = world.visitor().await;
+        let (mut visitor, _up) = visitor_of(&app).await;
         let mut times = Vec::new();
         for _ in 0..41 {
             let began = Instant::now();
@@ -213,4 +199,12 @@ async fn an_app_that_writes_in_parts_does_not_wait_for_acknowledgements() {
         // A stall is in every answer but the first few; a busy machine is late for some.
         assert!(times[20] < DELAYED, "{parts:?}: {times:?}");
     }
+}
+
+/// A visitor of this app, through an agent with one tunnel: the only way to its connections. The rest is to be kept.
+async fn visitor_of(app: &RawApp) -> (Visitor, (World, Program)) {
+    let world = World::start().await;
+    let options = ["--tunnels", "1"];
+    let agent = world.agent_with(HOST, &app.target(), &options).await;
+    (world.visitor().await, (world, agent))
 }

@@ -20,11 +20,8 @@ const SLACK_KIB: u64 = 8 * 1024;
 
 #[tokio::test]
 async fn stuck_downloads_are_bounded_and_disturb_nobody() {
-    let world = near().await;
     let app = HttpApp::start("blog").await;
-    let agent = world
-        .agent_with(HOST, app.target(), &["--tunnels", "1", NEAR[0], NEAR[1]])
-        .await;
+    let (world, agent) = near(app.target()).await;
     warm(&world).await;
     let before = (world.gateway.resident_kib(), agent.resident_kib());
     let stuck = 20;
@@ -52,11 +49,8 @@ async fn stuck_downloads_are_bounded_and_disturb_nobody() {
 
 #[tokio::test]
 async fn five_visitors_who_never_read_tiny_chunks_disturb_nobody() {
-    let world = near().await;
     let app = HttpApp::start("blog").await;
-    let agent = world
-        .agent_with(HOST, app.target(), &["--tunnels", "1", NEAR[0], NEAR[1]])
-        .await;
+    let (world, agent) = near(app.target()).await;
     warm(&world).await;
     let tunnels = world.listed().await;
     let before = (world.gateway.resident_kib(), agent.resident_kib());
@@ -82,7 +76,6 @@ async fn five_visitors_who_never_read_tiny_chunks_disturb_nobody() {
 
 #[tokio::test]
 async fn an_upload_to_an_app_that_does_not_read_is_bounded() {
-    let world = near().await;
     let app = RawApp::start(async |mut reader| {
         let head = reader.head().await;
         if head.is_ok_and(|head| head.is_some_and(|head| head.target() == "/stuck")) {
@@ -96,9 +89,7 @@ async fn an_upload_to_an_app_that_does_not_read_is_bounded() {
             .await;
     })
     .await;
-    let agent = world
-        .agent_with(HOST, &app.target(), &["--tunnels", "1", NEAR[0], NEAR[1]])
-        .await;
+    let (world, agent) = near(&app.target()).await;
     let before = (world.gateway.resident_kib(), agent.resident_kib());
     let mut visitor = world.visitor().await;
     let head = format!("POST /stuck HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 900000000\r\n\r\n");
@@ -118,8 +109,12 @@ async fn an_upload_to_an_app_that_does_not_read_is_bounded() {
     assert_grown_by_at_most(PER_STREAM_KIB + SLACK_KIB, before, &world, &agent);
 }
 
-async fn near() -> World {
-    World::builder().option(NEAR[0], NEAR[1]).start().await
+/// A gateway, and an agent with one tunnel, whose windows are as large as the bound counts with.
+async fn near(target: &str) -> (World, Program) {
+    let world = World::builder().option(NEAR[0], NEAR[1]).start().await;
+    let options = ["--tunnels", "1", NEAR[0], NEAR[1]];
+    let agent = world.agent_with(HOST, target, &options).await;
+    (world, agent)
 }
 
 /// What both programs hold beyond `before` is bounded. An allocator that gave back what the start needed may hold less.

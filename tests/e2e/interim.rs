@@ -173,9 +173,7 @@ async fn a_foreign_agents_flood_is_bounded(what: &str, hint: &[u8], most: u64, h
 
 /// A hostile agent's name, and its tunnel.
 async fn evil(world: &World) -> (&'static str, Peer) {
-    let identity = world.pki.agent(&["evil.test"]);
-    let peer = RawAgent::dial(world.tunnels, &world.pki, &identity).await;
-    world.wait_filed("evil.test", 1, SOON).await;
+    let peer = world.raw_agent("evil.test").await;
     ("evil.test", peer)
 }
 

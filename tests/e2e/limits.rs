@@ -538,9 +538,7 @@ async fn a_gateway_that_ends_finishes_what_is_in_flight() {
 #[tokio::test]
 async fn a_gateway_that_ends_says_goaway_to_its_agents() {
     let mut world = World::start().await;
-    let identity = world.pki.agent(&[HOST]);
-    let mut peer = RawAgent::dial(world.tunnels, &world.pki, &identity).await;
-    world.wait_filed(HOST, 1, SOON).await;
+    let mut peer = world.raw_agent(HOST).await;
     world.gateway.terminate();
     peer.wait_frame(kind::GOAWAY).await;
     assert!(world.gateway.ended(SOON).await.success());

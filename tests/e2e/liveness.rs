@@ -6,7 +6,6 @@ use tidegate_tests::apps::HttpApp;
 use tidegate_tests::eventually::{SOON, eventually};
 use tidegate_tests::link::Link;
 use tidegate_tests::netns::Netns;
-use tidegate_tests::peers::agent::RawAgent;
 use tidegate_tests::peers::field;
 use tidegate_tests::peers::frame::{Frame, code, kind};
 use tidegate_tests::program::Program;
@@ -129,40 +128,33 @@ async fn a_killed_agent_is_not_noticed() {
 #[tokio::test]
 async fn an_agent_killed_in_the_middle_of_a_burst_is_not_noticed() {
     let mut pair = Pair::start().await;
-    let Pair {
-        world,
-        agents,
-        apps,
-    } = &mut pair;
-    let seen = apps[0].requests().len() + apps[1].requests().len();
-    let kill = async {
-        eventually(SOON, "the burst has begun", async || {
-            (apps[0].requests().len() + apps[1].requests().len() > seen + 10).then_some(())
-        })
-        .await;
-        agents[0].kill().await;
-    };
-    tokio::join!(forty_gets(world), kill);
+    in_a_burst(&mut pair, async |agent| agent.kill().await).await;
 }
 
 #[tokio::test]
 async fn a_goaway_in_the_middle_of_a_burst_is_not_noticed() {
     let mut pair = Pair::start().await;
+    in_a_burst(&mut pair, async |agent| agent.terminate()).await;
+    assert!(pair.agents[0].ended(SOON).await.success());
+}
+
+/// Forty GETs, and in their middle something that happens to the first agent.
+async fn in_a_burst(pair: &mut Pair, happens: impl AsyncFnOnce(&mut Program)) {
     let Pair {
         world,
-        agents,
         apps,
-    } = &mut pair;
-    let seen = apps[0].requests().len() + apps[1].requests().len();
-    let end = async {
+        agents,
+    } = pair;
+    let asked = || apps[0].requests().len() + apps[1].requests().len();
+    let before = asked();
+    let middle = async {
         eventually(SOON, "the burst has begun", async || {
-            (apps[0].requests().len() + apps[1].requests().len() > seen + 10).then_some(())
+            (asked() > before + 10).then_some(())
         })
         .await;
-        agents[0].terminate();
+        happens(&mut agents[0]).await;
     };
-    tokio::join!(forty_gets(world), end);
-    assert!(agents[0].ended(SOON).await.success());
+    tokio::join!(forty_gets(world), middle);
 }
 
 #[tokio::test]
@@ -267,9 +259,7 @@ async fn a_post_on_a_frozen_agent_is_not_repeated() {
 #[tokio::test]
 async fn streams_above_the_last_of_a_goaway_go_to_another_tunnel() {
     let world = World::start().await;
-    let identity = world.pki.agent(&[HOST]);
-    let mut leaving = RawAgent::dial(world.tunnels, &world.pki, &identity).await;
-    world.wait_filed(HOST, 1, SOON).await;
+    let mut leaving = world.raw_agent(HOST).await;
     let mut visitors = Vec::new();
     for method in ["GET", "POST"] {
         let mut visitor = world.visitor().await;
@@ -296,9 +286,7 @@ async fn streams_above_the_last_of_a_goaway_go_to_another_tunnel() {
 #[tokio::test]
 async fn a_refused_stream_goes_to_another_tunnel() {
     let world = World::start().await;
-    let identity = world.pki.agent(&[HOST]);
-    let mut refusing = RawAgent::dial(world.tunnels, &world.pki, &identity).await;
-    world.wait_filed(HOST, 1, SOON).await;
+    let mut refusing = world.raw_agent(HOST).await;
     let mut visitor = world.visitor().await;
     visitor
         .send(format!(
@@ -317,8 +305,7 @@ async fn a_refused_stream_goes_to_another_tunnel() {
 #[tokio::test]
 async fn both_ends_ping_an_idle_tunnel_within_its_interval() {
     let world = World::start().await;
-    let identity = world.pki.agent(&[HOST]);
-    let mut peer = RawAgent::dial(world.tunnels, &world.pki, &identity).await;
+    let mut peer = world.raw_agent(HOST).await;
     let ping = peer.wait_frame(kind::PING).await;
     assert_eq!(ping.payload.len(), 8);
     // An agent that answers nothing is out within interval and timeout.
@@ -331,9 +318,7 @@ async fn both_ends_ping_an_idle_tunnel_within_its_interval() {
 #[tokio::test]
 async fn a_request_that_waits_a_second_asks_for_a_ping() {
     let world = World::start().await;
-    let identity = world.pki.agent(&[HOST]);
-    let mut peer = RawAgent::dial(world.tunnels, &world.pki, &identity).await;
-    world.wait_filed(HOST, 1, SOON).await;
+    let mut peer = world.raw_agent(HOST).await;
     peer.wait_frame(kind::PING).await;
     // Its answer must be there first: it would be a sign of life after the request.
     eventually(SOON, "a round trip is measured", async || {

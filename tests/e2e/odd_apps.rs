@@ -2,7 +2,6 @@
 
 use tidegate_tests::apps::{AbsentApp, H2cApp, RawApp};
 use tidegate_tests::eventually::{SOON, eventually};
-use tidegate_tests::peers::agent::RawAgent;
 use tidegate_tests::peers::frame::Frame;
 use tidegate_tests::visitors::H2Visitor;
 use tidegate_tests::{HOST, World};
@@ -160,11 +159,7 @@ async fn the_page_about_an_absent_app_is_the_gateways_and_has_the_requests_id() 
     let mut visitor = world.visitor().await;
     // On one connection, which a failure of the app is no reason to close.
     for _ in 0..2 {
-        visitor
-            .send(format!(
-                "GET /page HTTP/1.1\r\nHost: {HOST}\r\nAccept: text/html\r\n\r\n"
-            ))
-            .await;
+        visitor.send_browser_get(HOST, "/page").await;
         let page = visitor.answer("GET").await;
         let id = page.head.get("tidegate-request-id").unwrap().to_owned();
         assert_eq!(
@@ -186,15 +181,9 @@ async fn the_page_about_an_absent_app_is_the_gateways_and_has_the_requests_id() 
 #[tokio::test]
 async fn an_agent_cannot_write_into_the_page() {
     let world = World::start().await;
-    let identity = world.pki.agent(&[HOST]);
-    let mut agent = RawAgent::dial(world.tunnels, &world.pki, &identity).await;
-    world.wait_filed(HOST, 1, SOON).await;
+    let mut agent = world.raw_agent(HOST).await;
     let mut visitor = world.visitor().await;
-    visitor
-        .send(format!(
-            "GET / HTTP/1.1\r\nHost: {HOST}\r\nAccept: text/html\r\n\r\n"
-        ))
-        .await;
+    visitor.send_browser_get(HOST, "/").await;
     let (stream, _) = agent.head().await;
     let fields = [
         (":status", "502"),
@@ -271,9 +260,7 @@ async fn an_apps_own_502_is_the_apps_whatever_it_says_of_itself() {
 #[tokio::test]
 async fn what_an_agent_says_beside_the_page_is_bounded_and_stays_between_it_and_the_gateway() {
     let world = World::start().await;
-    let identity = world.pki.agent(&[HOST]);
-    let mut agent = RawAgent::dial(world.tunnels, &world.pki, &identity).await;
-    world.wait_filed(HOST, 1, SOON).await;
+    let mut agent = world.raw_agent(HOST).await;
     let mut visitor = world.visitor().await;
     let long = "<".repeat(9_000);
     for (status, reason, detail, page) in [
@@ -308,11 +295,7 @@ async fn what_an_agent_says_beside_the_page_is_bounded_and_stays_between_it_and_
         assert!(answer.text().len() < 700, "{}", answer.text().len());
     }
     let mut browser = world.visitor().await;
-    browser
-        .send(format!(
-            "GET / HTTP/1.1\r\nHost: {HOST}\r\nAccept: text/html\r\n\r\n"
-        ))
-        .await;
+    browser.send_browser_get(HOST, "/").await;
     let (stream, _) = agent.head().await;
     let fields = [
         (":status", "502"),

@@ -5,7 +5,6 @@ use tidegate_tests::apps::RawApp;
 use tidegate_tests::conn::Conn;
 use tidegate_tests::eventually::SOON;
 use tidegate_tests::http1::Head;
-use tidegate_tests::peers::agent::RawAgent;
 use tidegate_tests::peers::frame::{Frame, PREFACE, code, flag, kind};
 use tidegate_tests::peers::hpack::{self, Fields};
 use tidegate_tests::peers::{Event, Peer};
@@ -242,10 +241,8 @@ const FIT_FOR_HTTP2: [(&str, &str); 3] = [FORBIDDEN[0], FORBIDDEN[1], FORBIDDEN[
 #[tokio::test]
 async fn a_foreign_agents_trailers() {
     let world = World::start().await;
-    let identity = world.pki.agent(&[HOST]);
     for forbidden in FIT_FOR_HTTP2 {
-        let peer = RawAgent::dial(world.tunnels, &world.pki, &identity).await;
-        world.wait_filed(HOST, 1, SOON).await;
+        let peer = world.raw_agent(HOST).await;
         let agent = spawn(answer_all(peer, trailers(forbidden)));
         for (answer, seen) in ask_twice(&world).await {
             if let Some(answer) = answer {

@@ -44,12 +44,7 @@ async fn the_request_arrives_as_the_visitor_sent_it() {
         .body(())
         .unwrap();
     let (response, _stream) = stage.send(request, true);
-    assert_eq!(
-        Whole::of(soon("a response", response).await.unwrap())
-            .await
-            .text(),
-        "ok"
-    );
+    assert_eq!(Whole::soon(response).await.text(), "ok");
     let head = told.recv().await.unwrap();
     assert!(
         head.starts_with("PROPFIND /a%2fb//c/../d?x=%20&y HTTP/1.1\r\n"),
@@ -101,12 +96,7 @@ async fn a_haproxy_gateways_request_has_host_and_no_authority() {
         .unwrap();
     *request.version_mut() = http::Version::HTTP_11;
     let (response, _stream) = stage.send(request, true);
-    assert_eq!(
-        Whole::of(soon("a response", response).await.unwrap())
-            .await
-            .text(),
-        "ok"
-    );
+    assert_eq!(Whole::soon(response).await.text(), "ok");
     assert!(
         told.recv()
             .await
@@ -145,12 +135,7 @@ async fn a_body_goes_with_its_length_or_in_chunks_with_trailers() {
     stream
         .send_data(Bytes::from_static(b"56789"), true)
         .unwrap();
-    assert_eq!(
-        Whole::of(soon("a response", response).await.unwrap())
-            .await
-            .text(),
-        "ok"
-    );
+    assert_eq!(Whole::soon(response).await.text(), "ok");
     let (head, body) = told.recv().await.unwrap();
     assert!(!head.contains("transfer-encoding"), "{head}");
     assert_eq!(body, "0123456789");
@@ -167,12 +152,7 @@ async fn a_body_goes_with_its_length_or_in_chunks_with_trailers() {
     let mut trailers = HeaderMap::new();
     trailers.insert("x-sum", HeaderValue::from_static("5"));
     stream.send_trailers(trailers).unwrap();
-    assert_eq!(
-        Whole::of(soon("a response", response).await.unwrap())
-            .await
-            .text(),
-        "ok"
-    );
+    assert_eq!(Whole::soon(response).await.text(), "ok");
     let (head, body) = told.recv().await.unwrap();
     assert!(
         head.contains("\r\ntransfer-encoding: chunked\r\n"),
@@ -204,7 +184,7 @@ async fn the_response_passes_with_interim_ones_trailers_and_without_one_hops_fie
             (interim.status().as_u16(), &interim.headers()["link"]),
             (103, &HeaderValue::from_static("</a>"))
         );
-        let whole = Whole::of(soon("a response", response).await.unwrap()).await;
+        let whole = Whole::soon(response).await;
         assert_eq!((whole.head.status.as_u16(), whole.text()), (201, "abc"));
         assert_eq!(whole.head.headers.get_all("set-cookie").iter().count(), 2);
         for gone in ["connection", "keep-alive", "transfer-encoding", "x-hop"] {
@@ -391,7 +371,7 @@ async fn a_request_that_cannot_be_repeated_takes_no_connection_that_has_rested()
         time_passes(rested);
         let request = Request::builder().method(&method).uri("http://a/");
         let (response, _stream) = stage.send(request.body(()).unwrap(), true);
-        let whole = Whole::of(soon("a response", response).await.unwrap()).await;
+        let whole = Whole::soon(response).await;
         assert_eq!(whole.text(), "ok");
         assert_eq!(app.connections(), connections, "{method} after {rested:?}");
     }
@@ -480,7 +460,7 @@ async fn connect_goes_nowhere() {
         .body(())
         .unwrap();
     let (response, _stream) = stage.send(request, false);
-    let whole = Whole::of(soon("a response", response).await.unwrap()).await;
+    let whole = Whole::soon(response).await;
     assert_eq!(
         (whole.head.status.as_u16(), whole.reason()),
         (501, "connect-unsupported")

@@ -139,7 +139,7 @@ impl Stage {
             .body(())
             .unwrap();
         let (response, _stream) = self.send(request, true);
-        Whole::of(soon("a response", response).await.unwrap()).await
+        Whole::soon(response).await
     }
 }
 
@@ -153,6 +153,11 @@ pub(crate) struct Whole {
 }
 
 impl Whole {
+    /// Waits for the response, and reads it.
+    pub(crate) async fn soon(response: ResponseFuture) -> Self {
+        Self::of(soon("a response", response).await.unwrap()).await
+    }
+
     pub(crate) async fn of(response: Response<RecvStream>) -> Self {
         let (head, mut recv) = response.into_parts();
         let mut body = Vec::new();

@@ -101,7 +101,7 @@ async fn a_refusal_passes_and_a_success_that_is_none_does_not() {
         let app = Played::saying(answer).await;
         let mut stage = Stage::to(&app).await;
         let (response, _stream) = stage.send(connect("websocket"), false);
-        let whole = Whole::of(soon("a response", response).await.unwrap()).await;
+        let whole = Whole::soon(response).await;
         assert_eq!(whole.head.status.as_u16(), status);
         if let Some(reason) = reason {
             assert_eq!(whole.reason(), reason);
