@@ -6,7 +6,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tidegate_shared::descriptors;
 use tidegate_shared::drain::Drain;
-use tidegate_shared::tls::SwapIdentity;
 use tidegate_shared::workers::Workers;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -116,10 +115,7 @@ impl Agent {
             let _waited_for = self.drain.spawn(Box::pin(keeping));
         }
         drop(common);
-        let mut identity = self.config.identity.take().map(|(identity, anchors)| {
-            let keeper = identity::Keeper::new(&identity, anchors);
-            (identity, keeper)
-        });
+        let mut identity = self.config.identity.take().map(identity::Keeper::new);
         let mut ready = false;
         loop {
             tokio::select! {
@@ -198,21 +194,21 @@ impl Signals {
     }
 }
 
-async fn look_again(identity: Option<&(Arc<SwapIdentity>, identity::Keeper)>) {
+async fn look_again(identity: Option<&identity::Keeper>) {
     match identity {
-        Some((_, keeper)) => sleep(keeper.pause()).await,
+        Some(keeper) => sleep(keeper.pause()).await,
         None => std::future::pending().await,
     }
 }
 
-fn renew(
-    identity: &mut Option<(Arc<SwapIdentity>, identity::Keeper)>,
-    give: &watch::Sender<Orders>,
-) {
-    if let Some((identity, keeper)) = identity
-        && keeper.look(identity)
-    {
-        give.send_modify(|orders| orders.renewed += 1);
+fn renew(identity: &mut Option<identity::Keeper>, give: &watch::Sender<Orders>) {
+    let Some(keeper) = identity else { return };
+    let changed = keeper.look();
+    if changed.identity || changed.authorities {
+        give.send_modify(|orders| {
+            orders.renewed += u64::from(changed.identity);
+            orders.trusting += u64::from(changed.authorities);
+        });
     }
 }
 

@@ -16,7 +16,7 @@ use tidegate_shared::clock;
 use tidegate_shared::liveness::Patience;
 use tidegate_shared::reversal::io::Terms;
 use tidegate_shared::tls::{
-    Anchors, AppTrust, End, PemFile, SwapIdentity, agent_client, app_client,
+    Anchors, AppTrust, End, PemFile, SwapIdentity, Trust, agent_client, app_client,
 };
 
 use crate::app;
@@ -49,8 +49,8 @@ impl Config {
     pub fn new(told: &Http) -> Result<Self, String> {
         let (identity, tls) = match (&told.identity, &told.ca) {
             (Some(identity), Some(ca)) if !told.clear => {
-                let (identity, client) = tls(identity, ca)?;
-                (Some(identity), Some(client))
+                let trust = trust(identity, ca)?;
+                (Some(Arc::clone(&trust)), Some(trust))
             }
             _ => (None, None),
         };
@@ -78,12 +78,11 @@ impl Config {
     }
 }
 
-fn tls(identity: &Path, ca: &Path) -> Result<(Renewable, Arc<ClientConfig>), String> {
+fn trust(identity: &Path, ca: &Path) -> Result<Renewable, String> {
     let identity = SwapIdentity::load(identity).map_err(|fault| format!("--identity: {fault}"))?;
     let of_ca = |fault| format!("--ca: {fault}");
     let anchors = Anchors::load(ca, End::Agent, anchor::require).map_err(of_ca)?;
-    let client = agent_client(Arc::clone(&identity), &anchors).map_err(of_ca)?;
-    Ok(((identity, anchors), client))
+    Trust::new(identity, anchors, agent_client).map_err(of_ca)
 }
 
 fn gateway(text: &str) -> Result<Gateway, String> {
@@ -110,16 +109,12 @@ fn gateway(text: &str) -> Result<Gateway, String> {
     })
 }
 
-fn dialler(
-    told: &Http,
-    gateway: &Gateway,
-    tls: Option<&Arc<ClientConfig>>,
-) -> Result<Dialler, String> {
+fn dialler(told: &Http, gateway: &Gateway, tls: Option<&Renewable>) -> Result<Dialler, String> {
     let name = told.server_name.as_ref().unwrap_or(&gateway.host);
     let name = ServerName::try_from(name.clone())
         .map_err(|_| format!("--server-name: `{name}` is neither a host name nor an address"))?;
     Ok(Dialler {
-        tls: tls.map(|client| (Arc::clone(client), name)),
+        tls: tls.map(|trust| (Arc::clone(trust), name)),
         terms: Terms::default(),
         connect_within: told.connect_timeout,
         told: Arc::default(),

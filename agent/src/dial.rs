@@ -16,7 +16,7 @@ use rustls_pki_types::ServerName;
 use tidegate_shared::descriptors;
 use tidegate_shared::reversal::io::{Dialled, Terms, Unsettled, dial};
 use tidegate_shared::socket;
-use tidegate_shared::tls::{self, By, HandshakeFault};
+use tidegate_shared::tls::{self, By, HandshakeFault, Trust};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -30,7 +30,7 @@ use crate::backoff::Kind;
 #[derive(Clone, Debug)]
 pub struct Dialler {
     /// `None`: clear text.
-    pub tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    pub tls: Option<(Arc<Trust<ClientConfig>>, ServerName<'static>)>,
     pub terms: Terms,
     pub connect_within: Duration,
     /// Whether it has been said that the gateway asks for no certificate.
@@ -229,8 +229,8 @@ impl Dialler {
         let mut asked = None;
         let line = match &self.tls {
             None => Line::Clear(tcp),
-            Some((config, name)) => {
-                let (config, question) = Asked::about(config);
+            Some((trust, name)) => {
+                let (config, question) = Asked::about(&trust.config());
                 asked = Some(question);
                 let handshake = TlsConnector::from(config).connect(name.clone(), tcp);
                 let stream = match timeout(TLS_WITHIN, Box::pin(handshake)).await {

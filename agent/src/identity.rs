@@ -4,37 +4,74 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use rustls::ClientConfig;
 use tidegate_certs::life::{Age, LOOK_EVERY, Life, Said, in_words};
 use tidegate_certs::peer::PeerCertificate;
-use tidegate_shared::tls::{Anchors, Identity, SwapIdentity, Unfit};
+use tidegate_shared::tls::{Identity, SwapIdentity, Trust, Unfit};
 use tracing::{info, warn};
 
-/// An identity, and what a renewal of it is judged by.
-pub type Renewable = (Arc<SwapIdentity>, Anchors);
+/// An identity, and whom its owner believes.
+pub type Renewable = Arc<Trust<ClientConfig>>;
 
-/// Looks after one identity file.
+/// What has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Changed {
+    /// Tunnels with the fresh certificate are to be made.
+    pub identity: bool,
+    /// A gateway that was refused may be believed.
+    pub authorities: bool,
+}
+
+/// Looks after one identity file, and one of authorities.
 #[derive(Debug)]
 pub struct Keeper {
-    anchors: Anchors,
+    trust: Renewable,
     life: Option<Life>,
     said: Said,
 }
 
 impl Keeper {
     /// Says who we are, or what the gateway will not like about it.
-    pub fn new(identity: &SwapIdentity, anchors: Anchors) -> Self {
+    pub fn new(trust: Renewable) -> Self {
         let mut keeper = Self {
-            anchors,
+            trust: Arc::clone(&trust),
             life: None,
             said: Said::default(),
         };
-        keeper.read(identity);
-        keeper.say(identity, SystemTime::now());
+        keeper.read(trust.identity());
+        keeper.say(trust.identity(), SystemTime::now());
         keeper
     }
 
-    /// Looks at the file. True when tunnels with the fresh certificate are to be made.
-    pub fn look(&mut self, identity: &SwapIdentity) -> bool {
+    /// Looks at the files.
+    pub fn look(&mut self) -> Changed {
+        // First, because a renewed identity is judged by them.
+        let authorities = self.look_at_authorities();
+        let trust = Arc::clone(&self.trust);
+        Changed {
+            identity: self.look_at_identity(trust.identity()),
+            authorities,
+        }
+    }
+
+    fn look_at_authorities(&self) -> bool {
+        let path = self.trust.anchors().path().display();
+        match self.trust.reload_anchors() {
+            Ok(false) => false,
+            Ok(true) => {
+                info!("the file of authorities {path} (--ca) was read again");
+                true
+            }
+            Err(fault) => {
+                warn!(
+                    "the file of authorities {path} (--ca) was changed and is not used, the one in use stays: {fault}"
+                );
+                false
+            }
+        }
+    }
+
+    fn look_at_identity(&mut self, identity: &SwapIdentity) -> bool {
         let present = identity.current();
         let renewed = match identity.reload_if_changed(|fresh| self.fit(&present, fresh)) {
             Ok(renewed) => renewed,
@@ -67,7 +104,9 @@ impl Keeper {
         match PeerCertificate::read(fresh.leaf(), true) {
             Ok(peer) => {
                 let life = (peer.facts.not_before, peer.facts.not_after);
-                self.anchors.judge(present, fresh, life, SystemTime::now())
+                self.trust
+                    .anchors()
+                    .judge(present, fresh, life, SystemTime::now())
             }
             Err(_) if PeerCertificate::read(present.leaf(), true).is_err() => Ok(()),
             Err(refusal) => Err(refusal.to_string().into()),

@@ -358,6 +358,9 @@ impl Post {
             }
             self.keeper.hurry();
         }
+        if orders.trusting != before.trusting {
+            self.keeper.hurry();
+        }
         if orders.renewed != before.renewed {
             let now = clock::now_ms();
             let up: Vec<u64> = self.live.keys().copied().collect();

@@ -45,6 +45,8 @@ pub struct Orders {
     pub woke: u64,
     /// The certificate was renewed: replace every tunnel.
     pub renewed: u64,
+    /// Other gateways are believed: one that was refused may be taken. Tunnels stay.
+    pub trusting: u64,
 }
 
 /// What all gateways' tunnels have in common. Cheap to clone.

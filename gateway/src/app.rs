@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use rustls::ServerConfig;
 use tidegate_certs::anchor;
 use tidegate_certs::peer::gateway_identity;
 use tidegate_shared::descriptors;
@@ -14,7 +15,9 @@ use tidegate_shared::log::Sink;
 use tidegate_shared::reversal::io::Terms;
 use tidegate_shared::signals::Hangup;
 use tidegate_shared::socket;
-use tidegate_shared::tls::{Anchors, End, SwapIdentity, TlsFault, tunnel_server, visitor_server};
+use tidegate_shared::tls::{
+    Anchors, End, SwapIdentity, TlsFault, Trust, tunnel_server, visitor_server,
+};
 use tidegate_shared::workers::Workers;
 use tokio::net::TcpListener;
 use tokio::time::{MissedTickBehavior, interval};
@@ -59,7 +62,7 @@ pub struct App {
     visitors_tls: Option<(TcpListener, Secured)>,
     tunnels: Vec<(TcpListener, Security, &'static str)>,
     admin: Option<TcpListener>,
-    identity: Option<(Arc<SwapIdentity>, Anchors)>,
+    trust: Option<Arc<Trust<ServerConfig>>>,
     reception: Arc<Reception>,
     intake: Arc<Intake>,
     workers: Arc<Workers>,
@@ -99,7 +102,7 @@ impl App {
             .map(|address| secured(run, address))
             .transpose()?;
         let mut tunnels = Vec::new();
-        let mut identity = None;
+        let mut trust = None;
         if let Some(address) = run.tunnels {
             let (Some(file), Some(ca)) = (&run.identity, &run.ca) else {
                 return Err(Trouble::Usage("--tunnels needs --identity and --ca".into()));
@@ -112,13 +115,13 @@ impl App {
                 ))
             })?;
             let anchors = Anchors::load(ca, End::Gateway, anchor::require)?;
-            let config = tunnel_server(Arc::clone(&loaded), &anchors)?;
+            let made = Trust::new(loaded, anchors, tunnel_server)?;
             tunnels.push((
                 bind("--tunnels", address)?,
-                Security::Tls(config),
+                Security::Tls(Arc::clone(&made)),
                 "tunnels",
             ));
-            identity = Some((loaded, anchors));
+            trust = Some(made);
         }
         if let Some(address) = run.tunnels_clear {
             let listener = bind("--tunnels-clear", address)?;
@@ -153,7 +156,7 @@ impl App {
             visitors_tls,
             tunnels,
             admin,
-            identity,
+            trust,
             reception: Arc::new(reception(run, &pool, &metrics, &sink)),
             intake: Arc::new(intake(run, &pool, &metrics)),
             workers,
@@ -235,7 +238,7 @@ impl App {
             page.spawn(admin::serve(listener, Arc::new(admin), page.clone()));
         }
         page.spawn(housekeeping(
-            Certificates::new(self.identity, certs),
+            Certificates::new(self.trust, certs),
             Arc::clone(pool),
             page.clone(),
         ));

@@ -6,16 +6,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use tidegate_certs::life::{Age, Life, Said, in_words};
 use tidegate_certs::peer::gateway_identity;
-use tidegate_shared::tls::{Anchors, Identity, SwapIdentity, TlsFault, Unfit, VisitorCerts};
+use tidegate_shared::tls::{Anchors, Identity, TlsFault, Trust, Unfit, VisitorCerts};
 use tracing::{error, info, warn};
 
-/// What the gateway shows to agents and to visitors.
+/// What the gateway shows to agents and to visitors, and which agents it believes.
 #[derive(Debug)]
 pub(crate) struct Certificates {
-    identity: Option<(Arc<SwapIdentity>, Anchors)>,
+    trust: Option<Arc<Trust<ServerConfig>>>,
     of_visitors: Option<Arc<VisitorCerts>>,
     /// By the certificate, because a renewed one is another.
     said: HashMap<(PathBuf, CertificateDer<'static>), Said>,
@@ -23,11 +24,11 @@ pub(crate) struct Certificates {
 
 impl Certificates {
     pub(crate) fn new(
-        identity: Option<(Arc<SwapIdentity>, Anchors)>,
+        trust: Option<Arc<Trust<ServerConfig>>>,
         of_visitors: Option<Arc<VisitorCerts>>,
     ) -> Self {
         Self {
-            identity,
+            trust,
             of_visitors,
             said: HashMap::new(),
         }
@@ -43,7 +44,14 @@ impl Certificates {
             }
         };
         let mut in_use = Vec::new();
-        if let Some((identity, anchors)) = &self.identity {
+        if let Some(trust) = &self.trust {
+            // First, because a renewed identity is judged by them.
+            let path = trust.anchors().path().display();
+            changed(
+                &format!("the file of authorities {path} (--ca)"),
+                trust.reload_anchors(),
+            );
+            let (identity, anchors) = (trust.identity(), trust.anchors());
             let present = identity.current();
             let renewed = identity.reload_if_changed(|fresh| fit(anchors, &present, fresh));
             changed("the gateway's identity", renewed);

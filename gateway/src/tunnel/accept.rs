@@ -15,7 +15,7 @@ use tidegate_shared::name::NamePattern;
 use tidegate_shared::reversal::frames::{NO_SETTINGS, goaway};
 use tidegate_shared::reversal::io::{Accepted, Terms, accept};
 use tidegate_shared::socket::poll_write_pieces;
-use tidegate_shared::tls::{HandshakeFault, require_h2};
+use tidegate_shared::tls::{HandshakeFault, Trust, require_h2};
 use tidegate_shared::workers;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
@@ -47,7 +47,7 @@ pub struct Intake {
 /// How a tunnel's connection is secured.
 #[derive(Clone, Debug)]
 pub enum Security {
-    Tls(Arc<ServerConfig>),
+    Tls(Arc<Trust<ServerConfig>>),
     /// Clear text: the names come from the configuration, because nothing on the wire can be believed.
     Clear(Arc<[NamePattern]>),
 }
@@ -88,7 +88,9 @@ impl Intake {
         let opening = async {
             match security {
                 // Boxed, so that a tunnel does not keep the room that its handshake needed.
-                Security::Tls(config) => Box::pin(self.secured(stream, address, config)).await,
+                Security::Tls(trust) => {
+                    Box::pin(self.secured(stream, address, trust.config())).await
+                }
                 Security::Clear(names) => Box::pin(self.clear(stream, address, &names)).await,
             }
         };

@@ -192,6 +192,11 @@ impl SwapIdentity {
         Ok(!same)
     }
 
+    /// Has the next look read the file again: what it was judged by has changed.
+    pub(super) fn judge_again(&self) {
+        self.seen().stamp = None;
+    }
+
     fn unfit(&self, unfit: Unfit) -> TlsFault {
         let path = self.path.clone();
         match unfit {

@@ -43,7 +43,7 @@ pub use app::{AppTrust, app_client};
 pub use fault::{By, HandshakeFault, Layer};
 pub use identity::{Identity, SwapIdentity};
 pub use pem::{PemFile, read_bounded};
-pub use tunnel::{H2, agent_client, require_h2, tunnel_server};
+pub use tunnel::{H2, Trust, agent_client, require_h2, tunnel_server};
 pub use visitor::{VisitorCerts, visitor_server};
 
 /// Why no configuration can be built: nearly always a file that a person has to correct.
@@ -140,6 +140,7 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 /// The certificate authorities of a file.
+#[derive(Debug)]
 struct Authorities {
     certificates: Vec<CertificateDer<'static>>,
     roots: Arc<RootCertStore>,

@@ -4,8 +4,10 @@
 //! chain it stored, without asking the verifier again, so that an expired or revoked agent would come back in, and
 //! a ticket from another listener would carry an identity that was never checked here (CVE-2025-23419 is nginx's).
 
+use std::fmt;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use rustls::client::Resumption;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{ClientConfig, CommonState, ServerConfig};
@@ -16,6 +18,79 @@ use super::{Anchors, TlsFault, provider};
 
 /// The ALPN identifier of HTTP/2 over TLS (RFC 9113 §3.2).
 pub const H2: &[u8] = b"h2";
+
+/// What one end of a tunnel is known by and whom it believes, and the configuration made of both: the next handshake's. Live
+/// connections keep theirs.
+pub struct Trust<C> {
+    identity: Arc<SwapIdentity>,
+    anchors: Anchors,
+    make: Make<C>,
+    config: ArcSwap<C>,
+}
+
+type Make<C> = fn(Arc<SwapIdentity>, &Anchors) -> Result<Arc<C>, TlsFault>;
+
+impl<C> Trust<C> {
+    /// With the configuration that `make` makes, [`tunnel_server`] or [`agent_client`].
+    ///
+    /// # Errors
+    /// What `make` returned.
+    pub fn new(
+        identity: Arc<SwapIdentity>,
+        anchors: Anchors,
+        make: Make<C>,
+    ) -> Result<Arc<Self>, TlsFault> {
+        let config = ArcSwap::new(make(Arc::clone(&identity), &anchors)?);
+        Ok(Arc::new(Self {
+            identity,
+            anchors,
+            make,
+            config,
+        }))
+    }
+
+    /// For the next handshake.
+    #[must_use]
+    pub fn config(&self) -> Arc<C> {
+        self.config.load_full()
+    }
+
+    /// What this end shows.
+    #[must_use]
+    pub fn identity(&self) -> &SwapIdentity {
+        &self.identity
+    }
+
+    /// Whom it believes.
+    #[must_use]
+    pub const fn anchors(&self) -> &Anchors {
+        &self.anchors
+    }
+
+    /// Looks at the file of authorities. True when handshakes believe others from here on; an identity that was refused
+    /// for the former ones' sake is judged again. Blocking, and short.
+    ///
+    /// # Errors
+    /// As [`Anchors::load`], once per state of the file; the authorities in use stay.
+    pub fn reload_anchors(&self) -> Result<bool, TlsFault> {
+        let changed = self.anchors.reload_if_changed()?;
+        if changed {
+            let config = (self.make)(Arc::clone(&self.identity), &self.anchors)?;
+            self.config.store(config);
+            self.identity.judge_again();
+        }
+        Ok(changed)
+    }
+}
+
+impl<C> fmt::Debug for Trust<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Trust")
+            .field("identity", &self.identity)
+            .field("anchors", &self.anchors)
+            .finish_non_exhaustive()
+    }
+}
 
 /// The gateway's side: presents `identity`, demands a client certificate that ends at the authorities, is in date and
 /// allows clientAuth. Who the certificate names is for `certs::peer` to say, afterwards.
