@@ -1,9 +1,11 @@
-//! What the gateway and the agent have in common. Knows HTTP/2, TLS and the reversal; knows nothing of pools, routes or
+//! What the gateway and the agent have in common. Knows HTTP/2, TLS, the PROXY protocol and the reversal; knows nothing of pools, routes or
 //! what stands on either side. Modules stand in the order in which a byte meets them.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used))]
 
 pub mod socket; // TCP: how both ends dial and listen
+
+pub mod proxy_header; // who a connection is really from, said before its first octet
 
 pub mod reversal; // who is client and who is server, and when that turns round
 
