@@ -50,6 +50,10 @@ impl Access {
         }
     }
 
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
     /// Begins a record: the visitor's first octet came at `began`, the head was complete just now.
     pub(crate) fn record(
         self: &Arc<Self>,

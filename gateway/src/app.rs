@@ -30,7 +30,7 @@ use crate::config::Run;
 use crate::exchange::Gateway;
 use crate::failure::Failure;
 use crate::forward::Policy;
-use crate::listen::{self, Crowd, RESERVED_LEAST, RESERVED_SHARE};
+use crate::listen::{self, Crowd, Front, Gate, RESERVED_LEAST, RESERVED_SHARE};
 use crate::metrics::{Ids, Metrics, registry};
 use crate::pool::{self, Pool};
 use crate::source::Sources;
@@ -58,9 +58,8 @@ impl From<TlsFault> for Trouble {
 /// A gateway with all its sockets open and nothing accepted yet.
 #[derive(Debug)]
 pub struct App {
-    visitors: Option<TcpListener>,
-    visitors_tls: Option<(TcpListener, Secured)>,
-    tunnels: Vec<(TcpListener, Security, &'static str)>,
+    visitors: Vec<(TcpListener, Arc<Front>)>,
+    tunnels: Vec<(TcpListener, Arc<Gate>)>,
     admin: Option<TcpListener>,
     trust: Option<Arc<Trust<ServerConfig>>>,
     reception: Arc<Reception>,
@@ -93,14 +92,25 @@ impl App {
     pub fn bind(run: &Run, sink: Sink) -> Result<Self, Trouble> {
         run.limits.check().map_err(Trouble::Usage)?;
         let descriptors = descriptors::raise();
-        let visitors = run
-            .visitors
-            .map(|address| bind("--visitors", address))
-            .transpose()?;
-        let visitors_tls = run
-            .visitors_tls
-            .map(|address| secured(run, address))
-            .transpose()?;
+        run.proxy.check().map_err(Trouble::Usage)?;
+        let metrics = Arc::new(Metrics::new());
+        let door = |listener, tls| run.proxy.door(listener, tls, &metrics);
+        let mut visitors = Vec::new();
+        if let Some(address) = run.visitors {
+            let front = Front {
+                door: door("visitors", false),
+                secured: None,
+            };
+            visitors.push((bind("--visitors", address)?, Arc::new(front)));
+        }
+        if let Some(address) = run.visitors_tls {
+            let (config, certs) = visitor_server(&run.visitors_cert)?;
+            let front = Front {
+                door: door("visitors-tls", true),
+                secured: Some(Secured { config, certs }),
+            };
+            visitors.push((bind("--visitors-tls", address)?, Arc::new(front)));
+        }
         let mut tunnels = Vec::new();
         let mut trust = None;
         if let Some(address) = run.tunnels {
@@ -116,11 +126,11 @@ impl App {
             })?;
             let anchors = Anchors::load(ca, End::Gateway, anchor::require)?;
             let made = Trust::new(loaded, anchors, tunnel_server)?;
-            tunnels.push((
-                bind("--tunnels", address)?,
-                Security::Tls(Arc::clone(&made)),
-                "tunnels",
-            ));
+            let gate = Gate {
+                door: door("tunnels", true),
+                security: Security::Tls(Arc::clone(&made)),
+            };
+            tunnels.push((bind("--tunnels", address)?, Arc::new(gate)));
             trust = Some(made);
         }
         if let Some(address) = run.tunnels_clear {
@@ -130,8 +140,11 @@ impl App {
                 "tunnels are accepted in CLEAR TEXT here: whoever can connect can serve {}",
                 run.tunnels_clear_name.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
             );
-            let names = run.tunnels_clear_name.clone().into();
-            tunnels.push((listener, Security::Clear(names), "tunnels-clear"));
+            let gate = Gate {
+                door: door("tunnels-clear", false),
+                security: Security::Clear(run.tunnels_clear_name.clone().into()),
+            };
+            tunnels.push((listener, Arc::new(gate)));
         }
         let admin = run
             .admin
@@ -149,11 +162,9 @@ impl App {
         let workers = Workers::start(workers, "worker").map_err(|error| {
             Trouble::Ours(format!("worker threads could not be started: {error}"))
         })?;
-        let metrics = Arc::new(Metrics::new());
         let pool = Arc::new(Pool::new(pool_limits(run), Arc::clone(&metrics)));
         Ok(Self {
             visitors,
-            visitors_tls,
             tunnels,
             admin,
             trust,
@@ -173,14 +184,11 @@ impl App {
         let mut add = |what, listener: &TcpListener| {
             all.extend(listener.local_addr().ok().map(|address| (what, address)))
         };
-        if let Some(listener) = &self.visitors {
-            add("visitors", listener);
+        for (listener, front) in &self.visitors {
+            add(front.door.listener, listener);
         }
-        if let Some((listener, _)) = &self.visitors_tls {
-            add("visitors-tls", listener);
-        }
-        for (listener, _, what) in &self.tunnels {
-            add(what, listener);
+        for (listener, gate) in &self.tunnels {
+            add(gate.door.listener, listener);
         }
         if let Some(listener) = &self.admin {
             add("admin", listener);
@@ -195,17 +203,14 @@ impl App {
         let metrics = &self.intake.metrics;
         let pool = &self.intake.pool;
         let certs = self
-            .visitors_tls
-            .as_ref()
-            .map(|(_, secured)| Arc::clone(&secured.certs));
-        let of_visitors = self.visitors.map(|listener| (listener, None));
-        let of_tls = self
-            .visitors_tls
-            .map(|(listener, secured)| (listener, Some(secured)));
-        for (listener, secured) in of_visitors.into_iter().chain(of_tls) {
+            .visitors
+            .iter()
+            .find_map(|(_, front)| front.secured.as_ref())
+            .map(|secured| Arc::clone(&secured.certs));
+        for (listener, front) in self.visitors {
             listeners.spawn(listen::visitors(
                 listener,
-                secured,
+                front,
                 Arc::clone(&self.reception),
                 Arc::clone(&self.crowd),
                 Arc::clone(&self.workers),
@@ -213,10 +218,10 @@ impl App {
                 listeners.clone(),
             ));
         }
-        for (listener, security, _) in self.tunnels {
+        for (listener, gate) in self.tunnels {
             listeners.spawn(listen::tunnels(
                 listener,
-                security,
+                gate,
                 Arc::clone(&self.intake),
                 self.handshakes.clone(),
                 Arc::clone(&self.workers),
@@ -299,11 +304,6 @@ fn bind(option: &str, address: SocketAddr) -> Result<TcpListener, Trouble> {
             _ => Trouble::Ours(text),
         }
     })
-}
-
-fn secured(run: &Run, address: SocketAddr) -> Result<(TcpListener, Secured), Trouble> {
-    let (config, certs) = visitor_server(&run.visitors_cert)?;
-    Ok((bind("--visitors-tls", address)?, Secured { config, certs }))
 }
 
 fn crowd(run: &Run, descriptors: u64) -> Arc<Crowd> {

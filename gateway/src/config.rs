@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -11,8 +12,11 @@ use tidegate_shared::args::{duration, listen, listen_loopback, size, some_time, 
 use tidegate_shared::liveness;
 use tidegate_shared::log::Format;
 use tidegate_shared::name::NamePattern;
+use tidegate_shared::proxy_header::io::Terms;
 
+use crate::door::{Complaints, Door, Expect};
 use crate::forward::Range;
+use crate::metrics::Metrics;
 
 /// Tidegate's gateway: visitors in front, agents that dialled in behind.
 #[derive(Debug, Parser)]
@@ -108,6 +112,8 @@ pub struct Run {
     pub trust: Vec<Range>,
 
     #[command(flatten)]
+    pub proxy: Proxy,
+    #[command(flatten)]
     pub limits: Limits,
     #[command(flatten)]
     pub patience: Patience,
@@ -130,6 +136,97 @@ pub struct Run {
     /// Do not log requests. They are counted all the same.
     #[arg(long, env = "TIDEGATE_NO_ACCESS_LOG")]
     pub no_access_log: bool,
+}
+
+/// Connections that begin with a PROXY header, v1 or v2, because a load balancer passes them on.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "PROXY protocol")]
+pub struct Proxy {
+    /// Whether connections to --visitors begin with a PROXY header: off, required, or optional for those of --proxy-from.
+    #[arg(
+        long,
+        value_name = "EXPECT",
+        env = "TIDEGATE_VISITORS_PROXY",
+        default_value = "off"
+    )]
+    pub visitors_proxy: Expect,
+    /// The same for --visitors-tls.
+    #[arg(
+        long,
+        value_name = "EXPECT",
+        env = "TIDEGATE_VISITORS_TLS_PROXY",
+        default_value = "off"
+    )]
+    pub visitors_tls_proxy: Expect,
+    /// The same for --tunnels and --tunnels-clear.
+    #[arg(
+        long,
+        value_name = "EXPECT",
+        env = "TIDEGATE_TUNNELS_PROXY",
+        default_value = "off"
+    )]
+    pub tunnels_proxy: Expect,
+    /// Who may send a PROXY header, such as 10.0.0.0/8; several are separated by commas. Nobody else is believed.
+    #[arg(
+        long,
+        value_name = "RANGE",
+        env = "TIDEGATE_PROXY_FROM",
+        value_delimiter = ','
+    )]
+    pub proxy_from: Vec<Range>,
+    /// All of a PROXY header must be there within this; the protocol wants 3s at least.
+    #[arg(long, value_name = "TIME", env = "TIDEGATE_PROXY_TIMEOUT", default_value = "5s", value_parser = some_time)]
+    pub proxy_timeout: Duration,
+    /// Octets of the longest PROXY v2 header that is read.
+    #[arg(long, value_name = "SIZE", env = "TIDEGATE_MAX_PROXY_HEADER", default_value = "4KiB", value_parser = proxy_header)]
+    pub max_proxy_header: usize,
+}
+
+impl Proxy {
+    /// Refuses options that need each other.
+    ///
+    /// # Errors
+    /// A sentence that names them.
+    pub fn check(&self) -> Result<(), String> {
+        let expecting = [
+            ("--visitors-proxy", self.visitors_proxy),
+            ("--visitors-tls-proxy", self.visitors_tls_proxy),
+            ("--tunnels-proxy", self.tunnels_proxy),
+        ]
+        .into_iter()
+        .find(|(_, expect)| *expect != Expect::Off);
+        match (expecting, self.proxy_from.is_empty()) {
+            (Some((option, _)), true) => Err(format!(
+                "{option} needs --proxy-from: the addresses of the load balancers that may say whose connection it is, such as 10.0.0.0/8"
+            )),
+            (None, false) => Err(
+                "--proxy-from changes nothing without --visitors-proxy, --visitors-tls-proxy or --tunnels-proxy".into(),
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    /// What stands in front of the listener of this name.
+    pub(crate) fn door(&self, listener: &'static str, tls: bool, metrics: &Arc<Metrics>) -> Door {
+        let (option, expect) = match listener {
+            "visitors" => ("--visitors-proxy", self.visitors_proxy),
+            "visitors-tls" => ("--visitors-tls-proxy", self.visitors_tls_proxy),
+            _ => ("--tunnels-proxy", self.tunnels_proxy),
+        };
+        Door {
+            listener,
+            option,
+            expect,
+            from: self.proxy_from.clone().into(),
+            terms: Terms {
+                most: self.max_proxy_header,
+                within: self.proxy_timeout,
+            },
+            metrics: Arc::clone(metrics),
+            tls,
+            complaints: Complaints::default(),
+        }
+    }
 }
 
 /// How much is taken.
@@ -385,6 +482,17 @@ fn rate(text: &str) -> Result<u64, String> {
 fn number<T: TryFrom<u64>>(text: &str, range: RangeInclusive<u64>) -> Result<T, String> {
     let number = whole(text, range)?;
     T::try_from(number).map_err(|_| format!("`{text}` is more than this machine can count"))
+}
+
+fn proxy_header(text: &str) -> Result<usize, String> {
+    let octets = size(text)?;
+    // Two addresses of UNIX sockets, and no more than its length field can say.
+    if !(232..=65_551).contains(&octets) {
+        return Err(format!(
+            "`{text}` is not a size for PROXY headers; it must be from 232 to 65551"
+        ));
+    }
+    usize::try_from(octets).map_err(|error| error.to_string())
 }
 
 fn head(text: &str) -> Result<usize, String> {

@@ -21,6 +21,8 @@ pub mod listen; // accept loops
 
 pub mod source; // who connects how often
 
+pub mod door; // whom a connection is from
+
 pub mod visitor; // a visitor's connection
 
 pub mod forward; // a visitor's head made into an agent's

@@ -16,6 +16,7 @@ use tokio::time::{sleep, timeout};
 use tracing::warn;
 
 use crate::access::{Access, Record};
+use crate::door::{Arrival, Door};
 use crate::failure::Failure;
 use crate::metrics::Metrics;
 use crate::page;
@@ -85,10 +86,24 @@ impl Crowd {
     }
 }
 
+/// What a visitors' listener has in front.
+#[derive(Debug)]
+pub struct Front {
+    pub door: Door,
+    pub secured: Option<Secured>,
+}
+
+/// What a tunnels' listener has in front.
+#[derive(Debug)]
+pub struct Gate {
+    pub door: Door,
+    pub security: Security,
+}
+
 /// Accepts visitors until the drain begins.
 pub async fn visitors(
     listener: TcpListener,
-    secured: Option<Secured>,
+    front: Arc<Front>,
     reception: Arc<Reception>,
     crowd: Arc<Crowd>,
     workers: Arc<Workers>,
@@ -98,21 +113,13 @@ pub async fn visitors(
     let mut complaint = Complaint::default();
     while let Some((stream, visitor)) = accept(&listener, &drain, &metrics, &mut complaint).await {
         tune_plain(&stream);
-        let entry = match room(&crowd, visitor) {
+        // Behind a load balancer there are many visitors at one address; whose connection it is says its header.
+        let known = (!front.door.reads_headers()).then_some(visitor);
+        let entry = match room(&crowd, known) {
             Ok(entry) => entry,
             Err(failure) => {
-                crowd.complain(failure);
-                metrics.visitors_shed.inc();
-                if secured.is_none() {
-                    tell(
-                        stream,
-                        visitor,
-                        failure,
-                        &reception.gateway.access,
-                        &crowd,
-                        &drain,
-                    );
-                }
+                let access = &reception.gateway.access;
+                shed(stream, visitor, failure, &front, access, &crowd, &drain);
                 continue;
             }
         };
@@ -125,21 +132,63 @@ pub async fn visitors(
         let Some(stream) = Moved::of(stream) else {
             continue;
         };
-        let (reception, secured) = (Arc::clone(&reception), secured.clone());
+        let (reception, front) = (Arc::clone(&reception), Arc::clone(&front));
         let task = reception.drain.clone().track(async move {
-            let _counted = (counted, entry);
             if let Some(stream) = stream.here() {
-                reception.serve(stream, visitor, secured).await;
+                visit(reception, stream, visitor, front, entry, counted).await;
             }
         });
         hand_over(&workers, task);
     }
 }
 
+/// One visitor's connection, from the moment that it has a worker.
+async fn visit(
+    reception: Arc<Reception>,
+    mut stream: TcpStream,
+    visitor: SocketAddr,
+    front: Arc<Front>,
+    mut entry: Option<Entry>,
+    counted: Counted,
+) {
+    let arrival = if front.door.reads_headers() {
+        let admitted = tokio::select! {
+            biased;
+            admitted = front.door.admit(&mut stream, visitor) => admitted,
+            () = reception.drain.idle_over() => return,
+        };
+        let Some(arrival) = admitted else {
+            return;
+        };
+        entry = counted
+            .crowd
+            .sources
+            .enter(arrival.from.ip(), Instant::now());
+        if entry.is_none() {
+            let (access, drain) = (&reception.gateway.access, &reception.drain);
+            let failure = Failure::TooManyConnections;
+            return shed(
+                stream,
+                arrival.from,
+                failure,
+                &front,
+                access,
+                &counted.crowd,
+                drain,
+            );
+        }
+        arrival
+    } else {
+        Arrival::of(visitor)
+    };
+    reception.serve(stream, arrival, front).await;
+    drop((counted, entry));
+}
+
 /// Accepts tunnels until the drain begins.
 pub async fn tunnels(
     listener: TcpListener,
-    security: Security,
+    gate: Arc<Gate>,
     intake: Arc<Intake>,
     sources: Sources,
     workers: Arc<Workers>,
@@ -149,21 +198,54 @@ pub async fn tunnels(
     let mut complaint = Complaint::default();
     while let Some((stream, agent)) = accept(&listener, &drain, &metrics, &mut complaint).await {
         tune_tunnel(&stream);
-        let Some(entry) = sources.enter(agent.ip(), Instant::now()) else {
-            metrics.tunnels_refused.count("source");
-            continue;
+        let known = if gate.door.reads_headers() {
+            None
+        } else {
+            let Some(entry) = sources.enter(agent.ip(), Instant::now()) else {
+                metrics.tunnels_refused.count("source");
+                continue;
+            };
+            Some(entry)
         };
         let Some(stream) = Moved::of(stream) else {
             continue;
         };
-        let (intake, security) = (Arc::clone(&intake), security.clone());
+        let (intake, gate, sources) = (Arc::clone(&intake), Arc::clone(&gate), sources.clone());
         let task = intake.drain.clone().track(async move {
             if let Some(stream) = stream.here() {
-                Box::pin(intake.serve(stream, agent, security, entry)).await;
+                attach(intake, stream, agent, gate, known, sources).await;
             }
         });
         hand_over(&workers, task);
     }
+}
+
+/// One agent's connection, from the moment that it has a worker.
+async fn attach(
+    intake: Arc<Intake>,
+    mut stream: TcpStream,
+    agent: SocketAddr,
+    gate: Arc<Gate>,
+    known: Option<Entry>,
+    sources: Sources,
+) {
+    let (agent, entry) = if let Some(entry) = known {
+        (agent, entry)
+    } else {
+        let admitted = tokio::select! {
+            biased;
+            admitted = gate.door.admit(&mut stream, agent) => admitted,
+            () = intake.drain.idle_over() => return,
+        };
+        let Some(arrival) = admitted else {
+            return intake.metrics.tunnels_refused.count("proxy");
+        };
+        let Some(entry) = sources.enter(arrival.from.ip(), Instant::now()) else {
+            return intake.metrics.tunnels_refused.count("source");
+        };
+        (arrival.from, entry)
+    };
+    Box::pin(intake.serve(stream, agent, &gate, entry)).await;
 }
 
 fn hand_over(workers: &Workers, task: impl Future<Output = Option<()>> + Send + 'static) {
@@ -228,15 +310,36 @@ fn gone_already(error: &io::Error) -> bool {
     )
 }
 
-/// A visitor's place, or why there is none.
-fn room(crowd: &Crowd, visitor: SocketAddr) -> Result<Entry, Failure> {
+/// A visitor's place, or why there is none. One who is not known yet has none among those of its source.
+fn room(crowd: &Crowd, visitor: Option<SocketAddr>) -> Result<Option<Entry>, Failure> {
     if crowd.open.load(Relaxed) >= crowd.most {
         return Err(Failure::Limit);
     }
+    let Some(visitor) = visitor else {
+        return Ok(None);
+    };
     crowd
         .sources
         .enter(visitor.ip(), Instant::now())
+        .map(Some)
         .ok_or(Failure::TooManyConnections)
+}
+
+/// Turns a visitor away, with a word where there is no TLS in the way.
+fn shed(
+    stream: TcpStream,
+    visitor: SocketAddr,
+    failure: Failure,
+    front: &Front,
+    access: &Arc<Access>,
+    crowd: &Arc<Crowd>,
+    drain: &Drain,
+) {
+    crowd.complain(failure);
+    access.metrics().visitors_shed.inc();
+    if front.secured.is_none() {
+        tell(stream, visitor, failure, access, crowd, drain);
+    }
 }
 
 /// What goes wrong again and again is said at once, and then at most so often.
@@ -244,14 +347,14 @@ const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
 /// Keeps count of what is not said.
 #[derive(Debug, Default)]
-struct Complaint {
+pub(crate) struct Complaint {
     said: Option<Instant>,
     times: u64,
 }
 
 impl Complaint {
     /// It went wrong once more. How often it has since it was said, if it is to be said.
-    fn due(&mut self, now: Instant) -> Option<u64> {
+    pub(crate) fn due(&mut self, now: Instant) -> Option<u64> {
         self.times += 1;
         let quiet = |said: Instant| now.saturating_duration_since(said) < COMPLAIN_EVERY;
         if self.said.is_some_and(quiet) {

@@ -11,6 +11,7 @@ use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::door;
 use crate::failure::{ALL, Failure};
 use crate::pool::Pool;
 use crate::tunnel::{Ending, Life};
@@ -39,6 +40,7 @@ pub struct Metrics {
     pub idle_overdue: Counter,
     pub accept_failed: Counter,
     pub log_dropped: Counter,
+    pub proxy_headers: door::Counters,
 }
 
 /// Tunnels that were not filed, by the layer that refused them.
@@ -50,8 +52,9 @@ pub struct Refusals {
 const ENDINGS: [&str; 7] = [
     "goaway", "closed", "silent", "expired", "replaced", "drained", "flood",
 ];
-const LAYERS: [&str; 7] = [
+const LAYERS: [&str; 8] = [
     "source",
+    "proxy",
     "tcp",
     "tls",
     "certificate",
@@ -60,10 +63,16 @@ const LAYERS: [&str; 7] = [
     "limit",
 ];
 
+/// Where `tls` stands.
+const TLS: usize = 3;
+
 impl Refusals {
     /// Counts one at the layer of that name; a layer without a counter of its own counts as `tls`.
     pub fn count(&self, layer: &str) {
-        let index = LAYERS.iter().position(|known| *known == layer).unwrap_or(2);
+        let index = LAYERS
+            .iter()
+            .position(|known| *known == layer)
+            .unwrap_or(TLS);
         self.counters[index].inc();
     }
 }
@@ -299,6 +308,40 @@ impl Collector for Live {
                 .iter()
                 .zip(&metrics.tunnels_refused.counters)
                 .map(|(layer, counter)| (vec![("layer", (*layer).to_owned())], counter.get())),
+        )?;
+        counters(
+            encoder,
+            (
+                "proxy_headers",
+                "PROXY headers taken, by listener and version",
+            ),
+            metrics
+                .proxy_headers
+                .all_taken()
+                .map(|(listener, version, value)| {
+                    let labels = vec![
+                        ("listener", listener.to_owned()),
+                        ("version", version.to_string()),
+                    ];
+                    (labels, value)
+                }),
+        )?;
+        counters(
+            encoder,
+            (
+                "proxy_header_mismatches",
+                "Connections whose PROXY header was not what the listener expects, by what was wrong",
+            ),
+            metrics
+                .proxy_headers
+                .all_mismatches()
+                .map(|(listener, kind, value)| {
+                    let labels = vec![
+                        ("listener", listener.to_owned()),
+                        ("why", kind.label().to_owned()),
+                    ];
+                    (labels, value)
+                }),
         )?;
         counters(
             encoder,

@@ -32,6 +32,7 @@ mod observability;
 mod odd_apps;
 mod pace;
 mod pass_through;
+mod proxy_header;
 mod refused_http2;
 mod reversal;
 mod routing;

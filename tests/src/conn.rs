@@ -57,7 +57,15 @@ impl Conn {
         Self::tls_over(socket.connect(to).await?, name, config).await
     }
 
-    async fn tls_over(tcp: TcpStream, name: &str, config: Arc<ClientConfig>) -> io::Result<Self> {
+    /// Shakes hands as a TLS client on a connection that is there.
+    ///
+    /// # Errors
+    /// Why the handshake failed.
+    pub async fn tls_over(
+        tcp: TcpStream,
+        name: &str,
+        config: Arc<ClientConfig>,
+    ) -> io::Result<Self> {
         tcp.set_nodelay(true)?;
         let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
         let session = TlsConnector::from(config).connect(name, tcp).await?;

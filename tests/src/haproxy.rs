@@ -134,7 +134,9 @@ impl Haproxy {
         Self::start(installed, dir, "haproxy-agent", &body)
     }
 
-    fn start(installed: &Installed, dir: &Path, name: &str, body: &str) -> Self {
+    /// HAProxy with a configuration of the test's own behind `global` and `defaults`.
+    #[must_use]
+    pub fn start(installed: &Installed, dir: &Path, name: &str, body: &str) -> Self {
         let config = dir.join(format!("{name}.cfg"));
         let head = "global\n\
                     \x20   expose-experimental-directives\n\

@@ -26,6 +26,8 @@ use tracing::{debug, info, warn};
 
 use super::drive::{Care, drive};
 use super::{Agent, Ending, Tunnel};
+use crate::door::Door;
+use crate::listen::Gate;
 use crate::metrics::{Ids, Metrics};
 use crate::pool::Pool;
 use crate::source::Entry;
@@ -79,19 +81,19 @@ impl Intake {
         self: Arc<Self>,
         stream: TcpStream,
         address: SocketAddr,
-        security: Security,
+        gate: &Gate,
         mut entry: Entry,
     ) {
         if let Some(pause) = entry.wait(Instant::now()) {
             sleep(pause).await;
         }
         let opening = async {
-            match security {
+            match &gate.security {
                 // Boxed, so that a tunnel does not keep the room that its handshake needed.
                 Security::Tls(trust) => {
-                    Box::pin(self.secured(stream, address, trust.config())).await
+                    Box::pin(self.secured(stream, address, trust.config(), &gate.door)).await
                 }
-                Security::Clear(names) => Box::pin(self.clear(stream, address, &names)).await,
+                Security::Clear(names) => Box::pin(self.clear(stream, address, names)).await,
             }
         };
         let outcome = tokio::select! {
@@ -115,10 +117,15 @@ impl Intake {
         stream: TcpStream,
         address: SocketAddr,
         config: Arc<ServerConfig>,
+        door: &Door,
     ) -> Result<Pin<Box<dyn Future<Output = ()> + Send>>, Refused> {
-        let handshake = TlsAcceptor::from(config)
-            .accept(Gag::new(stream))
-            .into_fallible();
+        let handshake = async {
+            door.look_before_tls(&stream, address).await;
+            TlsAcceptor::from(config)
+                .accept(Gag::new(stream))
+                .into_fallible()
+                .await
+        };
         let tls = match timeout(self.handshake_within, handshake).await {
             Ok(Ok(tls)) => tls,
             Ok(Err((error, gagged))) => {

@@ -31,8 +31,10 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tracing::debug;
 
+use crate::door::Arrival;
 use crate::exchange::{Gateway, Visit};
 use crate::forward::Origin;
+use crate::listen::Front;
 use pulse::Patience;
 
 /// What a visitor may use, and for how long.
@@ -75,17 +77,27 @@ enum Spoken {
 
 impl Reception {
     /// Serves one connection until it ends.
-    pub async fn serve(
+    pub async fn serve(self: Arc<Self>, stream: TcpStream, arrival: Arrival, front: Arc<Front>) {
+        if let Some(secured) = front.secured.clone() {
+            // Boxed, so that a connection in clear text does not keep the room that TLS needs.
+            return Box::pin(self.serve_tls(stream, arrival.from, secured, front)).await;
+        }
+        let visit = self.visit(arrival.from, None);
+        self.speak(stream, arrival.taken, visit).await;
+    }
+
+    async fn serve_tls(
         self: Arc<Self>,
         stream: TcpStream,
         visitor: SocketAddr,
-        secured: Option<Secured>,
+        secured: Secured,
+        front: Arc<Front>,
     ) {
-        let Some(secured) = secured else {
-            let visit = self.visit(visitor, None);
-            return self.speak(stream, visit).await;
-        };
-        let accepting = TlsAcceptor::from(secured.config).accept(stream);
+        // Boxed, so that a connection does not keep the room that its handshake needed.
+        let accepting = Box::pin(async {
+            front.door.look_before_tls(&stream, visitor).await;
+            TlsAcceptor::from(secured.config).accept(stream).await
+        });
         let shaken = tokio::select! {
             biased;
             shaken = timeout(self.limits.tls, accepting) => shaken,
@@ -109,7 +121,7 @@ impl Reception {
         if http2 {
             Box::pin(h2::serve(self, tls, Bytes::new(), visit)).await;
         } else {
-            self.speak(tls, visit).await;
+            Box::pin(self.speak(tls, Bytes::new(), visit)).await;
         }
     }
 
@@ -129,7 +141,7 @@ impl Reception {
     }
 
     /// Lets the first octets decide: no method of HTTP/1 begins like the preface of HTTP/2 (RFC 9113 §3.3).
-    async fn speak<T>(self: Arc<Self>, mut stream: T, visit: Arc<Visit>)
+    async fn speak<T>(self: Arc<Self>, mut stream: T, taken: Bytes, visit: Arc<Visit>)
     where
         T: AsyncRead + AsyncWrite + io::Ends + Send + Unpin + 'static,
     {
@@ -137,7 +149,7 @@ impl Reception {
         let began = Instant::now();
         let spoken = tokio::select! {
             biased;
-            spoken = timeout(self.limits.patience.head, listen(&mut stream)) => spoken,
+            spoken = timeout(self.limits.patience.head, listen(&mut stream, &taken)) => spoken,
             // Nothing was asked yet, so nothing is lost.
             () = drain.finishing() => return,
         };
@@ -152,8 +164,10 @@ impl Reception {
     }
 }
 
-async fn listen<T: AsyncRead + Unpin>(stream: &mut T) -> Spoken {
+/// `taken` has been read already, and was looked at for something else.
+async fn listen<T: AsyncRead + Unpin>(stream: &mut T, taken: &[u8]) -> Spoken {
     let mut seen = BytesMut::with_capacity(4096);
+    seen.extend_from_slice(taken);
     loop {
         match stream.read_buf(&mut seen).await {
             Ok(0) | Err(_) if seen.is_empty() => return Spoken::Nothing,
