@@ -161,35 +161,26 @@ impl Liveness {
             .heard
             .max(ping.at)
             .min(ping.at + answer * QUEUE_BEHIND_DATA);
-        let end = from + answer;
-        if sight.now >= end {
-            return Move::GiveUp {
+        let mut end = from + answer;
+        let mut doubt = ping
+            .probe
+            .then(|| from + ms(self.patience.doubt_after).max(4 * round_trip));
+        // A request that meets a regular PING on its way need not wait for a probe of its own, which would be answered behind
+        // it: the PING is one from the moment at which a probe would have been sent.
+        if !ping.probe
+            && let Some(since) = sight.waiting_since
+        {
+            let probed = since.max(sight.heard).max(ping.at) + ms(self.patience.probe_after);
+            doubt = Some(probed + ms(self.patience.doubt_after).max(4 * round_trip));
+            end = end.min(probed + ms(self.patience.probe_answer).max(8 * round_trip));
+        }
+        match doubt {
+            _ if sight.now >= end => Move::GiveUp {
                 silent_ms: sight.now.saturating_sub(sight.heard.max(1)),
-            };
-        }
-        if !ping.probe {
-            // A request that meets a regular PING on its way need not wait for a probe of its own.
-            let doubt = sight.waiting_since.map(|since| {
-                let silent_from = since.max(sight.heard).max(ping.at);
-                silent_from
-                    + ms(self.patience.probe_after)
-                    + ms(self.patience.doubt_after).max(4 * round_trip)
-            });
-            return match doubt {
-                Some(at) if sight.now >= at => Move::Doubt {
-                    until: end.min(at + ms(self.patience.probe_answer)),
-                },
-                Some(at) => Move::Wait { until: at.min(end) },
-                None => Move::Wait { until: end },
-            };
-        }
-        let doubt = from + ms(self.patience.doubt_after).max(4 * round_trip);
-        if sight.now >= doubt {
-            Move::Doubt { until: end }
-        } else {
-            Move::Wait {
-                until: doubt.min(end),
-            }
+            },
+            Some(at) if sight.now >= at => Move::Doubt { until: end },
+            Some(at) => Move::Wait { until: at.min(end) },
+            None => Move::Wait { until: end },
         }
     }
 }
@@ -256,6 +247,29 @@ mod tests {
             live.next(sight(4300, 1999, Some(2000))),
             Move::GiveUp { .. }
         ));
+    }
+
+    #[test]
+    fn a_regular_ping_on_its_way_is_as_good_as_a_probe() {
+        let patience = Patience {
+            answer: Duration::from_secs(30),
+            ..Patience::default()
+        };
+        let mut live = Liveness::new(patience, 0);
+        live.sent(5000, false);
+        assert_eq!(
+            live.next(sight(8000, 4000, None)),
+            Move::Wait { until: 35_000 }
+        );
+        let waiting = |now| sight(now, 4000, Some(8000));
+        assert_eq!(live.next(waiting(8000)), Move::Wait { until: 8600 });
+        assert_eq!(live.next(waiting(8600)), Move::Doubt { until: 10_300 });
+        assert_eq!(live.next(waiting(10_300)), Move::GiveUp { silent_ms: 6300 });
+        assert_eq!(
+            live.next(sight(10_300, 10_200, Some(8000))),
+            Move::Wait { until: 10_800 },
+            "octets still arrive"
+        );
     }
 
     #[test]
