@@ -9,7 +9,6 @@ use std::time::{Duration, Instant, SystemTime};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, StatusCode, Version};
 use serde::Serialize;
-use tidegate_shared::drain::Drain;
 use tidegate_shared::log::{Format, Sink};
 use tidegate_shared::when;
 
@@ -27,26 +26,17 @@ pub struct Access {
     /// Tells the runs of the program apart, so that an id is unique for ever.
     run: u32,
     ids: Ids,
-    /// Of the visitors: what its end cuts did not leave by itself.
-    drain: Drain,
 }
 
 impl Access {
     /// Without a sink, requests are counted and not written.
-    pub fn new(
-        sink: Option<Sink>,
-        format: Format,
-        metrics: Arc<Metrics>,
-        run: u32,
-        drain: Drain,
-    ) -> Self {
+    pub fn new(sink: Option<Sink>, format: Format, metrics: Arc<Metrics>, run: u32) -> Self {
         Self {
             sink,
             format,
             metrics,
             run,
             ids: Ids::default(),
-            drain,
         }
     }
 
@@ -129,11 +119,6 @@ impl Record {
 
     /// The gateway itself answers, or nobody, or the response that was on its way ends otherwise than whole.
     pub(crate) fn failed(&mut self, failure: Failure) {
-        let failure = match failure {
-            // Who is still there at the last call is cut by us.
-            Failure::VisitorGone if self.access.drain.is_last_call() => Failure::Draining,
-            failure => failure,
-        };
         if self.status.is_none() {
             self.status = Some(failure.status());
         }
@@ -313,7 +298,7 @@ impl Times {
 impl Drop for Record {
     fn drop(&mut self) {
         if self.status.is_none() || self.joined {
-            // Dropped with its connection before anything was decided, or its end seen.
+            // Dropped with its connection, which nobody but the visitor has ended: whoever else does says why.
             self.failed(Failure::VisitorGone);
         }
         let status = self.status.map_or(0, |status| status.as_u16());
@@ -419,7 +404,6 @@ mod tests {
             format,
             Arc::new(Metrics::new()),
             0xab,
-            Drain::new(),
         ));
         let mut record = access.record(&"192.0.2.1:5".into(), false, Instant::now());
         fill(&mut record);

@@ -357,8 +357,7 @@ fn reception(run: &Run, pool: &Arc<Pool>, metrics: &Arc<Metrics>, sink: &Sink) -
         .as_secs();
     let run_id = u32::try_from(started & 0xffff_ffff).unwrap_or_default()
         ^ std::process::id().rotate_left(20);
-    let drain = Drain::new();
-    let access = Access::new(written, run.log, Arc::clone(metrics), run_id, drain.clone());
+    let access = Access::new(written, run.log, Arc::clone(metrics), run_id);
     let gateway = Gateway {
         pool: Arc::clone(pool),
         metrics: Arc::clone(metrics),
@@ -386,7 +385,7 @@ fn reception(run: &Run, pool: &Arc<Pool>, metrics: &Arc<Metrics>, sink: &Sink) -
             streams: run.limits.max_streams,
             response: Some(run.patience.response_timeout).filter(|time| !time.is_zero()),
         },
-        drain,
+        drain: Drain::new(),
     }
 }
 

@@ -1,8 +1,8 @@
 //! How everything ends: a signal to finish, a count of what has not finished, a deadline, and a last call before what is left
 //! is dropped. The only spawner: what is spawned here is waited for.
 
-use std::future::Future;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
@@ -96,7 +96,7 @@ impl Waiting {
     }
 }
 
-/// A task that ends with its future or with the abort. It is polled once more at the last call.
+/// A task that ends with its future or with the abort. Its future is polled at the last call, whatever comes of it.
 struct UntilAborted<F> {
     end: Arc<End>,
     /// For the abort from the last call on; until then for that.
@@ -110,14 +110,22 @@ impl<F: Future> Future for UntilAborted<F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<F::Output>> {
         let this = &mut *self;
+        let had_its_word = this.called;
         if !this.called && this.waiting.poll(&this.end.last_call, cx).is_ready() {
             this.called = true;
             this.waiting = Waiting::default();
         }
+        if had_its_word && this.waiting.poll(&this.end.abort, cx).is_ready() {
+            return Poll::Ready(None);
+        }
+        if let Poll::Ready(output) = this.future.as_mut().poll(cx) {
+            return Poll::Ready(Some(output));
+        }
+        // On a busy machine both signals may have been given before this task had its turn.
         if this.called && this.waiting.poll(&this.end.abort, cx).is_ready() {
             return Poll::Ready(None);
         }
-        this.future.as_mut().poll(cx).map(Some)
+        Poll::Pending
     }
 }
 
@@ -181,6 +189,18 @@ impl Drain {
         self.end.last_call.is_given()
     }
 
+    /// Runs what cannot be finished once the last call has come: `None` where that cut it, which is for the caller to say. To be
+    /// used in a task of this drain, which is polled at the last call.
+    pub async fn until_last_call<F: Future>(&self, future: F) -> Option<F::Output> {
+        let mut future = pin!(future);
+        poll_fn(|cx| match future.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending if self.is_last_call() => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        })
+        .await
+    }
+
     /// Asks everything to finish and waits for it, `within` at most; what is left then is dropped. Returns how many
     /// tasks that were.
     pub async fn finish(&self, within: Duration) -> usize {
@@ -241,7 +261,7 @@ mod tests {
             let drain = Drain::new();
             let (said, heard) = std::sync::mpsc::channel();
             let mine = drain.clone();
-            let _waited_for = drain.spawn(std::future::poll_fn(move |_| {
+            let _waited_for = drain.spawn(poll_fn(move |_| {
                 if mine.is_last_call() {
                     said.send("sorry").unwrap();
                     return Poll::Ready(());
@@ -262,5 +282,22 @@ mod tests {
             assert!(drain.tasks.is_empty() && heard.try_recv().is_ok());
             assert_eq!(took < within, hurried, "{took:?}");
         }
+    }
+
+    /// Also where the last call and the abort are one moment.
+    #[tokio::test(start_paused = true)]
+    async fn whoever_is_cut_can_say_so() {
+        let drain = Drain::new();
+        let (said, heard) = std::sync::mpsc::channel();
+        let mine = drain.clone();
+        let _cut = drain.spawn(async move {
+            let outcome = mine.until_last_call(std::future::pending::<()>()).await;
+            said.send(outcome).unwrap();
+        });
+        tokio::task::yield_now().await;
+        assert_eq!(drain.until_last_call(async { 1 }).await, Some(1));
+        drain.finish(Duration::ZERO).await;
+        drain.tasks.wait().await;
+        assert_eq!(heard.try_recv(), Ok(None));
     }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tidegate_tests::eventually::SOON;
 use tidegate_tests::visitors::H2Visitor;
-use tidegate_tests::visitors::http2::{answer, response};
+use tidegate_tests::visitors::http2::{answer, read, response};
 use tidegate_tests::websocket::KEY;
 use tidegate_tests::{HOST, Site, World, within};
 
@@ -31,7 +31,7 @@ async fn cut(drain: &str, twice: bool) -> Duration {
     reading.head().await;
     let head = get(&http2, "/sse?2");
     let (head, _) = http2.begin(head, true).await;
-    let _reading_too = response(head).await;
+    let reading_too = response(head).await;
     let mut socket = site.visitor().await;
     let upgrade = format!(
         "GET /ws HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -56,6 +56,9 @@ async fn cut(drain: &str, twice: bool) -> Duration {
     assert_eq!(told.status, 503, "{told:?}");
     assert_eq!(told.field("tidegate-reason"), "draining");
     assert!(!told.field("tidegate-request-id").is_empty(), "{told:?}");
+    // And who reads one learns that it is not whole.
+    let cut = read(reading_too).await.cut.expect("no end in order");
+    assert!(cut.is_reset() && cut.is_remote(), "{cut:?}");
     assert!(gateway.ended(SOON).await.success());
     let took = began.elapsed();
     for (path, status) in OPEN {

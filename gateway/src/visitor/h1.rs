@@ -94,6 +94,10 @@ where
             if let Poll::Ready(result) = connection.as_mut().poll(cx) {
                 return Poll::Ready(Ended::Over(result));
             }
+            // Whoever waited for a response has been given one just then.
+            if told && reception.drain.is_last_call() && watched.pulse.is_answering() {
+                return Poll::Ready(Ended::LastCall);
+            }
             if watch.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
@@ -127,15 +131,18 @@ where
         }
         // One that is not read is cut, and one whose body stays out while it is answered.
         Ended::Overdue(overdue @ (Overdue::Body | Overdue::Reading)) => {
-            pulse.stalled();
+            pulse.cut(Failure::VisitorStalled);
             debug!(visitor = %visit.visitor, ?overdue, "a visitor's connection was cut");
         }
+        Ended::LastCall => pulse.cut(Failure::Draining),
     }
 }
 
 enum Ended {
     Over(hyper::Result<()>),
     Overdue(Overdue),
+    /// The gateway ends, and a response is not complete.
+    LastCall,
 }
 
 /// The moment that the clock called so.
@@ -539,9 +546,8 @@ impl Drop for InHand {
         if self.answer.as_ref().is_some_and(Answer::is_whole) {
             self.pulse.response_ended();
         }
-        match self.answer.take() {
-            Some(answer) if self.pulse.is_stalled() => answer.broken(Failure::VisitorStalled),
-            answer => drop(answer),
+        if let (Some(answer), Some(failure)) = (self.answer.take(), self.pulse.cut_for()) {
+            answer.broken(failure);
         }
         self.pulse.request_ended();
     }

@@ -97,6 +97,9 @@ where
             connection.graceful_shutdown();
             care.leaving.get_or_insert_with(Instant::now);
         }
+        if told && reception.drain.is_last_call() {
+            care.ledger.last_call();
+        }
         loop {
             match connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
@@ -325,11 +328,11 @@ async fn exchange(
     let Front {
         respond, ledger, ..
     } = front;
-    send(&reception.limits, respond, parts, answer, &ledger).await;
+    send(&reception, respond, parts, answer, &ledger).await;
 }
 
 async fn send(
-    limits: &Limits,
+    reception: &Reception,
     mut respond: SendResponse<Bytes>,
     parts: http::response::Parts,
     answer: Answer<Inbound>,
@@ -348,7 +351,7 @@ async fn send(
     let mut pump = Pump::new(answer, stream);
     let mut stalled: Option<Pin<Box<Sleep>>> = None;
     let mut mark = 0;
-    let result = poll_fn(|cx| {
+    let moved = poll_fn(|cx| {
         match pump.poll(cx) {
             Poll::Ready(result) => return Poll::Ready(Some(result)),
             Poll::Pending if !pump.waits_for_window() => {
@@ -359,31 +362,36 @@ async fn send(
         }
         if stalled.is_none() || mark != pump.sent() {
             mark = pump.sent();
-            stalled = Some(Box::pin(sleep(limits.patience.stall)));
+            stalled = Some(Box::pin(sleep(reception.limits.patience.stall)));
         }
         match stalled.as_mut().map(|timer| timer.as_mut().poll(cx)) {
             Some(Poll::Ready(())) => Poll::Ready(None),
             _ => Poll::Pending,
         }
-    })
-    .await;
-    match result {
-        Some(Ok(())) => {
+    });
+    match reception.drain.until_last_call(moved).await {
+        Some(Some(Ok(()))) => {
             // The answer is complete; what the app still wants to hear goes on until the visitor has said it.
             let mut answer = pump.into_body();
             poll_fn(|cx| answer.poll_rest(cx)).await;
         }
-        Some(Err(Stop::Reset(_) | Stop::Gone(_))) => {
+        Some(Some(Err(Stop::Reset(_) | Stop::Gone(_)))) => {
             if let Some(failure) = ledger.cut_for() {
                 pump.into_body().broken(failure);
             }
         }
         // A visitor must see that the response was cut (RFC 9113 §8.1).
-        Some(Err(Stop::Body(Cut::Tunnel(_) | Cut::Visitor))) => pump.reset(Reason::INTERNAL_ERROR),
+        Some(Some(Err(Stop::Body(Cut::Tunnel(_) | Cut::Visitor)))) => {
+            pump.reset(Reason::INTERNAL_ERROR);
+        }
         // Not read for too long.
-        None => {
+        Some(None) => {
             pump.reset(Reason::CANCEL);
             pump.into_body().broken(Failure::VisitorStalled);
+        }
+        None => {
+            pump.reset(Reason::INTERNAL_ERROR);
+            pump.into_body().broken(Failure::Draining);
         }
     }
 }

@@ -29,6 +29,8 @@ pub(super) struct Ledger {
     reset: AtomicBool,
     cancelled: Mutex<(u64, usize)>,
     ended: OnceLock<Ended>,
+    /// The gateway ends, and the connection with it.
+    last_call: AtomicBool,
 }
 
 /// Requests whose head has begun and that were not handed over, by stream.
@@ -180,9 +182,15 @@ impl Ledger {
         rest
     }
 
+    /// The gateway ends: what is still open on the connection is cut with it, and nobody is to blame.
+    pub(super) fn last_call(&self) {
+        self.last_call.store(true, Relaxed);
+    }
+
     /// Why a request that was handed over has ended with its connection, if that was the gateway's doing.
     pub(super) fn cut_for(&self) -> Option<Failure> {
-        self.ended.get().map(Ended::of_others)
+        let ended = self.ended.get().map(Ended::of_others);
+        ended.or_else(|| self.last_call.load(Relaxed).then_some(Failure::Draining))
     }
 
     /// Counts a request that the visitor reset before its response.
@@ -283,6 +291,9 @@ mod tests {
         ledger.wrote(Written::Goaway(i32::MAX as u32, 0, b""));
         ledger.wrote(Written::Goaway(3, 0, b""));
         let gone = Failure::VisitorGone;
+        assert_eq!(ledger.cut_for(), None);
+        ledger.last_call();
+        assert_eq!(ledger.cut_for(), Some(Failure::Draining));
         assert_eq!(ledger.take_rest(Some(gone)), [gone, gone]);
         let ledger = asked(&[1, 3]);
         ledger.is_unfinished(true);

@@ -3,12 +3,13 @@
 //! the earliest possible deadline is due.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tidegate_shared::clock;
 
 use super::framing::{Framing, Stated};
+use crate::failure::Failure;
 
 /// How long a visitor may take.
 #[derive(Clone, Copy, Debug)]
@@ -79,8 +80,8 @@ pub struct Pulse {
     finished_half: AtomicBool,
     body_open: AtomicBool,
     requests: AtomicU64,
-    /// The connection is over because nothing moved on it.
-    stalled: AtomicBool,
+    /// Why the gateway has cut the connection, if it has.
+    cut: OnceLock<Failure>,
     /// Read along with hyper, up to a change of protocol.
     framing: Mutex<Framing>,
     /// How the head of the request in hand states its body's length; `None` where that could not be told.
@@ -133,7 +134,7 @@ impl Default for Pulse {
             finished_half: AtomicBool::new(false),
             body_open: AtomicBool::new(false),
             requests: AtomicU64::new(0),
-            stalled: AtomicBool::new(false),
+            cut: OnceLock::new(),
             framing: Mutex::default(),
             stated: Mutex::default(),
             interim: Mutex::default(),
@@ -271,13 +272,14 @@ impl Pulse {
         }
     }
 
-    /// The connection is given up with a request in hand.
-    pub(crate) fn stalled(&self) {
-        self.stalled.store(true, Relaxed);
+    /// The connection is given up with a request in hand, for this; the first to say so is believed.
+    pub(crate) fn cut(&self, failure: Failure) {
+        self.cut.get_or_init(|| failure);
     }
 
-    pub(crate) fn is_stalled(&self) -> bool {
-        self.stalled.load(Relaxed)
+    /// Why a request in hand has ended with its connection, if that was the gateway's doing.
+    pub(crate) fn cut_for(&self) -> Option<Failure> {
+        self.cut.get().copied()
     }
 
     /// The response is complete, or given up.
@@ -323,6 +325,11 @@ impl Pulse {
 
     pub(crate) fn is_responding(&self) -> bool {
         self.responding.load(Relaxed)
+    }
+
+    /// Whether a response is on its way that has not been handed on to its end.
+    pub(crate) fn is_answering(&self) -> bool {
+        self.is_in_hand() && self.is_responding()
     }
 
     /// Whether the request in hand has had no response for so long, its own body not being the reason.

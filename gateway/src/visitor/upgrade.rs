@@ -148,17 +148,22 @@ pub(super) struct Joining {
 impl Joining {
     /// Joins them in a task of its own; the record ends with it.
     pub(super) fn spawn(self, drain: &Drain, visitor: SocketAddr, mut record: Record) {
+        let ending = drain.clone();
         drain.spawn(async move {
             let Opened { inbound, upload, lease, .. } = self.opened;
             let _held = lease;
-            let upgraded = match self.on_upgrade.await {
-                Ok(upgraded) => TokioIo::new(upgraded),
-                Err(error) => {
+            let joined = async {
+                let upgraded = TokioIo::new(self.on_upgrade.await?);
+                Ok(duplex::join(upgraded, upload.into_stream(), inbound).await)
+            };
+            let (traffic, result) = match ending.until_last_call(joined).await {
+                Some(Ok(ended)) => ended,
+                Some(Err::<_, hyper::Error>(error)) => {
                     record.failed(Failure::VisitorGone);
                     return debug!(%visitor, "a visitor left while its upgrade was answered: {error}");
                 }
+                None => return record.failed(Failure::Draining),
             };
-            let (traffic, result) = duplex::join(upgraded, upload.into_stream(), inbound).await;
             record.parted();
             record.received = traffic.sent;
             record.sent = traffic.received;
