@@ -226,7 +226,8 @@ impl Ended {
     }
 }
 
-/// What a visitor has done when `h2` ends its connection so. The words are those that `h2` puts into its GOAWAY.
+/// What a visitor has done when `h2` ends its connection so. The words are those that `h2` puts into its GOAWAY: no API has them,
+/// and the test of this file asks `h2` itself for each.
 fn blame(code: u32, debug: &[u8]) -> Failure {
     if code != u32::from(Reason::ENHANCE_YOUR_CALM) {
         return Failure::Malformed;
@@ -241,6 +242,11 @@ fn blame(code: u32, debug: &[u8]) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::visitor::heads::HeadsIo;
+    use bytes::Bytes;
+    use h2::server::Builder;
+    use tidegate_shared::reversal::PREFACE;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     const PROTOCOL_ERROR: u32 = 1;
     const CALM: u32 = 11;
@@ -298,5 +304,88 @@ mod tests {
         let ledger = asked(&[1, 3]);
         ledger.is_unfinished(true);
         assert_eq!(ledger.take_rest(Some(gone)), [gone]);
+    }
+
+    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(payload.len()).unwrap().to_be_bytes();
+        let head = [
+            &[0, length[0], length[1], kind, flags][..],
+            &stream.to_be_bytes(),
+        ]
+        .concat();
+        [&head, payload].concat()
+    }
+
+    /// What `h2` says last to a visitor who sends these frames, and whom the ledger then blames.
+    async fn provoked(builder: &Builder, frames: &[Vec<u8>]) -> (String, Option<Failure>) {
+        let (mut visitor, ours) = duplex(1 << 20);
+        let wire = [PREFACE.to_vec(), frame(4, 0, 0, b""), frames.concat()].concat();
+        visitor.write_all(&wire).await.unwrap();
+        visitor.shutdown().await.unwrap();
+        let (io, ledger) = HeadsIo::new(ours, Bytes::new());
+        let mut connection = builder.handshake::<_, Bytes>(io).await.unwrap();
+        while let Some(Ok(_request)) = connection.accept().await {}
+        drop(connection);
+        let mut said = Vec::new();
+        visitor.read_to_end(&mut said).await.unwrap();
+        let mut rest = &said[..];
+        let mut last = "";
+        while let Some((head, behind)) = rest.split_first_chunk::<9>() {
+            let (payload, next) = behind.split_at(usize::from(head[1]) << 8 | usize::from(head[2]));
+            if head[3] == 7 && payload[4..8] == CALM.to_be_bytes() {
+                last = std::str::from_utf8(&payload[8..]).unwrap();
+            }
+            rest = next;
+        }
+        (
+            last.to_owned(),
+            ledger.ended.get().map(|ended| ended.failure),
+        )
+    }
+
+    /// A version of `h2` that words it otherwise fails here: then `blame` is to learn its words.
+    #[tokio::test]
+    async fn h2_gives_these_words_for_floods() {
+        const GET: &[u8] = b"\x82\x86\x84\x01\x01a"; // `:method`, `:scheme`, `:path`, and `:authority: a`
+        let streams = || (1..=9).step_by(2);
+        let cancelled = |stream| [frame(1, 5, stream, GET), frame(3, 0, stream, &[0, 0, 0, 8])];
+        let malformed = |stream| frame(1, 5, stream, &[GET, b"\0\x02te\x01x"].concat());
+        let large = [GET, b"\0\x01x\x7f\x81\x01", &[b'y'; 256]].concat();
+        let endless = |_| frame(9, 0, 1, b"");
+        for (word, failure, frames) in [
+            (
+                "too_many_resets",
+                Failure::TooManyCancelled,
+                streams().flat_map(cancelled).collect(),
+            ),
+            (
+                "too_many_internal_resets",
+                Failure::TooManyCancelled,
+                streams().map(malformed).collect(),
+            ),
+            (
+                "header_list_way_too_large",
+                Failure::HeadTooLarge,
+                vec![frame(1, 5, 1, &large)],
+            ),
+            (
+                "too_many_continuations",
+                Failure::HeadTooLarge,
+                [frame(1, 1, 1, GET)]
+                    .into_iter()
+                    .chain((0..5000).map(endless))
+                    .collect(),
+            ),
+        ] {
+            let mut builder = Builder::new();
+            builder
+                .max_pending_accept_reset_streams(2)
+                .max_local_error_reset_streams(Some(2));
+            if word.starts_with("header_list") {
+                builder.max_header_list_size(16);
+            }
+            let said = provoked(&builder, &frames).await;
+            assert_eq!(said, (word.to_owned(), Some(failure)));
+        }
     }
 }
