@@ -314,7 +314,7 @@ async fn respond(
         }
     };
     *response.version_mut() = version;
-    if close && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+    if close {
         response
             .headers_mut()
             .insert(CONNECTION, HeaderValue::from_static("close"));
@@ -459,7 +459,7 @@ struct Front {
 
 impl Side for Front {
     fn interim(&mut self, response: Response<()>) {
-        if !self.interim || response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        if !self.interim {
             return;
         }
         let status = response.status();
