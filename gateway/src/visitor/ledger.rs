@@ -1,6 +1,11 @@
 //! What was asked on a visitor's HTTP/2 connection and not handed over by `h2`, which refuses some requests by itself, and
 //! sometimes ends a connection, without a word to us: the socket's frames tell, and the connection's care writes it down.
 //! Fed by `heads`, asked by `h2`. All of it happens in the connection's own task, so that its locks are never contended.
+//!
+//! The lines of these requests name no method, host or path. Their heads are HPACK (RFC 7541), whose table `h2` keeps to itself:
+//! to read one head, every head of the connection would have to be decoded a second time, in full, for every visitor, and the
+//! log would name what our decoder made of octets that `h2` has read otherwise or not to the end. What can be had for nothing is
+//! told: whose connection, when, and why.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
