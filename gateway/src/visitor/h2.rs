@@ -349,26 +349,7 @@ async fn send(
         return;
     }
     let mut pump = Pump::new(answer, stream);
-    let mut stalled: Option<Pin<Box<Sleep>>> = None;
-    let mut mark = 0;
-    let moved = poll_fn(|cx| {
-        match pump.poll(cx) {
-            Poll::Ready(result) => return Poll::Ready(Some(result)),
-            Poll::Pending if !pump.waits_for_window() => {
-                stalled = None;
-                return Poll::Pending;
-            }
-            Poll::Pending => {}
-        }
-        if stalled.is_none() || mark != pump.sent() {
-            mark = pump.sent();
-            stalled = Some(Box::pin(sleep(reception.limits.patience.stall)));
-        }
-        match stalled.as_mut().map(|timer| timer.as_mut().poll(cx)) {
-            Some(Poll::Ready(())) => Poll::Ready(None),
-            _ => Poll::Pending,
-        }
-    });
+    let moved = hand_over(&mut pump, reception.limits.patience.stall);
     match reception.drain.until_last_call(moved).await {
         Some(Some(Ok(()))) => {
             // The answer is complete; what the app still wants to hear goes on until the visitor has said it.
@@ -394,6 +375,34 @@ async fn send(
             pump.into_body().broken(Failure::Draining);
         }
     }
+}
+
+/// Moves an answer to a visitor who takes it; `None` when he has taken nothing of it for as long as `stall`.
+async fn hand_over(
+    pump: &mut Pump<Answer<Inbound>>,
+    stall: Duration,
+) -> Option<Result<(), Stop<Cut>>> {
+    let mut stalled: Option<Pin<Box<Sleep>>> = None;
+    let mut mark = 0;
+    poll_fn(|cx| {
+        match pump.poll(cx) {
+            Poll::Ready(result) => return Poll::Ready(Some(result)),
+            Poll::Pending if !pump.waits_for_window() => {
+                stalled = None;
+                return Poll::Pending;
+            }
+            Poll::Pending => {}
+        }
+        if stalled.is_none() || mark != pump.sent() {
+            mark = pump.sent();
+            stalled = Some(Box::pin(sleep(stall)));
+        }
+        match stalled.as_mut().map(|timer| timer.as_mut().poll(cx)) {
+            Some(Poll::Ready(())) => Poll::Ready(None),
+            _ => Poll::Pending,
+        }
+    })
+    .await
 }
 
 /// Checks a request and sends it.

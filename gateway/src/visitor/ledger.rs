@@ -1,11 +1,6 @@
 //! What was asked on a visitor's HTTP/2 connection and not handed over by `h2`, which refuses some requests by itself, and
 //! sometimes ends a connection, without a word to us: the socket's frames tell, and the connection's care writes it down.
 //! Fed by `heads`, asked by `h2`. All of it happens in the connection's own task, so that its locks are never contended.
-//!
-//! The lines of these requests name no method, host or path. Their heads are HPACK (RFC 7541), whose table `h2` keeps to itself:
-//! to read one head, every head of the connection would have to be decoded a second time, in full, for every visitor, and the
-//! log would name what our decoder made of octets that `h2` has read otherwise or not to the end. What can be had for nothing is
-//! told: whose connection, when, and why.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -23,6 +18,11 @@ pub(super) const CANCELLED_IN_TEN_SECONDS: usize = 200;
 const REMEMBERED: usize = 10_000;
 
 /// See the module's head.
+///
+/// The access lines that come of it name no method, host or path. Heads are HPACK (RFC 7541), whose table `h2` keeps to itself: to
+/// read one of them, every head of every connection would have to be decoded a second time, and the log would name what our
+/// decoder made of octets that `h2` has read otherwise, or not to the end. What can be had for nothing is told: whose connection,
+/// when, and why.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     /// Since when, by [`clock::now_ms`], a frame of a field block is unfinished; zero while none is.
