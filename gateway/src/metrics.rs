@@ -347,7 +347,7 @@ impl Collector for Live {
             encoder,
             (
                 "log_dropped",
-                "Log lines dropped because the log is read too slowly",
+                "Log lines dropped because the log is full, or read too slowly",
             ),
             std::iter::once((Vec::new(), (self.log_dropped)())),
         )?;

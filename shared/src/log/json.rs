@@ -38,7 +38,7 @@ where
 /// Says that lines were dropped, in their place.
 pub(super) fn dropped(lines: u64, out: &mut Vec<u8>) {
     let mut fields = Fields {
-        message: "lines were dropped, the log is read too slowly".to_owned(),
+        message: "lines were dropped: the log is full, or read too slowly".to_owned(),
         ..Fields::default()
     };
     fields.add("dropped", &lines);

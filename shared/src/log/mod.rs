@@ -100,7 +100,7 @@ impl Sink {
         }
     }
 
-    /// Lines dropped so far because nobody read the log fast enough.
+    /// Lines dropped so far because nobody read the log fast enough, or it could not be written.
     pub fn dropped(&self) -> u64 {
         self.shared.dropped.load(Relaxed)
     }
@@ -138,6 +138,8 @@ impl Shared {
     fn write_for_ever(&self, out: &mut dyn Write, format: Format) {
         let mut batch = Vec::new();
         let mut told = 0;
+        // The last octets that went out were no whole line.
+        let mut torn = false;
         loop {
             let mut state = self.lock();
             state.writing = false;
@@ -153,24 +155,61 @@ impl Shared {
             state.writing = true;
             drop(state);
             let dropped = self.dropped.load(Relaxed);
-            if dropped > told {
-                let lines = dropped - told;
-                match format {
-                    Format::Human => batch.extend_from_slice(
-                        format!("log: {lines} lines dropped, the log is read too slowly\n")
-                            .as_bytes(),
-                    ),
-                    Format::Json => json::dropped(lines, &mut batch),
-                }
-                told = dropped;
+            let missing = dropped - told;
+            // A log that cannot be written has nowhere to say so but the counter, and says it later; traffic goes on.
+            let said = (missing == 0 && !torn) || {
+                let notice = notice(format, torn, missing);
+                put(out, &notice) == notice.len()
+            };
+            if said {
+                (told, torn) = (dropped, false);
             }
-            // A log that cannot be written has nowhere to say so; traffic goes on.
-            let _unwritable = out.write_all(&batch).and_then(|()| out.flush());
+            let written = if said { put(out, &batch) } else { 0 };
+            let lost = &batch[written..];
+            if !lost.is_empty() {
+                torn |= written > 0 && batch[written - 1] != b'\n';
+                self.dropped.fetch_add(lines(lost), Relaxed);
+            }
             batch.clear();
             batch.shrink_to(ROOM / 16);
             self.pause();
         }
     }
+}
+
+/// Writes as much as goes, and says how much that was: a full disk takes a part.
+fn put(out: &mut dyn Write, octets: &[u8]) -> usize {
+    let mut written = 0;
+    while written < octets.len() {
+        match out.write(&octets[written..]) {
+            Ok(0) => break,
+            Ok(more) => written += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_full_or_gone) => break,
+        }
+    }
+    written
+}
+
+fn lines(octets: &[u8]) -> u64 {
+    octets.iter().map(|octet| u64::from(*octet == b'\n')).sum()
+}
+
+/// That so many lines are missing here, on a line of its own.
+fn notice(format: Format, torn: bool, missing: u64) -> Vec<u8> {
+    let mut notice = Vec::new();
+    if torn {
+        notice.push(b'\n');
+    }
+    match format {
+        _ if missing == 0 => {}
+        Format::Human => notice.extend_from_slice(
+            format!("log: {missing} lines dropped: the log is full, or read too slowly\n")
+                .as_bytes(),
+        ),
+        Format::Json => json::dropped(missing, &mut notice),
+    }
+    notice
 }
 
 /// One event on its way into the sink, handed over whole when it is dropped.
@@ -310,6 +349,65 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    /// Takes so many octets, then nothing until there is room again.
+    #[derive(Clone, Default)]
+    struct Disk(Arc<Mutex<(usize, Vec<u8>)>>);
+
+    impl Disk {
+        fn lock(&self) -> MutexGuard<'_, (usize, Vec<u8>)> {
+            self.0.lock().unwrap()
+        }
+
+        fn make_room(&self, octets: usize) {
+            self.lock().0 += octets;
+        }
+
+        fn text(&self) -> String {
+            String::from_utf8(self.lock().1.clone()).unwrap()
+        }
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, part: &[u8]) -> io::Result<usize> {
+            let mut disk = self.lock();
+            let fits = part.len().min(disk.0);
+            if fits == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            disk.0 -= fits;
+            disk.1.extend_from_slice(&part[..fits]);
+            Ok(fits)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_full_disk_loses_lines_and_counts_each() {
+        let disk = Disk::default();
+        disk.make_room(20);
+        let sink = Sink::start(disk.clone(), Format::Human).unwrap();
+        let say = |line: &[u8]| {
+            sink.line(line);
+            sink.flush(Duration::from_secs(10));
+        };
+        say(b"first\n");
+        say(b"this one does not fit\n");
+        say(b"nor this one\n");
+        assert_eq!(sink.dropped(), 2);
+        assert_eq!(disk.text(), "first\nthis one does ");
+        disk.make_room(1000);
+        say(b"last\n");
+        assert_eq!(sink.dropped(), 2);
+        let told = "log: 2 lines dropped: the log is full, or read too slowly";
+        assert_eq!(
+            disk.text(),
+            format!("first\nthis one does \n{told}\nlast\n")
+        );
     }
 
     #[test]
