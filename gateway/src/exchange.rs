@@ -141,14 +141,15 @@ where
         let lease = lease(pool, &host, &tried, octets, record, side).await;
         let mut lease = match (lease, last) {
             (Ok(lease), _) => lease,
-            // What went wrong first says more than that there is nothing else.
-            (Err(_), Some(failure)) => {
+            // The tunnel that was tried is still there, and no limit is what went wrong with it.
+            (Err(unavailable), Some(failure)) if unavailable.failure == Failure::Limit => {
                 return Err(Unavailable {
                     failure,
                     about: None,
                 });
             }
-            (Err(unavailable), None) => return Err(unavailable),
+            // The request could be sent again, and nobody came to take it.
+            (Err(unavailable), _) => return Err(unavailable),
         };
         let tunnel = Arc::clone(lease.tunnel());
         if protocol.is_some() && !tunnel.upgrades {

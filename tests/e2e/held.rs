@@ -115,3 +115,22 @@ async fn a_held_visitor_who_leaves_is_forgotten() {
     assert_eq!(site.get("/hello").await.status(), 200);
     assert_eq!(site.app.count("/hello?left"), 0);
 }
+
+#[tokio::test]
+async fn a_request_that_could_be_repeated_is_told_that_nobody_is_there_and_one_that_could_not_that_its_tunnel_broke()
+ {
+    let world = World::builder().option("--hold", "200ms").start().await;
+    for (method, expected) in [("GET", (503, "agent-gone")), ("POST", (502, "tunnel-lost"))] {
+        let mut peer = world.raw_agent(HOST).await;
+        let mut visitor = world.visitor().await;
+        visitor
+            .send(format!("{method} / HTTP/1.1\r\nHost: {HOST}\r\n\r\n"))
+            .await;
+        let (_stream, fields) = peer.head().await;
+        assert_eq!(field(&fields, ":method"), Some(method));
+        drop(peer);
+        let answer = visitor.answer(method).await;
+        assert_eq!((answer.status(), answer.reason()), expected, "{method}");
+        world.wait_filed(HOST, 0, SOON).await;
+    }
+}

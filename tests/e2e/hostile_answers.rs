@@ -90,8 +90,10 @@ async fn malformed_heads_do_not_reach_the_visitor() {
             let fields = format!("{:?}", answer.head.fields);
             // h2 drops a pseudo-field that only requests have, and takes the rest as it is.
             let dropped = what == "a request's pseudo-field" && answer.status() == 200;
+            // Where the whole connection was ended for it, the GET could have been repeated: nobody was left to take it.
+            let left = answer.status() == 503 && answer.reason() == "agent-gone";
             assert!(
-                answer.status() == 502 || dropped,
+                answer.status() == 502 || left || dropped,
                 "{what}: {} {fields}",
                 answer.status()
             );
