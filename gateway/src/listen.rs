@@ -379,8 +379,7 @@ fn tell(
         crowd.telling.fetch_sub(1, Relaxed);
         return;
     }
-    let mut record = access.record(&visitor.to_string().into(), false, Instant::now());
-    record.failed(failure);
+    let record = access.record(&visitor.to_string().into(), false, Instant::now());
     let crowd = Arc::clone(crowd);
     drain.spawn(async move {
         // Whoever does not take it in time does without.
@@ -393,9 +392,9 @@ fn tell(
     });
 }
 
-async fn last_words(mut stream: TcpStream, failure: Failure, record: Record) -> io::Result<()> {
+async fn last_words(mut stream: TcpStream, failure: Failure, mut record: Record) -> io::Result<()> {
     stream
-        .write_all(&page::last_words(failure, &record.id()))
+        .write_all(&page::last_words(failure, &mut record))
         .await?;
     stream.shutdown().await?;
     drop(record);

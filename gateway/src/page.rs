@@ -5,6 +5,7 @@ use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFT
 use http::{HeaderValue, Response};
 use tidegate_shared::page::{Page, Wants};
 
+use crate::access::Record;
 use crate::failure::Failure;
 
 /// The response header that carries [`Failure::reason`].
@@ -49,9 +50,11 @@ pub fn failed(failure: Failure, about: Option<&str>, id: &str, wants: Wants) -> 
     response
 }
 
-/// The same as it stands on an HTTP/1 connection that ends with it, where there is no request to answer.
-pub fn last_words(failure: Failure, id: &str) -> Vec<u8> {
-    let response = failed(failure, None, id, Wants::Text);
+/// The same as it stands on an HTTP/1 connection that ends with it, where there is no request to answer; noted in its record.
+pub(crate) fn last_words(failure: Failure, record: &mut Record) -> Vec<u8> {
+    let response = failed(failure, None, &record.id(), Wants::Text);
+    record.failed(failure);
+    record.sent = response.body().len() as u64;
     let mut octets =
         format!("HTTP/1.1 {}\r\nconnection: close\r\n", response.status()).into_bytes();
     for (name, value) in response.headers() {

@@ -225,7 +225,12 @@ async fn the_human_log_has_one_line_per_request_that_nobody_can_forge() {
     visitor
         .send("GET /\u{1b}[31m HTTP/1.1\r\nHost: blog.test\r\n\r\n")
         .await;
-    visitor.answer("GET").await;
+    let answer = visitor.answer("GET").await;
+    let out = format!(" out={} ", answer.body.len());
+    site.world
+        .gateway
+        .wait_log(&["access", "reason=malformed-request", &out])
+        .await;
     for line in site.world.gateway.log() {
         assert!(
             !line.contains('\u{1b}'),

@@ -215,8 +215,7 @@ fn refusal(visit: &Arc<Visit>, pulse: &Arc<Pulse>, most: usize) -> Refusal {
             .access
             .record(&visit.label, visit.tls.is_some(), began);
         record.unparsed(&pulse.first_line());
-        record.failed(failure);
-        page::last_words(failure, &record.id()).into()
+        page::last_words(failure, &mut record).into()
     })
 }
 
@@ -235,8 +234,7 @@ pub(super) async fn head_timeout<T: AsyncWrite + Unpin>(
     if let Some(said) = said {
         record.unparsed(&said);
     }
-    record.failed(Failure::HeadTimeout);
-    let answer = page::last_words(Failure::HeadTimeout, &record.id());
+    let answer = page::last_words(Failure::HeadTimeout, &mut record);
     // Whoever does not send does not always read either.
     let _told = timeout(Duration::from_secs(1), async {
         stream.write_all(&answer).await?;
