@@ -33,6 +33,8 @@ pub mod answer; // what a visitor gets back
 
 pub mod pool; // names to tunnels
 
+mod held; // who waits for a name
+
 pub mod pick; // which tunnel
 
 pub mod tunnel; // one tunnel

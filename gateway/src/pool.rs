@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout_at;
 
 use crate::failure::Failure;
+use crate::held::{Held, Share};
 use crate::metrics::Metrics;
 use crate::pick::{Candidate, Standing, pick};
 use crate::tunnel::{Ending, Lease, Life, Tunnel};
@@ -54,12 +55,6 @@ pub struct Pool {
     metrics: Arc<Metrics>,
 }
 
-#[derive(Debug, Default)]
-struct Held {
-    requests: AtomicUsize,
-    octets: AtomicUsize,
-}
-
 /// One name.
 #[derive(Debug)]
 pub struct Group {
@@ -70,6 +65,8 @@ pub struct Group {
     /// One who waited has been given a place and has not sent its request yet.
     passing: AtomicBool,
     departed: Mutex<Option<Departed>>,
+    /// The first name in the certificate of the agent that attached last.
+    owner: Mutex<NamePattern>,
     pub requests: AtomicU64,
 }
 
@@ -156,7 +153,10 @@ impl Pool {
             below: DashMap::new(),
             tunnels: Mutex::default(),
             limits,
-            held: Held::default(),
+            held: Held::new(Share {
+                requests: limits.held,
+                octets: limits.held_octets,
+            }),
             metrics,
         }
     }
@@ -285,10 +285,10 @@ impl Pool {
         if deadline <= started {
             return Err(group.unavailable(false));
         }
-        let _place = self
-            .held
-            .enter(&self.limits, &self.metrics, octets)
-            .ok_or_else(|| group.unavailable(true))?;
+        let Some(_place) = self.held.enter(&group.owner(), octets) else {
+            self.metrics.held_refused.inc();
+            return Err(group.unavailable(true));
+        };
         let (give, mut given) = oneshot::channel();
         {
             let mut queue = group.queue();
@@ -378,7 +378,7 @@ impl Pool {
 
     /// Requests that wait for a tunnel.
     pub fn held(&self) -> usize {
-        self.held.requests.load(Relaxed)
+        self.held.requests()
     }
 
     /// Forgets names that left long ago. Called once a minute.
@@ -428,34 +428,10 @@ impl Pool {
     }
 }
 
-impl Held {
-    fn enter<'a>(&'a self, limits: &Limits, metrics: &Metrics, octets: usize) -> Option<Place<'a>> {
-        let place = Place { held: self, octets };
-        let requests = self.requests.fetch_add(1, Relaxed) + 1;
-        let all = self.octets.fetch_add(octets, Relaxed) + octets;
-        if requests > limits.held || all > limits.held_octets {
-            metrics.held_refused.inc();
-            return None;
-        }
-        Some(place)
-    }
-}
-
-struct Place<'a> {
-    held: &'a Held,
-    octets: usize,
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.held.requests.fetch_sub(1, Relaxed);
-        self.held.octets.fetch_sub(self.octets, Relaxed);
-    }
-}
-
 impl Group {
     fn new(name: NamePattern) -> Self {
         Self {
+            owner: Mutex::new(name.clone()),
             name,
             tunnels: ArcSwap::default(),
             queue: Mutex::default(),
@@ -464,6 +440,13 @@ impl Group {
             departed: Mutex::default(),
             requests: AtomicU64::new(0),
         }
+    }
+
+    fn owner(&self) -> NamePattern {
+        self.owner
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// How many tunnels the name has.
@@ -498,6 +481,7 @@ impl Group {
     }
 
     fn attached(self: &Arc<Self>, tunnel: &Arc<Tunnel>) {
+        *self.owner.lock().unwrap_or_else(PoisonError::into_inner) = tunnel.agent.primary.clone();
         self.slot_freed(tunnel);
     }
 

@@ -134,3 +134,38 @@ async fn a_request_that_could_be_repeated_is_told_that_nobody_is_there_and_one_t
         world.wait_filed(HOST, 0, SOON).await;
     }
 }
+
+#[tokio::test]
+async fn the_visitors_of_one_agent_leave_room_for_those_of_others() {
+    let world = World::builder()
+        .option("--max-held", "16")
+        .option("--hold", "30s")
+        .start()
+        .await;
+    let app = HttpApp::start("blog").await;
+    let mut innocent = world.agent(HOST, app.target()).await;
+    let names = ["a.greedy.test", "b.greedy.test", "c.greedy.test"];
+    let identity = world.pki.agent(&names);
+    let greedy = RawAgent::dial(world.tunnels, &world.pki, &identity).await;
+    world.wait_filed(names[0], 1, SOON).await;
+    drop(greedy);
+    world.wait_filed(names[0], 0, SOON).await;
+    let mut waiting = Vec::new();
+    for name in names.iter().cycle().take(12) {
+        let mut visitor = world.visitor().await;
+        visitor.send_get(name, "/").await;
+        waiting.push(visitor);
+    }
+    world.wait_held(12).await;
+    for name in names {
+        let answer = world.get(name, "/").await;
+        assert_eq!((answer.status(), answer.reason()), (503, "limit"), "{name}");
+    }
+    innocent.kill().await;
+    world.wait_filed(HOST, 0, SOON).await;
+    let mut visitor = world.visitor().await;
+    visitor.send_get(HOST, "/hello").await;
+    world.wait_held(13).await;
+    let _back = world.agent(HOST, app.target()).await;
+    assert_eq!(visitor.answer("GET").await.status(), 200);
+}
