@@ -1,5 +1,7 @@
 //! The programs' options: what is wrong with them is said in a sentence, and each may come from the environment.
 
+use std::collections::BTreeSet;
+
 use tidegate_tests::apps::HttpApp;
 use tidegate_tests::eventually::SOON;
 use tidegate_tests::pki::Pki;
@@ -171,6 +173,70 @@ async fn every_option_has_a_sentence_and_a_variable() {
             "{options} options, {variables} variables"
         );
     }
+}
+
+/// What the README leaves out a user does not find, and what it names wrongly he looks for in vain.
+#[tokio::test]
+async fn the_readme_names_every_option_and_no_other() {
+    let named = options_of_the_readme();
+    // Every program's, cargo's and the benchmark's.
+    let others = [
+        "--help",
+        "--bench",
+        "--bin",
+        "--only",
+        "--pairs",
+        "--quick",
+        "--release",
+        "--test",
+        "--workspace",
+    ];
+    let mut there = BTreeSet::from(others.map(ToOwned::to_owned));
+    for (program, command) in [
+        ("tidegate", "http"),
+        ("tidegated", "run"),
+        ("tidegated", "tunnels"),
+        ("tidegate-certs", "init"),
+        ("tidegate-certs", "issue"),
+        ("tidegate-certs", "show"),
+    ] {
+        let finished = run(&built(program), &[command.into(), "--help".into()]).await;
+        let lines = finished.stdout.lines().map(str::trim_start);
+        let options = lines.filter(|line| line.starts_with("--")).map(option);
+        for name in options {
+            assert!(named.contains(name), "{program} {command} {name}");
+            there.insert(name.to_owned());
+        }
+    }
+    let unknown: Vec<_> = named.difference(&there).collect();
+    assert!(unknown.is_empty(), "no program has {unknown:?}");
+}
+
+/// Every `--name`, and every `-ending` that stands beside one as another ending for it.
+fn options_of_the_readme() -> BTreeSet<String> {
+    let mut named = BTreeSet::new();
+    for line in include_str!("../../README.md").lines() {
+        for (at, _) in line.match_indices("--") {
+            named.insert(option(&line[at..]).to_owned());
+        }
+        let mut stem = "";
+        for code in line.split('`').skip(1).step_by(2) {
+            if code.starts_with("--") {
+                stem = option(code);
+            } else if code.starts_with('-') && !stem.is_empty() && option(code) == code {
+                named.insert(format!("{stem}{code}"));
+            }
+        }
+    }
+    // Rules of tables are none.
+    named.retain(|name| name.contains(|letter: char| letter.is_ascii_lowercase()));
+    named
+}
+
+/// The option that a text begins with, without its value.
+fn option(text: &str) -> &str {
+    let of_name = |letter: char| letter == '-' || letter.is_ascii_alphanumeric();
+    &text[..text.find(|letter| !of_name(letter)).unwrap_or(text.len())]
 }
 
 #[tokio::test]
