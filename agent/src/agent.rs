@@ -1,4 +1,5 @@
-//! The whole agent: starts workers and tasks, runs until it is told to end, finishes what is in flight.
+//! The whole agent: starts workers and tasks, runs until it is told to end, finishes what is in flight. Dials nobody itself
+//! (`reconcile` does). Called by `main`, and by the demo.
 
 use std::io;
 use std::sync::Arc;
@@ -133,6 +134,12 @@ impl Agent {
                 }
             }
         }
+        self.finish().await;
+        Ok(())
+    }
+
+    /// Waits for what is in flight, for as long as it was given, or until it is told again to end.
+    async fn finish(&mut self) {
         tokio::select! {
             left = self.drain.finish(self.config.drain) => {
                 if left > 0 {
@@ -141,7 +148,6 @@ impl Agent {
             }
             signal = self.signals.end() => warn!("{signal} again: ending at once"),
         }
-        Ok(())
     }
 
     fn sweep(&self, app: &Arc<App>) {

@@ -140,10 +140,7 @@ impl Authority {
         names: &[S],
         validity: Validity,
     ) -> Result<Bundle, CaFault> {
-        let names = names
-            .iter()
-            .map(|name| Subject::dns(name.as_ref()))
-            .collect::<Result<Vec<_>, _>>()?;
+        let names = subjects(names, Subject::dns)?;
         self.issue(&names, ExtendedKeyUsagePurpose::ClientAuth, validity)
     }
 
@@ -156,10 +153,7 @@ impl Authority {
         names: &[S],
         validity: Validity,
     ) -> Result<Bundle, CaFault> {
-        let names = names
-            .iter()
-            .map(|name| Subject::dns_or_address(name.as_ref()))
-            .collect::<Result<Vec<_>, _>>()?;
+        let names = subjects(names, Subject::dns_or_address)?;
         self.issue(&names, ExtendedKeyUsagePurpose::ServerAuth, validity)
     }
 
@@ -292,6 +286,13 @@ impl Subject {
             Err(_) => Self::dns(text),
         }
     }
+}
+
+fn subjects<S: AsRef<str>>(
+    names: &[S],
+    read: impl Fn(&str) -> Result<Subject, CaFault>,
+) -> Result<Vec<Subject>, CaFault> {
+    names.iter().map(|name| read(name.as_ref())).collect()
 }
 
 impl fmt::Display for Subject {

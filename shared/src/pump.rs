@@ -120,10 +120,6 @@ where
         self.waits_for_window
     }
 
-    pub fn body(&self) -> &B {
-        &self.body
-    }
-
     /// Whether nothing has been taken from the body.
     pub fn is_untouched(&self) -> bool {
         !self.touched
