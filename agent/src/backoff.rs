@@ -1,4 +1,5 @@
-//! How long to wait before dialling again. Pure: failures in, milliseconds out; the randomness is handed in.
+//! How long to wait before dialling, or resolving a name, again. Pure: failures in, milliseconds out; the randomness is
+//! handed in. Asked by `keeper` for an address and by `reconcile` for a name.
 //!
 //! Exponential with full jitter: a crowd of agents that lost one gateway comes back spread out. The ceiling depends on
 //! what failed: a path that returns, or a gateway that restarts, is to be used within 3 s, whereas a gateway that refuses us
@@ -27,6 +28,7 @@ impl Kind {
     }
 }
 
+/// The most that the first failure of a row costs.
 const BASE_MS: u64 = 250;
 
 /// The state of one address: all its tunnels share one.
@@ -40,6 +42,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
+    /// Before any failure.
     pub const fn new(random: Random) -> Self {
         Self {
             absent: 0,

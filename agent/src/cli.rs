@@ -1,4 +1,5 @@
-//! The command line: a plain mirror of what a user may write. `config` turns it into what the program believes.
+//! The command line: a plain mirror of what a user may write, read by `main`. Checks no more than one value alone can say;
+//! `config` turns it into what the program believes.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -44,7 +45,8 @@ pub struct Http {
     #[arg(value_name = "TARGET", env = "TIDEGATE_TARGET")]
     pub target: Target,
 
-    /// Where the gateway listens for tunnels. May be given several times, or several separated by commas; every address that the name resolves to is used.
+    /// Where the gateway listens for tunnels. May be given several times, or several separated by commas; every address that
+    /// the name resolves to is used.
     #[arg(
         long,
         value_name = "HOST:PORT",

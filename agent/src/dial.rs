@@ -216,6 +216,9 @@ impl Dialler {
     }
 
     /// One attempt, bounded by the deadlines of its three steps. Returns the address that it came from, too.
+    ///
+    /// # Errors
+    /// The layer that it failed in, and what to do about it.
     pub async fn dial(
         &self,
         address: SocketAddr,

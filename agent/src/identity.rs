@@ -1,5 +1,5 @@
 //! The agent's certificate over time: a renewed file is taken up, one that runs out is announced in time. Decides when to
-//! look and what to say; reading is `shared::tls`'s business, dialling again is `reconcile`'s.
+//! look and what to say; reading is `shared::tls`'s business, dialling again is `post`'s.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

@@ -1,4 +1,4 @@
-//! How many tunnels one gateway address has, and when the next is dialled. Pure: `reconcile` reports what happened, with
+//! How many tunnels one gateway address has, and when the next is dialled. Pure: `post` reports what happened, with
 //! the time in milliseconds, and does what it is told.
 //!
 //! All tunnels to an address share one backoff, and one of them goes ahead: as long as the address has not shown that it
@@ -47,6 +47,7 @@ pub struct Keeper {
 }
 
 impl Keeper {
+    /// For an address that is to have `wanted` tunnels, and has none.
     pub const fn new(wanted: usize, random: Random) -> Self {
         Self {
             wanted,
@@ -64,10 +65,12 @@ impl Keeper {
         self.up
     }
 
+    /// Whether none is missing.
     pub const fn is_complete(&self) -> bool {
         self.up >= self.wanted
     }
 
+    /// What to do at this moment. To be asked again whenever something was reported, or when it said so.
     pub fn next(&self, now: u64) -> Order {
         let missing = self.wanted.saturating_sub(self.up + self.dialling);
         let room = if self.proven { AT_ONCE } else { 1 }.saturating_sub(self.dialling);

@@ -1,4 +1,5 @@
-//! `tidegate`: from the command line to the agent, and from its end to an exit status.
+//! `tidegate`: from the command line to the agent, and from its end to an exit status: 0, 64 for a mistake of the user's, 1
+//! for what the system refused. Nothing is decided here that a test could not reach elsewhere.
 
 use std::io::{self, Write};
 use std::process::ExitCode;

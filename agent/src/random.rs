@@ -1,10 +1,11 @@
-//! Jitter. Not for secrets: a small generator that a test can seed.
+//! Jitter for `backoff`. Not for secrets: a small generator that a test can seed.
 
 /// SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
 impl Random {
+    /// The same numbers for the same seed.
     pub const fn seeded(seed: u64) -> Self {
         Self(seed)
     }

@@ -1,4 +1,5 @@
-//! Knows where the gateways are: resolves their names, again and again, and has somebody (`post`) look after each address.
+//! Knows where the gateways are: resolves their names, again and again, and has a `post` look after each address that it
+//! finds, or finds no more. Knows nothing of tunnels. Started by `agent`, once for each gateway.
 
 use std::collections::BTreeMap;
 use std::fmt;

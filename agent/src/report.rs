@@ -1,5 +1,5 @@
 //! When a failure is worth a line: the first one at once, the same again once a minute with a count, and one line when it is
-//! over. Pure; `reconcile` writes the lines.
+//! over. Pure; the lines are written by `reconcile` for a name and by `post` for an address. All times in milliseconds.
 
 use crate::dial::{Failure, Layer};
 

@@ -1,4 +1,5 @@
 //! Notices that the machine slept or that this process was stopped: what was true of the network before is then in doubt.
+//! Pure: the clocks are read by `agent`, which has every tunnel asked.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -17,6 +18,7 @@ pub struct Watch {
 }
 
 impl Watch {
+    /// The first look.
     pub const fn new(wall: SystemTime, monotonic: Instant) -> Self {
         Self { wall, monotonic }
     }

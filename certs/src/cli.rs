@@ -1,4 +1,5 @@
-//! The command line of `tidegate-certs`. Others script against it: options, file names and exit codes stay.
+//! The command line of `tidegate-certs`: what it is told, and what it says. Others script against it: options, file names and
+//! exit codes stay. The work is `ca`'s, `store`'s and `show`'s. Called by `main`.
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, Write};

@@ -1,4 +1,5 @@
-//! How old a certificate is, and when that is worth a line in a log. Pure; gateway and agent write the lines.
+//! How old a certificate is, when its file is looked at again, and when its age is worth a line in a log. Pure; gateway and
+//! agent look, and write the lines.
 
 use std::time::{Duration, SystemTime};
 

@@ -1,4 +1,5 @@
-//! Milliseconds since the program first asked: small enough for an atomic, monotonic, never zero.
+//! Milliseconds since the program first asked: small enough for an atomic, monotonic, never zero. For deadlines and ages at
+//! both ends; what a person reads is `when`'s.
 
 use std::sync::OnceLock;
 use std::time::Instant;

@@ -130,6 +130,7 @@ impl<F: Future> Future for UntilAborted<F> {
 }
 
 impl Drain {
+    /// With nothing to wait for yet.
     pub fn new() -> Self {
         Self::default()
     }
@@ -172,6 +173,7 @@ impl Drain {
         }
     }
 
+    /// Whether it is time to finish.
     pub fn is_finishing(&self) -> bool {
         self.finish.is_given()
     }

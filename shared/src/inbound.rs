@@ -24,6 +24,7 @@ pub struct Inbound {
 }
 
 impl Inbound {
+    /// A visitor's or an app's stream.
     pub fn new(recv: RecvStream) -> Self {
         Self {
             recv,

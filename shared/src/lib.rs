@@ -1,5 +1,5 @@
-//! What the gateway and the agent have in common. Knows HTTP/2, TLS, the PROXY protocol and the reversal; knows nothing of pools, routes or
-//! what stands on either side. Modules stand in the order in which a byte meets them.
+//! What the gateway and the agent have in common. Knows HTTP/2, TLS, the PROXY protocol and the reversal; knows nothing of
+//! pools, routes or what stands on either side. Modules stand in the order in which a byte meets them.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used))]
 

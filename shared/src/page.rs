@@ -30,6 +30,7 @@ impl Wants {
         if page { Self::Page } else { Self::Text }
     }
 
+    /// The value of `Content-Type`.
     pub fn content_type(self) -> &'static str {
         match self {
             Self::Page => "text/html; charset=utf-8",
@@ -52,6 +53,7 @@ pub struct Page<'a> {
 }
 
 impl Page<'_> {
+    /// The body, in the form that is wanted.
     pub fn render(&self, wants: Wants) -> String {
         match (wants, self.about) {
             (Wants::Page, _) => self.html(),

@@ -1,4 +1,5 @@
 //! SIGTERM and SIGINT: the first asks a program to finish, the second not to wait. SIGHUP asks it to look at its files again.
+//! What is done about it is each program's own.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 

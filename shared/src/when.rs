@@ -1,4 +1,5 @@
-//! Moments as people and machines read them: RFC 3339, UTC, milliseconds where a log wants them. Pure.
+//! Moments as people and machines read them: RFC 3339, UTC, milliseconds where a log wants them. Pure. A moment before 1970
+//! is told as the first of that year: nothing that is logged has one.
 
 use std::cell::RefCell;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

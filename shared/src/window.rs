@@ -47,6 +47,7 @@ pub struct Window {
 }
 
 impl Window {
+    /// A window that starts with [`BASE`] and never exceeds `most` octets, nor falls below [`BASE`].
     pub fn new(most: u32) -> Self {
         Self {
             most: most.max(BASE),
@@ -58,6 +59,7 @@ impl Window {
         }
     }
 
+    /// What a stream may send ahead at the moment, in octets.
     pub fn present(&self) -> u32 {
         self.present
     }

@@ -117,6 +117,7 @@ impl FrameWatch {
         kept
     }
 
+    /// What went by so far.
     pub fn counts(&self) -> Counts {
         self.counts
     }

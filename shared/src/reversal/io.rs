@@ -101,6 +101,9 @@ where
 }
 
 /// Waits for the agent's preface and SETTINGS and becomes the HTTP client. `max_streams` caps what the agent allows.
+///
+/// # Errors
+/// What came in the place of them, or that nothing did within [`Terms::settle_within`].
 pub async fn accept<T>(mut io: T, terms: &Terms) -> Result<Accepted<T>, Unsettled>
 where
     T: AsyncRead + AsyncWrite + Unpin,
@@ -152,6 +155,9 @@ where
 pub type Exchange = (Request<RecvStream>, server::SendResponse<Bytes>);
 
 /// Sends preface and SETTINGS, waits for the gateway's, and becomes the HTTP server.
+///
+/// # Errors
+/// As [`accept`].
 pub async fn dial<T>(io: T, terms: &Terms) -> Result<Dialled<T>, Unsettled>
 where
     T: AsyncRead + AsyncWrite + Unpin,

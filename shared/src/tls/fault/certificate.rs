@@ -1,4 +1,5 @@
-//! What is wrong with a certificate that the peer showed.
+//! What is wrong with a certificate that the peer showed: rustls's and webpki's verdicts as sentences that say what to do.
+//! Pure. Called by the parent for our own verifier's verdict; a peer's verdict on us is `peer`'s.
 
 use std::borrow::Cow;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! Why a peer refused us, what it has not in common with us, and what it did that TLS forbids.
+//! Why a peer refused us, what it has not in common with us, and what it did that TLS forbids, as sentences that say what to
+//! do. Pure. Called by the parent; our verdict on its certificate is `certificate`'s.
 
 use std::borrow::Cow;
 
