@@ -27,6 +27,9 @@ use crate::reconcile::Gateway;
 use crate::serve::Care;
 use crate::target::{Place, Target};
 
+/// How long nothing need move of a body whose request is answered: what a gateway gives a stalled visitor.
+const REST_WITHIN: Duration = Duration::from_secs(30);
+
 /// Everything that `tidegate http` was told.
 #[derive(Debug)]
 pub struct Config {
@@ -154,6 +157,7 @@ fn app(told: &Http) -> Result<app::Settings, String> {
         host,
         connect_within: told.app_connect_timeout,
         first_byte_within: Some(told.app_timeout).filter(|limit| !limit.is_zero()),
+        rest_within: REST_WITHIN,
         now_ms: clock::now_ms,
         target,
     })

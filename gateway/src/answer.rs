@@ -1,8 +1,9 @@
 //! What a visitor is answered with, as a body: the app's octets as they come, or a few of our own. Holds the request's
-//! place on the tunnel and its record; both end with it. Written to HTTP/1 by hyper, to HTTP/2 by a pump.
+//! place on the tunnel and its record; both end with it. Written to HTTP/1 by hyper, to HTTP/2 by a pump; what the visitor
+//! still sends when all of it is written goes on through `Answer::poll_rest`.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::Reason;
@@ -38,7 +39,12 @@ struct Passing<B> {
     /// The rest of the request, which goes on while the answer comes.
     upload: Pump<Upload<B>>,
     lease: Option<Lease>,
-    end: End,
+    /// The visitor has sent nothing of the body and was not told to: it may never come.
+    held_back: bool,
+    /// Neither side owes the other anything, at any time.
+    upgraded: bool,
+    /// The app, or its agent, wants no more of the request.
+    unwanted: bool,
     ended: bool,
     /// It ended before its end.
     broken: bool,
@@ -46,13 +52,17 @@ struct Passing<B> {
     cut: Option<Cut>,
 }
 
-/// What the end of an answer means for the request that it answers.
+/// How it stands with what an answer has left of its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// The connection goes on to the next request, so the end waits until this one's body is done (HTTP/1).
-    OfBoth,
-    /// Only the answer's; whoever writes it goes on with `Answer::poll_rest` (HTTP/2).
-    OfAnswer,
+pub enum Rest {
+    /// There is none.
+    Done,
+    /// The visitor's next octets are what everything waits for; so many have gone on.
+    Due(u64),
+    /// The app takes its time.
+    Untaken,
+    /// Nobody wants it.
+    Unwanted,
 }
 
 /// Why an answer ended before its end. Whoever writes it to a visitor must let the visitor see that.
@@ -72,13 +82,15 @@ impl<B> Answer<B> {
         }
     }
 
-    pub(crate) fn tunnel(opened: Opened<B>, record: Record, end: End) -> (response::Parts, Self) {
+    pub(crate) fn tunnel(opened: Opened<B>, record: Record) -> (response::Parts, Self) {
         let Opened {
             mut parts,
             inbound,
             headed_only,
             upload,
             lease,
+            held_back,
+            upgraded,
         } = opened;
         if parts.status == StatusCode::NO_CONTENT {
             // It must not be there (RFC 9110 §8.6), whatever an agent lets through.
@@ -88,7 +100,9 @@ impl<B> Answer<B> {
             inbound,
             upload,
             lease: Some(lease),
-            end,
+            held_back,
+            upgraded,
+            unwanted: false,
             ended: headed_only,
             broken: false,
             cut: None,
@@ -121,15 +135,45 @@ impl<B> Answer<B> {
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Answer<B> {
-    /// Moves what is left of the request's body. Ready when there is nothing left to move.
-    pub(crate) fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Whether the request's body goes on behind this: it is whole, and the body is not. One that the visitor held back does
+    /// not: whether it ever comes is the visitor's to decide.
+    pub(crate) fn leaves_rest(&self) -> bool {
+        match &self.kind {
+            Kind::Own(_) => false,
+            Kind::Tunnel(passing) => {
+                passing.is_whole()
+                    && (passing.unwanted || !passing.upload.is_finished())
+                    && !passing.is_held_back()
+            }
+        }
+    }
+
+    /// Whether the visitor waits to be told to send a body (RFC 9110 §10.1.1), and will not be.
+    pub(crate) fn is_held_back(&self) -> bool {
+        matches!(&self.kind, Kind::Tunnel(passing) if passing.is_held_back())
+    }
+
+    /// Moves what is left of the request's body.
+    pub(crate) fn poll_rest(&mut self, cx: &mut Context<'_>) -> Rest {
         match &mut self.kind {
-            Kind::Own(_) => Poll::Ready(()),
+            Kind::Own(_) => Rest::Done,
             Kind::Tunnel(passing) => match passing.poll_upload(cx) {
-                Ok(true) => Poll::Pending,
-                Ok(false) | Err(_) => Poll::Ready(()),
+                Ok(true) if passing.upgraded || passing.upload.waits_for_window() => Rest::Untaken,
+                Ok(true) => Rest::Due(passing.upload.sent()),
+                Ok(false) if passing.unwanted => Rest::Unwanted,
+                Ok(false) | Err(_) => Rest::Done,
             },
         }
+    }
+
+    /// Takes what still comes of an unwanted body, for nobody. Ready at its end.
+    pub(crate) fn poll_unwanted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.finish();
+        let Kind::Tunnel(passing) = &mut self.kind else {
+            return Poll::Ready(());
+        };
+        while let Some(Ok(_unwanted)) = ready!(passing.upload.poll_body(cx)) {}
+        Poll::Ready(())
     }
 }
 
@@ -140,6 +184,10 @@ impl<B> Passing<B> {
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Passing<B> {
+    fn is_held_back(&self) -> bool {
+        self.held_back && self.upload.is_untouched()
+    }
+
     /// Whether there is still something to move.
     fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<bool, Cut> {
         if self.upload.is_finished() {
@@ -148,7 +196,11 @@ impl<B: Body<Data = Bytes> + Unpin> Passing<B> {
         match self.upload.poll(cx) {
             Poll::Pending => Ok(true),
             // An app that wants no more has still answered (RFC 9113 §8.1).
-            Poll::Ready(Ok(()) | Err(Stop::Reset(_) | Stop::Gone(_))) => Ok(false),
+            Poll::Ready(Err(Stop::Reset(_) | Stop::Gone(_))) => {
+                self.unwanted = true;
+                Ok(false)
+            }
+            Poll::Ready(Ok(())) => Ok(false),
             Poll::Ready(Err(Stop::Body(_))) => {
                 self.upload.reset(Reason::CANCEL);
                 Err(Cut::Visitor)
@@ -160,13 +212,10 @@ impl<B: Body<Data = Bytes> + Unpin> Passing<B> {
         if let Some(cut) = self.cut.take() {
             return Poll::Ready(Some(Err(cut)));
         }
-        let uploading = match self.poll_upload(cx) {
-            Ok(uploading) => uploading,
-            Err(cut) => {
-                self.broken = true;
-                return Poll::Ready(Some(Err(cut)));
-            }
-        };
+        if let Err(cut) = self.poll_upload(cx) {
+            self.broken = true;
+            return Poll::Ready(Some(Err(cut)));
+        }
         if !self.ended {
             match Pin::new(&mut self.inbound).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => return Poll::Ready(Some(Ok(frame))),
@@ -182,11 +231,7 @@ impl<B: Body<Data = Bytes> + Unpin> Passing<B> {
                 Poll::Pending => return Poll::Pending,
             }
         }
-        if uploading && self.end == End::OfBoth {
-            Poll::Pending
-        } else {
-            Poll::Ready(None)
-        }
+        Poll::Ready(None)
     }
 }
 
@@ -221,7 +266,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Answer<B> {
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Own(octets) => octets.is_empty(),
-            Kind::Tunnel(passing) => passing.is_whole() && passing.upload.is_finished(),
+            Kind::Tunnel(passing) => passing.is_whole(),
         }
     }
 
@@ -234,16 +279,16 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Answer<B> {
     }
 }
 
-impl<B> Drop for Answer<B> {
-    fn drop(&mut self) {
+impl<B> Answer<B> {
+    /// Gives its place on the tunnel back, and writes its record.
+    fn finish(&mut self) {
         let Kind::Tunnel(passing) = &mut self.kind else {
             return;
         };
-        let whole = passing.is_whole();
-        if let Some(record) = &mut self.record {
+        if let Some(mut record) = self.record.take() {
             record.received = passing.upload.sent();
             record.sent = passing.inbound.received();
-            if !whole {
+            if !passing.is_whole() {
                 record.failed(if passing.cut.is_some() {
                     Failure::ResponseCut
                 } else {
@@ -252,12 +297,15 @@ impl<B> Drop for Answer<B> {
             }
         }
         if !passing.upload.is_finished() {
-            passing.upload.reset(if whole {
-                Reason::NO_ERROR
-            } else {
-                Reason::CANCEL
-            });
+            // The app must not take what it has for all of it.
+            passing.upload.reset(Reason::CANCEL);
         }
         drop(passing.lease.take());
+    }
+}
+
+impl<B> Drop for Answer<B> {
+    fn drop(&mut self) {
+        self.finish();
     }
 }

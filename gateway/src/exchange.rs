@@ -103,6 +103,10 @@ pub struct Opened<B> {
     /// The rest of the request, on its way.
     pub upload: Pump<Upload<B>>,
     pub lease: Lease,
+    /// The visitor waits for a 100 that has not come (RFC 9110 §10.1.1).
+    pub held_back: bool,
+    /// What it opened goes on in both directions for as long as either likes (RFC 8441).
+    pub upgraded: bool,
 }
 
 /// How often a request is tried, at most.
@@ -143,10 +147,7 @@ where
             (Ok(lease), _) => lease,
             // The tunnel that was tried is still there, and no limit is what went wrong with it.
             (Err(unavailable), Some(failure)) if unavailable.failure == Failure::Limit => {
-                return Err(Unavailable {
-                    failure,
-                    about: None,
-                });
+                return Err(Unavailable::plain(failure));
             }
             // The request could be sent again, and nobody came to take it.
             (Err(unavailable), _) => return Err(unavailable),
@@ -154,10 +155,7 @@ where
         let tunnel = Arc::clone(lease.tunnel());
         if protocol.is_some() && !tunnel.upgrades {
             record.tunnel = Some(tunnel);
-            return Err(Unavailable {
-                failure: Failure::NoUpgrade,
-                about: None,
-            });
+            return Err(Unavailable::plain(Failure::NoUpgrade));
         }
         // What is upgraded stays open, whatever the head said of a body.
         let ends = body.0.is_none() && protocol.is_none();
@@ -171,10 +169,7 @@ where
             tried.add(&tunnel);
             last = Some(Failure::TunnelLost);
             if tried.count() >= ATTEMPTS {
-                return Err(Unavailable {
-                    failure: Failure::TunnelLost,
-                    about: None,
-                });
+                return Err(Unavailable::plain(Failure::TunnelLost));
             }
             continue;
         };
@@ -211,7 +206,15 @@ where
             interims: Interims::default(),
         };
         let outcome = wait.run(side).await;
+        let held_back = matches!(wait.gate, Gate::Shut(_));
         side.body_due(None);
+        let answered = |response, record: &mut Record, lease, upload| {
+            let opened = answered(response, record, lease, upload, sent_at, upgrades);
+            apps(Opened {
+                held_back,
+                ..opened
+            })
+        };
         let failure = match outcome {
             Outcome::Answered(response) if app_is_down(&response) => {
                 // Nothing reached the app: another agent of the name may have one that answers.
@@ -227,18 +230,15 @@ where
                         untaken: true,
                     }
                 } else {
-                    return apps(answered(response, record, lease, upload, sent_at, upgrades));
+                    return answered(response, record, lease, upload);
                 }
             }
             Outcome::Answered(response) => {
-                return apps(answered(response, record, lease, upload, sent_at, upgrades));
+                return answered(response, record, lease, upload);
             }
             Outcome::Over(failure) => {
                 upload.reset(Reason::CANCEL);
-                return Err(Unavailable {
-                    failure,
-                    about: None,
-                });
+                return Err(Unavailable::plain(failure));
             }
             Outcome::Left => Verdict {
                 failure: Failure::TunnelSilent,
@@ -256,17 +256,11 @@ where
         tried.add(&tunnel);
         last = Some(failure.failure);
         let Some(untouched) = upload.into_untouched() else {
-            return Err(Unavailable {
-                failure: failure.failure,
-                about: None,
-            });
+            return Err(Unavailable::plain(failure.failure));
         };
         let safe = failure.untaken || idempotent || had_body;
         if !safe || failure.failure == Failure::BadResponse || tried.count() >= ATTEMPTS {
-            return Err(Unavailable {
-                failure: failure.failure,
-                about: None,
-            });
+            return Err(Unavailable::plain(failure.failure));
         }
         body = untouched;
     }
@@ -297,6 +291,8 @@ fn answered<B>(
         headed_only,
         upload,
         lease,
+        held_back: false,
+        upgraded: upgrades,
     }
 }
 
@@ -352,10 +348,7 @@ async fn lease<S: Side>(
     let mut held = pin!(pool.hold(host, tried, octets));
     let outcome = poll_fn(|cx| {
         if let Poll::Ready(failure) = side.poll_over(cx) {
-            return Poll::Ready(Err(Unavailable {
-                failure,
-                about: None,
-            }));
+            return Poll::Ready(Err(Unavailable::plain(failure)));
         }
         held.as_mut().poll(cx)
     })

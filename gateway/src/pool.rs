@@ -135,6 +135,16 @@ pub struct Unavailable {
     pub about: Option<String>,
 }
 
+impl Unavailable {
+    /// With nothing more to say of it.
+    pub(crate) const fn plain(failure: Failure) -> Self {
+        Self {
+            failure,
+            about: None,
+        }
+    }
+}
+
 /// Why a tunnel was not filed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Full {

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 use h2::{Reason, SendStream};
 use http::HeaderMap;
-use http_body::Body;
+use http_body::{Body, Frame};
 
 use crate::message::strip_trailers;
 
@@ -118,6 +118,14 @@ where
     /// Whether the last poll ended because the far side gives no window: it does not read.
     pub fn waits_for_window(&self) -> bool {
         self.waits_for_window
+    }
+
+    /// What the body still says, for nobody: the far side of the stream wants no more of it.
+    pub fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
     }
 
     /// Whether nothing has been taken from the body.
@@ -298,7 +306,6 @@ mod tests {
     use std::future::poll_fn;
 
     use http::{Request, Response};
-    use http_body::Frame;
 
     use super::*;
     use crate::inbound::Inbound;

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 
 use tidegate_shared::descriptors;
@@ -26,6 +27,7 @@ use crate::target::Place;
 pub(super) struct Line {
     way: Way,
     haste: Arc<Haste>,
+    taken: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
@@ -45,6 +47,7 @@ impl App {
                 return Ok(Line {
                     way,
                     haste: Arc::default(),
+                    taken: Arc::default(),
                 });
             }
             Ok(Err(fault)) => fault,
@@ -171,6 +174,18 @@ impl Line {
     pub(super) fn haste(&self) -> Arc<Haste> {
         Arc::clone(&self.haste)
     }
+
+    /// How many octets the app has taken.
+    pub(super) fn taken(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.taken)
+    }
+
+    fn count(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(octets)) = &written {
+            self.taken.fetch_add(*octets as u64, Relaxed);
+        }
+        written
+    }
 }
 
 impl Way {
@@ -199,7 +214,7 @@ impl AsyncRead for Line {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { way, haste } = self.get_mut();
+        let Self { way, haste, .. } = self.get_mut();
         let before = buf.filled().len();
         let polled = whichever!(way, io => Pin::new(io).poll_read(cx, buf));
         if polled.is_pending() {
@@ -217,7 +232,9 @@ impl AsyncWrite for Line {
         cx: &mut Context<'_>,
         octets: &[u8],
     ) -> Poll<io::Result<usize>> {
-        whichever!(&mut self.get_mut().way, io => Pin::new(io).poll_write(cx, octets))
+        let this = self.get_mut();
+        let written = whichever!(&mut this.way, io => Pin::new(io).poll_write(cx, octets));
+        this.count(written)
     }
 
     fn poll_write_vectored(
@@ -225,7 +242,9 @@ impl AsyncWrite for Line {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        whichever!(&mut self.get_mut().way, io => poll_write_pieces(Pin::new(io), cx, slices))
+        let this = self.get_mut();
+        let written = whichever!(&mut this.way, io => poll_write_pieces(Pin::new(io), cx, slices));
+        this.count(written)
     }
 
     fn is_write_vectored(&self) -> bool {

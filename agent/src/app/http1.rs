@@ -2,7 +2,8 @@
 //! dropping it closes the connection.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -20,7 +21,7 @@ use tidegate_shared::interim::{Fate, Interims};
 use tidegate_shared::message::{strip_agents, strip_hop_by_hop};
 use tidegate_shared::pump::Pump;
 use tidegate_shared::seam::Wire;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::App;
 use super::answer::{Asker, ENDLESS, Trouble, excess};
@@ -39,10 +40,6 @@ const TOO_LARGE: &str = "its head has more than 64 KiB, or more than 100 fields"
 /// app may be about to close it.
 const FRESH_MS: u64 = 1_000;
 
-/// How long what is on its way of a request is still brought to an app that has answered. Then the upload is called off
-/// (RFC 9113 §8.1).
-const AFTERWARDS: Duration = Duration::from_secs(1);
-
 /// A connection to the app.
 #[derive(Debug)]
 pub(super) struct Link {
@@ -52,6 +49,8 @@ pub(super) struct Link {
     /// HTTP on it has ended.
     over: bool,
     haste: Arc<Haste>,
+    /// Octets that the app's socket has taken.
+    taken: Arc<AtomicU64>,
     interim: Arc<Interim>,
     pub(super) rested_since: u64,
 }
@@ -84,7 +83,7 @@ pub(super) enum Miss {
 impl Link {
     pub(super) async fn open(app: &App) -> Result<Box<Self>, Trouble> {
         let line = app.connect().await?;
-        let haste = line.haste();
+        let (haste, taken) = (line.haste(), line.taken());
         let (requests, connection) = Builder::new()
             .max_buf_size(BUFFER)
             .handshake(TokioIo::new(line))
@@ -95,6 +94,7 @@ impl Link {
             connection: Some(connection),
             over: false,
             haste,
+            taken,
             interim: Arc::default(),
             rested_since: 0,
         }))
@@ -174,7 +174,7 @@ impl Link {
 
     /// Moves the body of a response to the visitor, and goes on with the request's. Says whether the connection is fit for
     /// another request.
-    pub(super) async fn stream(&mut self, mut pump: Pump<Incoming>) -> bool {
+    pub(super) async fn stream(&mut self, mut pump: Pump<Incoming>, rest_within: Duration) -> bool {
         let whole = poll_fn(|cx| {
             // A small body came together with the head.
             if let Poll::Ready(ended) = pump.poll(cx) {
@@ -197,13 +197,15 @@ impl Link {
             tokio::task::yield_now().await;
             pump.reset(Reason::CANCEL);
         }
-        whole && self.reusable().await
+        whole && self.reusable(rest_within).await
     }
 
-    /// Whether it is fit for another request, after a response. An app may answer before it reads a small body that comes right
-    /// behind the head: what is left of it goes on until all is there, either side gives it up, or [`AFTERWARDS`] has passed.
-    pub(super) async fn reusable(&mut self) -> bool {
-        let mut limit = pin!(None);
+    /// Whether it is fit for another request, after a response. An app may answer before it reads all of a body: what is left of
+    /// it goes on until all is there, or either side gives it up, or nothing of it has moved for `rest_within`. Then it is
+    /// called off: the app's connection is closed, and the tunnel's stream reset (RFC 9113 §8.1).
+    pub(super) async fn reusable(&mut self, rest_within: Duration) -> bool {
+        let mut limit: Pin<&mut Option<Sleep>> = pin!(None);
+        let mut taken = 0;
         poll_fn(|cx| {
             if self.is_reusable(cx) {
                 return Poll::Ready(true);
@@ -211,13 +213,18 @@ impl Link {
             if self.over {
                 return Poll::Ready(false);
             }
-            if limit.is_none() {
-                limit.set(Some(sleep(AFTERWARDS)));
+            let by_now = self.taken.load(Relaxed);
+            if let Some(limit) = limit.as_mut().as_pin_mut() {
+                if by_now != taken {
+                    limit.reset(Instant::now() + rest_within);
+                }
+            } else {
+                limit.set(Some(sleep(rest_within)));
             }
-            if is_over(limit.as_mut().as_pin_mut(), cx) {
-                return Poll::Ready(false);
-            }
-            Poll::Pending
+            taken = by_now;
+            is_over(limit.as_mut().as_pin_mut(), cx)
+                .then_some(false)
+                .map_or(Poll::Pending, Poll::Ready)
         })
         .await
     }
@@ -246,7 +253,7 @@ fn drive(
 }
 
 /// Polls a limit that may not be there.
-fn is_over(limit: Option<std::pin::Pin<&mut Sleep>>, cx: &mut Context<'_>) -> bool {
+fn is_over(limit: Option<Pin<&mut Sleep>>, cx: &mut Context<'_>) -> bool {
     limit.is_some_and(|limit| limit.poll(cx).is_ready())
 }
 
@@ -332,8 +339,8 @@ pub(super) async fn relay(
         return;
     };
     let reusable = match pump {
-        Some(pump) => link.stream(pump).await,
-        None => link.reusable().await,
+        Some(pump) => link.stream(pump, app.settings.rest_within).await,
+        None => link.reusable(app.settings.rest_within).await,
     };
     if reusable {
         app.pool().put(app.now_ms(), link);

@@ -22,7 +22,7 @@ use tidegate_shared::message::{UPGRADE_OPTIONAL, strip_agents, strip_hop_by_hop}
 use tidegate_shared::pump::{Pump, Stop};
 use tidegate_shared::seam::Wire;
 use tidegate_shared::window;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::App;
 use super::answer::{Asker, ENDLESS, Trouble, excess};
@@ -162,15 +162,38 @@ pub(super) async fn relay(
     let Ok(stream) = respond.send_response(Response::from_parts(head, ()), empty) else {
         return;
     };
-    if empty {
-        return;
+    if !empty {
+        let mut download = Pump::new(Inbound::new(body), stream);
+        let whole = poll_fn(|cx| {
+            if let Err(Unwanted) = push(&mut open.upload, cx) {
+                return Poll::Ready(false);
+            }
+            download.poll(cx).map(|ended| ended.is_ok())
+        });
+        if !whole.await {
+            return;
+        }
     }
-    let mut download = Pump::new(Inbound::new(body), stream);
+    finish(open.upload, app.settings.rest_within).await;
+}
+
+/// Goes on with the body of a request that is answered, until all is there, or either side gives it up, or nothing of it
+/// has moved for `within`.
+async fn finish(mut upload: Option<Pump<Inbound>>, within: Duration) {
+    let mut limit = pin!(sleep(within));
+    let mut moved = 0;
     poll_fn(|cx| {
-        if let Err(Unwanted) = push(&mut open.upload, cx) {
+        if push(&mut upload, cx).is_err() {
             return Poll::Ready(());
         }
-        download.poll(cx).map(|_ended| ())
+        let Some(pump) = &upload else {
+            return Poll::Ready(());
+        };
+        if pump.sent() != moved {
+            moved = pump.sent();
+            limit.as_mut().reset(Instant::now() + within);
+        }
+        limit.as_mut().poll(cx)
     })
     .await;
 }

@@ -55,6 +55,8 @@ pub struct Settings {
     pub connect_within: Duration,
     /// From the request to the head of the response; `None` for no limit.
     pub first_byte_within: Option<Duration>,
+    /// How long nothing need move of a body whose request is answered, before it is called off.
+    pub rest_within: Duration,
     /// What time it is, in milliseconds: [`tidegate_shared::clock::now_ms`], except in tests. For how long connections rest.
     pub now_ms: fn() -> u64,
 }

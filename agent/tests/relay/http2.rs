@@ -11,7 +11,8 @@ use crate::stage::{Part, Played, Stage, Whole, soon};
 /// What an app saw of a request.
 type Seen = (Method, String, HeaderMap);
 
-/// Echoes each body as it comes, then sends trailers; `/refuse` resets, `/hang` waits for the visitor's reset.
+/// Echoes each body as it comes, then sends trailers; `/refuse` resets, `/hang` waits for the visitor's reset, `/early` answers
+/// first and tells how the body ended.
 async fn echo(part: Part, tell: mpsc::UnboundedSender<Seen>, hung: mpsc::UnboundedSender<Reason>) {
     let mut connection = server::Builder::new()
         .enable_connect_protocol()
@@ -49,6 +50,17 @@ async fn echo_one(
             .await
             .unwrap();
         return hung.send(reason).unwrap();
+    }
+    if path == "/early" {
+        let _ended = respond.send_response(Response::new(()), true).unwrap();
+        let ended = loop {
+            match body.data().await {
+                Some(Ok(chunk)) => body.flow_control().release_capacity(chunk.len()).unwrap(),
+                Some(Err(error)) => break error.reason().unwrap(),
+                None => break Reason::NO_ERROR,
+            }
+        };
+        return hung.send(ended).unwrap();
     }
     let mut stream = respond
         .send_response(
@@ -141,6 +153,24 @@ async fn resets_go_both_ways() {
         (whole.head.status.as_u16(), whole.reason()),
         (502, "app-invalid-response")
     );
+}
+
+#[tokio::test]
+async fn an_upload_goes_on_behind_its_answer_and_ends_as_it_ended() {
+    let mut scene = Scene::set().await;
+    for (ends, seen) in [(true, Reason::NO_ERROR), (false, Reason::CANCEL)] {
+        let request = Request::post("http://a/early").body(()).unwrap();
+        let (response, mut stream) = scene.stage.send(request, false);
+        assert_eq!(Whole::soon(response).await.text(), "");
+        stream
+            .send_data(Bytes::from_static(b"more"), false)
+            .unwrap();
+        if ends {
+            stream.send_data(Bytes::new(), true).unwrap();
+        }
+        let told = soon("the end of the upload", scene.hung.recv()).await;
+        assert_eq!(told, Some(seen), "it ends: {ends}");
+    }
 }
 
 #[tokio::test]

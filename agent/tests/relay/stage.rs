@@ -73,6 +73,7 @@ impl Stage {
             host: None,
             connect_within: Duration::from_secs(3),
             first_byte_within: None,
+            rest_within: Duration::from_millis(300),
             now_ms,
         };
         adjust(&mut settings);

@@ -25,9 +25,10 @@ use tracing::debug;
 
 use super::io::{Ends, Refusal, VisitorIo};
 use super::pulse::{Overdue, Pulse};
+use super::rest::Left;
 use super::{Limits, Reception, upgrade};
 use crate::access::Record;
-use crate::answer::{Answer, Cut, End};
+use crate::answer::{Answer, Cut};
 use crate::exchange::{Ask, Side, Visit, may_have_body, open};
 use crate::failure::Failure;
 use crate::forward::{self, Outgoing};
@@ -47,6 +48,7 @@ where
         pulse: Arc::clone(&pulse),
         verdict: AtomicU8::new(NONE),
         drain: reception.drain.clone(),
+        left: Left::new(Arc::clone(&pulse)),
     });
     let limits = reception.limits.clone();
     let refusal = refusal(&visit, &pulse, limits.head);
@@ -69,7 +71,11 @@ where
             watched.pulse.body_open(!request.body().is_end_stream());
             watched.verdict.store(NONE, Relaxed);
             let began = headed - Duration::from_millis(clock::ms(headed).saturating_sub(since));
-            async move { Ok::<_, Infallible>(respond(reception, visit, watched, request, began).await) }
+            async move {
+                // All of the last request has come, but not all of it has gone on.
+                poll_fn(|cx| watched.left.poll(cx)).await;
+                Ok::<_, Infallible>(respond(reception, visit, watched, request, began).await)
+            }
         })
     };
     let connection = http1::Builder::new()
@@ -97,6 +103,9 @@ where
             // Whoever waited for a response has been given one just then.
             if told && reception.drain.is_last_call() && watched.pulse.is_answering() {
                 return Poll::Ready(Ended::LastCall);
+            }
+            if watched.left.is_some() && watched.left.poll(cx).is_ready() {
+                continue;
             }
             if watch.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
@@ -161,6 +170,7 @@ struct Watched {
     pulse: Arc<Pulse>,
     verdict: AtomicU8,
     drain: Drain,
+    left: Left,
 }
 
 const NONE: u8 = 0;
@@ -260,22 +270,22 @@ async fn respond(
     let close = reception.drain.is_finishing();
     let outcome = ask(&visit, &watched, request, &mut record).await;
     watched.pulse.response_began();
-    let pulse = Arc::clone(&watched.pulse);
     let (mut response, close) = match outcome {
         Ok(Responded::Tunnel(opened)) => {
-            let (parts, answer) = Answer::tunnel(opened, record, End::OfBoth);
+            let (parts, answer) = Answer::tunnel(opened, record);
+            let close = close || answer.is_held_back();
             if version == Version::HTTP_10
                 && !head_only
                 && !parts.headers.contains_key(CONTENT_LENGTH)
                 && !answer.is_end_stream()
             {
-                pulse.ends_with_connection();
+                watched.pulse.ends_with_connection();
             }
             let in_hand = InHand {
                 measured: parts.status == StatusCode::NOT_MODIFIED
                     && parts.headers.contains_key(CONTENT_LENGTH),
                 answer: Some(answer),
-                pulse,
+                watched,
             };
             (Response::from_parts(parts, in_hand), close)
         }
@@ -286,7 +296,7 @@ async fn respond(
             return response.map(|()| InHand {
                 answer: None,
                 measured: false,
-                pulse,
+                watched,
             });
         }
         Err(Unavailable { failure, about }) => {
@@ -305,7 +315,7 @@ async fn respond(
                 response.map(|body| InHand {
                     answer: Some(Answer::own(body, record)),
                     measured: false,
-                    pulse,
+                    watched,
                 }),
                 close,
             )
@@ -336,10 +346,7 @@ async fn ask(
     record.version = version;
     record.method = Some(request.method().clone());
     record.path = request.uri().path_and_query().cloned();
-    let refused = |failure| Unavailable {
-        failure,
-        about: None,
-    };
+    let refused = Unavailable::plain;
     if request.method() == Method::CONNECT {
         return Err(refused(Failure::ConnectRefused));
     }
@@ -508,7 +515,7 @@ pub(super) struct InHand {
     /// A 304, whose Content-Length is that of what it stands for (RFC 9110 §8.6). hyper writes the field only before a body
     /// that has not ended yet (`Server::encode_headers`), and then writes no body after a 304, whatever its length.
     measured: bool,
-    pulse: Arc<Pulse>,
+    watched: Arc<Watched>,
 }
 
 impl Body for InHand {
@@ -541,12 +548,15 @@ impl Body for InHand {
 
 impl Drop for InHand {
     fn drop(&mut self) {
+        let pulse = &self.watched.pulse;
         if self.answer.as_ref().is_some_and(Answer::is_whole) {
-            self.pulse.response_ended();
+            pulse.response_ended();
         }
-        if let (Some(answer), Some(failure)) = (self.answer.take(), self.pulse.cut_for()) {
-            answer.broken(failure);
+        match (self.answer.take(), pulse.cut_for()) {
+            (Some(answer), Some(failure)) => answer.broken(failure),
+            (Some(answer), None) if answer.leaves_rest() => return self.watched.left.put(answer),
+            (answer, _) => drop(answer),
         }
-        self.pulse.request_ended();
+        pulse.request_ended();
     }
 }

@@ -26,9 +26,9 @@ use tracing::debug;
 use super::due::Due;
 use super::heads::HeadsIo;
 use super::ledger::{CANCELLED_IN_TEN_SECONDS, Ledger};
-use super::{Limits, Reception};
+use super::{Limits, Reception, rest};
 use crate::access::Record;
-use crate::answer::{Answer, Cut, End};
+use crate::answer::{Answer, Cut};
 use crate::exchange::{Ask, Side, Visit, may_have_body, open};
 use crate::failure::Failure;
 use crate::forward::{self, Outgoing};
@@ -307,7 +307,7 @@ async fn exchange(
     };
     let asking = ask(&reception.limits, &visit, request, &mut record, &mut front);
     let (parts, answer) = match asking.await {
-        Ok(opened) => Answer::tunnel(opened, record, End::OfAnswer),
+        Ok(opened) => Answer::tunnel(opened, record),
         Err(Unavailable {
             failure: Failure::VisitorGone,
             ..
@@ -346,15 +346,16 @@ async fn send(
         return;
     };
     if ends {
+        let rest = rest::finish(&reception.limits.patience, answer);
+        reception.drain.until_last_call(rest).await;
         return;
     }
     let mut pump = Pump::new(answer, stream);
     let moved = hand_over(&mut pump, reception.limits.patience.stall);
     match reception.drain.until_last_call(moved).await {
         Some(Some(Ok(()))) => {
-            // The answer is complete; what the app still wants to hear goes on until the visitor has said it.
-            let mut answer = pump.into_body();
-            poll_fn(|cx| answer.poll_rest(cx)).await;
+            let rest = rest::finish(&reception.limits.patience, pump.into_body());
+            reception.drain.until_last_call(rest).await;
         }
         Some(Some(Err(Stop::Reset(_) | Stop::Gone(_)))) => {
             if let Some(failure) = ledger.cut_for() {
@@ -415,10 +416,7 @@ async fn ask(
 ) -> Result<crate::exchange::Opened<Inbound>, Unavailable> {
     record.method = Some(request.method().clone());
     record.path = request.uri().path_and_query().cloned();
-    let refused = |failure| Unavailable {
-        failure,
-        about: None,
-    };
+    let refused = Unavailable::plain;
     if front.was_reset().await {
         return Err(refused(Failure::VisitorGone));
     }

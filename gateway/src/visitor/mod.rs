@@ -14,6 +14,7 @@ mod heads;
 mod io;
 mod ledger;
 pub mod pulse;
+mod rest;
 mod upgrade;
 
 use std::net::SocketAddr;

@@ -70,6 +70,10 @@ pub struct Pulse {
     switched: AtomicBool,
     request_since: AtomicU64,
     responding: AtomicBool,
+    /// The response is complete, and the body that it answers still comes.
+    resting: AtomicBool,
+    /// Since when that is read for nobody.
+    unwanted_since: AtomicU64,
     body_due_since: AtomicU64,
     rate_since: AtomicU64,
     rate_mark: AtomicU64,
@@ -124,6 +128,8 @@ impl Default for Pulse {
             switched: AtomicBool::new(false),
             request_since: AtomicU64::new(0),
             responding: AtomicBool::new(false),
+            resting: AtomicBool::new(false),
+            unwanted_since: AtomicU64::new(0),
             body_due_since: AtomicU64::new(0),
             rate_since: AtomicU64::new(0),
             rate_mark: AtomicU64::new(0),
@@ -252,6 +258,7 @@ impl Pulse {
         self.in_hand.store(true, Relaxed);
         self.at_rest.store(false, Relaxed);
         self.responding.store(false, Relaxed);
+        self.resting.store(false, Relaxed);
         self.body_due_since.store(0, Relaxed);
         self.request_since.store(now, Relaxed);
         self.requests.fetch_add(1, Relaxed);
@@ -289,6 +296,29 @@ impl Pulse {
         self.idle_since.store(clock::now_ms(), Relaxed);
     }
 
+    /// The response is complete, and its request in hand until its body is.
+    pub(crate) fn response_left_rest(&self) {
+        self.resting.store(true, Relaxed);
+        self.unwanted_since.store(0, Relaxed);
+    }
+
+    /// What still comes of the body is read for nobody.
+    pub(crate) fn rest_is_unwanted(&self) {
+        if self.unwanted_since.load(Relaxed) == 0 {
+            self.unwanted_since.store(clock::now_ms(), Relaxed);
+        }
+    }
+
+    /// The body has come to its end, or is given up. That of the next request may be in hand by then.
+    pub(crate) fn rest_ended(&self) {
+        if self.resting.swap(false, Relaxed) {
+            self.request_ended();
+            // Where the response is not all written, its last octets say so.
+            self.at_rest
+                .store(self.blocked_since.load(Relaxed) == 0, Relaxed);
+        }
+    }
+
     /// Whether the request in hand states its body's length in one way.
     pub(crate) fn is_clear(&self) -> bool {
         self.stated().is_some_and(|stated| !stated.is_ambiguous())
@@ -318,7 +348,7 @@ impl Pulse {
         line.unwrap_or(head.len()) >= most
     }
 
-    /// A response has begun: a body is no longer held to a rate.
+    /// A response has begun: a body is not held to a rate while it goes on.
     pub(crate) fn response_began(&self) {
         self.responding.store(true, Relaxed);
     }
@@ -385,6 +415,10 @@ impl Pulse {
             check(blocked, ms(patience.stall), Overdue::Reading)?;
         }
         if self.in_hand.load(Relaxed) {
+            let unwanted = self.unwanted_since.load(Relaxed);
+            if self.resting.load(Relaxed) && unwanted != 0 {
+                check(unwanted, ms(patience.stall), Overdue::Body)?;
+            }
             let due = self.body_due_since.load(Relaxed);
             let again = now + ms(patience.grain());
             if due == 0 {
@@ -415,7 +449,8 @@ impl Pulse {
     fn rate(&self, patience: &Patience, now: u64) -> Result<(), Overdue> {
         let since = self.rate_since.load(Relaxed);
         let took = Duration::from_millis(now.saturating_sub(since));
-        if self.responding.load(Relaxed) || took < patience.rate_over() {
+        let responding = self.responding.load(Relaxed) && !self.resting.load(Relaxed);
+        if responding || took < patience.rate_over() {
             return Ok(());
         }
         let received = self.received.load(Relaxed);
