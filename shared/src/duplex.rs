@@ -4,12 +4,14 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use h2::{Reason, SendStream};
 use http_body::{Body, Frame};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::io::poll_read_buf;
 
 use crate::inbound::Inbound;
@@ -29,6 +31,8 @@ pub struct Traffic {
 pub enum Broken {
     #[error("the upgraded connection failed: {0}")]
     Io(#[source] io::Error),
+    #[error("the upgraded connection took nothing of what waits for it within {0:?}")]
+    Stalled(Duration),
     #[error("the stream was reset by the other end of the tunnel: {0}")]
     Reset(Reason),
     #[error("the tunnel is gone: {0}")]
@@ -39,7 +43,13 @@ pub enum Broken {
 const CHUNK: usize = 16 * 1024;
 
 /// Relays until both directions are closed or one fails. When it returns an error the stream is reset and `io` dropped.
-pub async fn join<T>(io: T, send: SendStream<Bytes>, recv: Inbound) -> (Traffic, Result<(), Broken>)
+/// `stall` is for how long `io` may take nothing of what waits for it; `None` for any time.
+pub async fn join<T>(
+    io: T,
+    send: SendStream<Bytes>,
+    recv: Inbound,
+    stall: Option<Duration>,
+) -> (Traffic, Result<(), Broken>)
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
@@ -58,6 +68,7 @@ where
         chunk: Bytes::new(),
         closing: false,
         done: false,
+        stall: stall.map(Stall::new),
     };
     let result = std::future::poll_fn(|cx| {
         let out = match outward.poll(cx) {
@@ -131,6 +142,7 @@ struct Writing<W> {
     chunk: Bytes,
     closing: bool,
     done: bool,
+    stall: Option<Stall>,
 }
 
 impl<W: AsyncWrite + Unpin> Writing<W> {
@@ -140,13 +152,14 @@ impl<W: AsyncWrite + Unpin> Writing<W> {
                 return Poll::Ready(Ok(()));
             }
             if self.closing {
-                ready!(Pin::new(&mut self.io).poll_shutdown(cx)).map_err(Broken::Io)?;
+                let closed = Pin::new(&mut self.io).poll_shutdown(cx);
+                ready!(self.taken(cx, closed))?;
                 self.done = true;
                 continue;
             }
             if !self.chunk.is_empty() {
-                let n = ready!(Pin::new(&mut self.io).poll_write(cx, &self.chunk))
-                    .map_err(Broken::Io)?;
+                let written = Pin::new(&mut self.io).poll_write(cx, &self.chunk);
+                let n = ready!(self.taken(cx, written))?;
                 if n == 0 {
                     return Poll::Ready(Err(Broken::Io(io::ErrorKind::WriteZero.into())));
                 }
@@ -163,10 +176,58 @@ impl<W: AsyncWrite + Unpin> Writing<W> {
                 }
                 Poll::Ready(None) => self.closing = true,
                 Poll::Pending => {
-                    ready!(Pin::new(&mut self.io).poll_flush(cx)).map_err(Broken::Io)?;
+                    let flushed = Pin::new(&mut self.io).poll_flush(cx);
+                    ready!(self.taken(cx, flushed))?;
                     return Poll::Pending;
                 }
             }
         }
+    }
+
+    /// What came of an offer to `io`: it took some of what waits for it, or it has not for too long.
+    fn taken<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        offered: Poll<io::Result<T>>,
+    ) -> Poll<Result<T, Broken>> {
+        let Some(stall) = &mut self.stall else {
+            return offered.map_err(Broken::Io);
+        };
+        if offered.is_ready() {
+            stall.since = None;
+        } else if stall.is_over(cx) {
+            return Poll::Ready(Err(Broken::Stalled(stall.most)));
+        }
+        offered.map_err(Broken::Io)
+    }
+}
+
+/// For how long nothing has been taken. One timer, looked at when it is due: what moves does not touch it.
+struct Stall {
+    most: Duration,
+    since: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Stall {
+    fn new(most: Duration) -> Self {
+        Self {
+            most,
+            since: None,
+            timer: None,
+        }
+    }
+
+    /// Nothing was taken: whether that has lasted too long.
+    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        let end = *self.since.get_or_insert_with(Instant::now) + self.most;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(end)));
+        while timer.as_mut().poll(cx).is_ready() {
+            if timer.deadline() >= end {
+                return true;
+            }
+            timer.as_mut().reset(end);
+        }
+        false
     }
 }

@@ -7,7 +7,8 @@ use h2::ext::Protocol;
 use h2::{RecvStream, SendStream};
 use http::Method;
 use tidegate_tests::apps::RawApp;
-use tidegate_tests::eventually::SOON;
+use tidegate_tests::conn::Conn;
+use tidegate_tests::eventually::{SOON, eventually};
 use tidegate_tests::http1::{Reader, pattern};
 use tidegate_tests::visitors::http2::{piece, response};
 use tidegate_tests::visitors::{H2Visitor, Visitor};
@@ -44,20 +45,27 @@ async fn expect(visitor: &mut Visitor, opcode: u8, payload: &[u8]) {
     assert!(got.1 == payload);
 }
 
+/// Agrees to an upgrade, as an app of the test's own. Whether one was asked for.
+async fn switch(reader: &mut Reader<Conn>) -> bool {
+    let Ok(Some(head)) = reader.head().await else {
+        return false;
+    };
+    let switched = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Accept: {}\r\n\r\n",
+        accept(head.get("sec-websocket-key").unwrap())
+    );
+    reader.io.write_all(switched.as_bytes()).await.is_ok()
+}
+
 /// Behind the 101 the bytes are the app's own, also where they look like an answer of HTTP/1.
 #[tokio::test]
 async fn bytes_behind_the_101_are_left_alone() {
     const LIKE_HTTP: &[u8] = b"HTTP/1.1 400 is what this protocol says\r\n\r\n";
     let app = RawApp::start(async |mut reader| {
-        let Ok(Some(head)) = reader.head().await else {
+        if !switch(&mut reader).await {
             return;
-        };
-        let switched = format!(
-            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Accept: {}\r\n\r\n",
-            accept(head.get("sec-websocket-key").unwrap())
-        );
-        reader.io.write_all(switched.as_bytes()).await.unwrap();
+        }
         while reader
             .exactly(4)
             .await
@@ -129,7 +137,7 @@ async fn a_visitor_who_vanishes_closes_the_apps_side() {
     let streams = async || site.world.streams(HOST).await;
     assert_eq!(streams().await, 1);
     visitor.reset();
-    tidegate_tests::eventually(Duration::from_secs(1), "the stream ends", async || {
+    eventually(Duration::from_secs(1), "the stream ends", async || {
         (streams().await == 0).then_some(())
     })
     .await;
@@ -323,6 +331,82 @@ async fn an_http2_visitor_learns_of_a_refusal() {
         .insert(Protocol::from_static("websocket"));
     let (future, _send) = visitor.begin(head, false).await;
     assert_eq!(response(future).await.status(), 403);
+}
+
+/// A connection keeps its place among the visitors for as long as it is open, whatever is spoken on it.
+#[tokio::test]
+async fn an_upgraded_connection_is_a_visitor_to_its_end() {
+    for (option, answer) in [
+        ("--max-visitors", (503, "limit")),
+        ("--max-visitors-per-source", (429, "too-many-connections")),
+    ] {
+        let site = Site::start_with(World::builder().option(option, "3"), &[]).await;
+        let mut inside = Vec::new();
+        for _ in 0..3 {
+            let mut visitor = open(&site).await;
+            visitor.send(frame(op::TEXT, b"here", true)).await;
+            expect(&mut visitor, op::TEXT, b"here").await;
+            inside.push(visitor);
+        }
+        let refused = site.get("/hello").await;
+        assert_eq!((refused.status(), refused.reason()), answer, "{option}");
+        assert_eq!(visitors(&site).await, 3.0, "{option}");
+        inside.pop().unwrap().reset();
+        let mut leaving = inside.pop().unwrap();
+        leaving.send(frame(op::CLOSE, &[3, 232], true)).await;
+        expect(&mut leaving, op::CLOSE, &[3, 232]).await;
+        assert_eq!(leaving.closed_within(SOON).await, b"");
+        drop(leaving);
+        let room = async || (visitors(&site).await == 1.0).then_some(());
+        eventually(SOON, "those who left are not counted", room).await;
+        assert_eq!(site.get("/hello").await.status(), 200, "{option}");
+        inside[0].send(frame(op::TEXT, b"still", true)).await;
+        expect(&mut inside[0], op::TEXT, b"still").await;
+    }
+}
+
+/// Visitors' connections that are open.
+async fn visitors(site: &Site) -> f64 {
+    let metrics = site.world.metrics().await;
+    let of = |metric| metrics.sum(metric, &[]);
+    of("tidegate_visitors_opened_total") - of("tidegate_visitors_closed_total")
+}
+
+/// Who takes nothing of what the app says is cut, in clear text and over TLS; who has nothing to take is not.
+#[tokio::test]
+async fn a_visitor_who_takes_nothing_is_cut() {
+    let app = RawApp::start(async |mut reader| {
+        if switch(&mut reader).await {
+            let part = pattern(100_000);
+            while reader.io.write_all(&part).await.is_ok() {}
+        }
+    })
+    .await;
+    let gateway = World::builder().option("--stall-timeout", "1s");
+    let site = Site::start_with(gateway, &[]).await;
+    let _other = site.world.agent("shop.test", &app.target()).await;
+    let mut quiet = open(&site).await;
+    let flood = upgrade("/flood").replace(HOST, "shop.test");
+    let mut clear = Visitor::connect_narrow(site.world.visitors).await;
+    let tls = site.world.visitor_tls(&["http/1.1"]);
+    let mut secure = Visitor::connect_tls(site.world.visitors_tls, "shop.test", tls).await;
+    secure.narrow();
+    for visitor in [&mut clear, &mut secure] {
+        visitor.send(&flood).await;
+        assert_eq!(visitor.head().await.status(), 101);
+    }
+    let gateway = &site.world.gateway;
+    eventually(SOON, "both are cut", async || {
+        let cut = gateway.logged(&["/flood", "status=101", "reason=visitor-stalled"]);
+        (cut.len() == 2).then_some(())
+    })
+    .await;
+    eventually(SOON, "the app is rid of both", async || {
+        (site.world.streams("shop.test").await == 0).then_some(())
+    })
+    .await;
+    quiet.send(frame(op::TEXT, b"still", true)).await;
+    expect(&mut quiet, op::TEXT, b"still").await;
 }
 
 /// The frame code of the harness against the example of RFC 6455 §5.7.

@@ -84,7 +84,7 @@ pub(super) async fn relay(
         line: upgraded.0,
         ahead: upgraded.1,
     };
-    let (traffic, ended) = duplex::join(io, stream, Inbound::counted(recv, wire)).await;
+    let (traffic, ended) = duplex::join(io, stream, Inbound::counted(recv, wire), None).await;
     debug!(
         ?traffic,
         ?ended,

@@ -3,8 +3,8 @@
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -49,6 +49,7 @@ where
         verdict: AtomicU8::new(NONE),
         drain: reception.drain.clone(),
         left: Left::new(Arc::clone(&pulse)),
+        joining: Mutex::default(),
     });
     let limits = reception.limits.clone();
     let refusal = refusal(&visit, &pulse, limits.head);
@@ -87,14 +88,67 @@ where
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
     let mut connection = Box::pin(connection);
+    let finish = http1::UpgradeableConnection::graceful_shutdown;
+    let ended = attend(connection.as_mut(), finish, &reception, &watched).await;
+    match ended {
+        Ended::Over(result) => {
+            if let Err(error) = result {
+                debug!(visitor = %visit.visitor, "a visitor's connection failed: {error}");
+            }
+            drop(connection);
+        }
+        Ended::Overdue(Overdue::Head) => {
+            if let Some(parts) = Pin::into_inner(connection).into_parts() {
+                let (began, said) = (instant(pulse.head_began()), pulse.first_line());
+                let stream = parts.io.into_inner().into_inner();
+                head_timeout(stream, &visit, began, Some(said)).await;
+            }
+        }
+        // A connection that nobody used is closed without a word (RFC 9112 §9.5).
+        Ended::Overdue(Overdue::Idle) => {
+            drop(connection);
+            visit.gateway.metrics.idle_overdue.inc();
+            debug!(visitor = %visit.visitor, "a visitor's connection was idle for too long");
+        }
+        // One that is not read is cut, and one whose body stays out while it is answered.
+        Ended::Overdue(overdue @ (Overdue::Body | Overdue::Reading)) => {
+            pulse.cut(Failure::VisitorStalled);
+            drop(connection);
+            debug!(visitor = %visit.visitor, ?overdue, "a visitor's connection was cut");
+        }
+        Ended::LastCall => {
+            pulse.cut(Failure::Draining);
+            drop(connection);
+        }
+    }
+    let joining = watched.joining().take();
+    if let Some(joining) = joining {
+        let (joining, record) = *joining;
+        // Boxed, so that a connection that is not upgraded has no room for it.
+        let (drain, stall) = (&reception.drain, limits.patience.stall);
+        Box::pin(joining.run(drain, visit.visitor, stall, record)).await;
+    }
+}
+
+/// Lets hyper go on until its connection is over, or until something on it is overdue. `finish` tells it of the drain.
+async fn attend<C>(
+    mut connection: Pin<&mut C>,
+    finish: impl Fn(Pin<&mut C>),
+    reception: &Reception,
+    watched: &Watched,
+) -> Ended
+where
+    C: Future<Output = hyper::Result<()>>,
+{
+    let limits = &reception.limits;
     let mut finishing = Box::pin(reception.drain.finishing());
     let mut told = false;
     let mut watch = Box::pin(sleep_until(after(limits.patience.grain())));
-    let ended = poll_fn(|cx| {
+    poll_fn(|cx| {
         loop {
             if !told && finishing.as_mut().poll(cx).is_ready() {
                 told = true;
-                connection.as_mut().graceful_shutdown();
+                finish(connection.as_mut());
                 watch.as_mut().reset(after(IDLE_OVER));
             }
             if let Poll::Ready(result) = connection.as_mut().poll(cx) {
@@ -113,38 +167,14 @@ where
             if told && watched.pulse.is_at_rest() {
                 return Poll::Ready(Ended::Overdue(Overdue::Idle));
             }
-            match watched.look(&limits) {
+            match watched.look(limits) {
                 Ok(again) => watch.as_mut().reset(again.into()),
                 Err(None) => watch.as_mut().reset(after(Duration::from_secs(1))),
                 Err(Some(overdue)) => return Poll::Ready(Ended::Overdue(overdue)),
             }
         }
     })
-    .await;
-    match ended {
-        Ended::Over(Ok(())) => {}
-        Ended::Over(Err(error)) => {
-            debug!(visitor = %visit.visitor, "a visitor's connection failed: {error}")
-        }
-        Ended::Overdue(Overdue::Head) => {
-            if let Some(parts) = Pin::into_inner(connection).into_parts() {
-                let (began, said) = (instant(pulse.head_began()), pulse.first_line());
-                let stream = parts.io.into_inner().into_inner();
-                head_timeout(stream, &visit, began, Some(said)).await;
-            }
-        }
-        // A connection that nobody used is closed without a word (RFC 9112 §9.5).
-        Ended::Overdue(Overdue::Idle) => {
-            visit.gateway.metrics.idle_overdue.inc();
-            debug!(visitor = %visit.visitor, "a visitor's connection was idle for too long");
-        }
-        // One that is not read is cut, and one whose body stays out while it is answered.
-        Ended::Overdue(overdue @ (Overdue::Body | Overdue::Reading)) => {
-            pulse.cut(Failure::VisitorStalled);
-            debug!(visitor = %visit.visitor, ?overdue, "a visitor's connection was cut");
-        }
-        Ended::LastCall => pulse.cut(Failure::Draining),
-    }
+    .await
 }
 
 enum Ended {
@@ -171,6 +201,8 @@ struct Watched {
     verdict: AtomicU8,
     drain: Drain,
     left: Left,
+    /// What is to be joined once hyper has let go of the connection.
+    joining: Mutex<Option<Box<(upgrade::Joining, Record)>>>,
 }
 
 const NONE: u8 = 0;
@@ -179,6 +211,10 @@ const RESPONSE: u8 = 2;
 const GONE: u8 = 3;
 
 impl Watched {
+    fn joining(&self) -> MutexGuard<'_, Option<Box<(upgrade::Joining, Record)>>> {
+        self.joining.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Looks at the pulse: when to look again, or what is overdue. `None` where the request in hand answers for itself.
     fn look(&self, limits: &Limits) -> Result<Instant, Option<Overdue>> {
         let now = clock::now_ms();
@@ -292,7 +328,7 @@ async fn respond(
         Ok(Responded::Upgraded(response, joining)) => {
             record.switched();
             watched.pulse.switch();
-            joining.spawn(&reception.drain, visit.visitor, record);
+            *watched.joining() = Some(Box::new((joining, record)));
             return response.map(|()| InHand {
                 answer: None,
                 measured: false,

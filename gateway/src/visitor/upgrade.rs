@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use data_encoding::BASE64;
@@ -146,35 +147,47 @@ pub(super) struct Joining {
 }
 
 impl Joining {
-    /// Joins them in a task of its own; the record ends with it.
-    pub(super) fn spawn(self, drain: &Drain, visitor: SocketAddr, mut record: Record) {
-        let ending = drain.clone();
-        drain.spawn(async move {
-            let Opened { inbound, upload, lease, .. } = self.opened;
-            let _held = lease;
-            let joined = async {
-                let upgraded = TokioIo::new(self.on_upgrade.await?);
-                Ok(duplex::join(upgraded, upload.into_stream(), inbound).await)
-            };
-            let (traffic, result) = match ending.until_last_call(joined).await {
-                Some(Ok(ended)) => ended,
-                Some(Err::<_, hyper::Error>(error)) => {
-                    record.failed(Failure::VisitorGone);
-                    return debug!(%visitor, "a visitor left while its upgrade was answered: {error}");
-                }
-                None => return record.failed(Failure::Draining),
-            };
-            record.parted();
-            record.received = traffic.sent;
-            record.sent = traffic.received;
-            if let Err(broken) = result {
-                record.failed(match broken {
-                    Broken::Io(_) => Failure::VisitorGone,
-                    Broken::Reset(_) | Broken::Gone(_) => Failure::ResponseCut,
-                });
-                debug!(%visitor, ?traffic, "an upgraded connection broke: {broken}");
+    /// Joins them until both have ended, one has failed, or the gateway ends; the record ends with it. To be run by the
+    /// connection's own task, so that whoever counts connections counts this one to its end, and after hyper has let go of
+    /// it. `stall` is for how long the visitor may take nothing of what waits for it.
+    pub(super) async fn run(
+        self,
+        drain: &Drain,
+        visitor: SocketAddr,
+        stall: Duration,
+        mut record: Record,
+    ) {
+        let Opened {
+            inbound,
+            upload,
+            lease,
+            ..
+        } = self.opened;
+        let _held = lease;
+        let joined = async {
+            let upgraded = TokioIo::new(self.on_upgrade.await?);
+            let stream = upload.into_stream();
+            Ok(duplex::join(upgraded, stream, inbound, Some(stall)).await)
+        };
+        let (traffic, result) = match drain.until_last_call(joined).await {
+            Some(Ok(ended)) => ended,
+            Some(Err::<_, hyper::Error>(error)) => {
+                record.failed(Failure::VisitorGone);
+                return debug!(%visitor, "a visitor left while its upgrade was answered: {error}");
             }
-        });
+            None => return record.failed(Failure::Draining),
+        };
+        record.parted();
+        record.received = traffic.sent;
+        record.sent = traffic.received;
+        if let Err(broken) = result {
+            record.failed(match broken {
+                Broken::Io(_) => Failure::VisitorGone,
+                Broken::Stalled(_) => Failure::VisitorStalled,
+                Broken::Reset(_) | Broken::Gone(_) => Failure::ResponseCut,
+            });
+            debug!(%visitor, ?traffic, "an upgraded connection broke: {broken}");
+        }
     }
 }
 
