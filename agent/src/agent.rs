@@ -7,9 +7,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tidegate_shared::descriptors;
 use tidegate_shared::drain::Drain;
+use tidegate_shared::signals::{Asked, Hangup};
 use tidegate_shared::workers::Workers;
 use tokio::runtime::Builder;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::{info, warn};
@@ -44,9 +44,8 @@ pub struct Agent {
 
 #[derive(Debug)]
 struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
+    asked: Asked,
+    hangup: Hangup,
 }
 
 /// What a signal says.
@@ -73,7 +72,7 @@ impl Agent {
             workers: Workers::start(config.workers.get(), "worker")?,
             config,
             drain: Drain::new(),
-            signals: Signals::new()?,
+            signals: Signals::listen(),
         })
     }
 
@@ -146,7 +145,7 @@ impl Agent {
                     warn!("{left} tasks were not finished in time and are dropped");
                 }
             }
-            signal = self.signals.end() => warn!("{signal} again: ending at once"),
+            signal = self.signals.asked.to_end() => warn!("{signal} again: ending at once"),
         }
     }
 
@@ -174,28 +173,17 @@ impl Agent {
 }
 
 impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
+    fn listen() -> Self {
+        Self {
+            asked: Asked::listen(),
+            hangup: Hangup::listen(),
+        }
     }
 
     async fn next(&mut self) -> Told {
         tokio::select! {
-            _any = self.terminate.recv() => Told::End("SIGTERM"),
-            _any = self.interrupt.recv() => Told::End("SIGINT"),
-            _any = self.hangup.recv() => Told::Reload,
-        }
-    }
-
-    /// The next signal that ends the agent.
-    async fn end(&mut self) -> &'static str {
-        loop {
-            if let Told::End(signal) = self.next().await {
-                return signal;
-            }
+            signal = self.asked.to_end() => Told::End(signal),
+            () = self.hangup.recv() => Told::Reload,
         }
     }
 }

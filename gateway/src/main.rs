@@ -50,7 +50,10 @@ fn serve(run: &Run) -> Result<(), Trouble> {
         let mut asked = Asked::listen();
         let app = App::bind(run, sink.clone())?;
         say(&format!("{}\n", app.addresses()))?;
-        app.run(async || asked.to_end().await).await;
+        app.run(async || {
+            asked.to_end().await;
+        })
+        .await;
         Ok(())
     });
     sink.flush(Duration::from_secs(1));

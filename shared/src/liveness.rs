@@ -82,6 +82,7 @@ const QUEUE_BEHIND_DATA: u64 = 6;
 const BETWEEN_PROBES_MS: u64 = 1000;
 
 impl Liveness {
+    /// Of a tunnel that begins at `now`: its first regular PING is due an interval later.
     pub fn new(patience: Patience, now: u64) -> Self {
         Self {
             patience,
@@ -117,6 +118,7 @@ impl Liveness {
         self.outstanding.is_some()
     }
 
+    /// What to do, by what is seen at the moment.
     pub fn next(&self, sight: Sight) -> Move {
         match self.outstanding {
             Some(ping) => self.overdue(ping, sight),
@@ -138,8 +140,8 @@ impl Liveness {
             return Move::Wait { until: regular };
         };
         let silent_from = since.max(sight.heard);
-        let probe = (silent_from + ms(self.patience.probe_after))
-            .max(self.last + BETWEEN_PROBES_MS.min(regular));
+        let probe =
+            (silent_from + ms(self.patience.probe_after)).max(self.last + BETWEEN_PROBES_MS);
         if sight.now >= probe {
             Move::Ping { probe: true }
         } else {

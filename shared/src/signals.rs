@@ -15,15 +15,15 @@ impl Asked {
         Self(term.ok().zip(int.ok()))
     }
 
-    /// Ready when the program is asked once more to end. For ever pending on a system without signals, which has other ways
-    /// of ending a process.
-    pub async fn to_end(&mut self) {
+    /// Ready when the program is asked once more to end; returns by which signal. For ever pending where the system grants no
+    /// handler.
+    pub async fn to_end(&mut self) -> &'static str {
         let Some((term, int)) = &mut self.0 else {
             return std::future::pending().await;
         };
         tokio::select! {
-            _ = term.recv() => {}
-            _ = int.recv() => {}
+            _ = term.recv() => "SIGTERM",
+            _ = int.recv() => "SIGINT",
         }
     }
 }
