@@ -291,11 +291,18 @@ fn with_quiet_libraries(filter: &str) -> String {
         return filter.to_owned();
     }
     let mut all = String::new();
-    for library in ["h2", "hyper", "hyper_util", "rustls", "tokio_rustls"] {
+    for (library, level) in [
+        ("h2", "error"),
+        ("hyper", "error"),
+        ("hyper_util", "error"),
+        ("rustls", "error"),
+        ("tokio_rustls", "error"),
+        // An error of its own for each certificate that it does not trust: as often as an app is asked for.
+        ("rustls_platform_verifier", "off"),
+    ] {
         let named = |directive: &str| directive.trim().starts_with(&format!("{library}="));
         if !filter.split(',').any(named) {
-            all.push_str(library);
-            all.push_str("=error,");
+            all.push_str(&format!("{library}={level},"));
         }
     }
     all + filter
