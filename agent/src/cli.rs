@@ -87,7 +87,8 @@ pub struct Http {
     #[arg(long, env = "TIDEGATE_H2")]
     pub h2: bool,
 
-    /// Certificate authorities that an https TARGET's certificate may come from, in place of the system's.
+    /// Certificate authorities that an https TARGET's certificate may come from, in place of the system's; or that certificate
+    /// itself, if it is self-signed.
     #[arg(
         long,
         value_name = "FILE",

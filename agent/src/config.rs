@@ -153,6 +153,7 @@ fn app(told: &Http) -> Result<app::Settings, String> {
     };
     Ok(app::Settings {
         tls: app_tls(told, &target)?,
+        own_trust: told.target_ca.is_some(),
         http2: told.h2,
         host,
         connect_within: told.app_connect_timeout,

@@ -1,10 +1,16 @@
 //! Who asks the wrong port, or in the wrong protocol, is told what to change; and what an app gets wrong stands in the
 //! agent's log, where its address may stand, and not on the visitors' page.
 
+use std::ffi::OsString;
+use std::time::Duration;
+
 use tidegate_tests::apps::{AbsentApp, H2cApp, HttpApp, RawApp};
+use tidegate_tests::eventually::SOON;
+use tidegate_tests::pki::Pki;
 use tidegate_tests::program::{Program, built, run};
 use tidegate_tests::world::{VISITOR_NAMES, launch_agent};
 use tidegate_tests::{HOST, World};
+use time::OffsetDateTime;
 
 #[tokio::test]
 async fn what_an_app_gets_wrong_is_in_the_agents_log_once_and_its_address_on_no_page() {
@@ -173,4 +179,68 @@ async fn a_file_without_a_key_has_none_that_others_could_read() {
         "{}",
         ended.stderr
     );
+}
+
+/// Development servers like to sign for themselves. Each case's file for `--target-ca`, if there is one, and what the log says.
+#[tokio::test]
+async fn an_app_whose_certificate_nobody_vouches_for_is_told_of_once_with_the_options_that_help() {
+    let world = World::start().await;
+    let pki = &world.pki;
+    let params = || Pki::server_params(&["localhost"]);
+    let issued = pki.server(&["localhost"]);
+    let (own, own_alone) = pki.self_signed(params(), "own");
+    let (_, others) = pki.self_signed(params(), "others");
+    let (elsewhere, elsewhere_alone) =
+        pki.self_signed(Pki::server_params(&["elsewhere.test"]), "elsewhere");
+    let mut old = params();
+    old.not_after = OffsetDateTime::now_utc() - Duration::from_secs(3600);
+    let (old, old_alone) = pki.self_signed(old, "old");
+    let helps = "with --target-ca, or write --target-insecure";
+    let system = format!("SSL_CERT_FILE={}", others.display());
+    let system = ["env".into(), OsString::from(system)];
+    for (shown, trusted, said) in [
+        (&issued, None, helps),
+        (&own, None, helps),
+        (&issued, Some(&others), "authority in the --target-ca file"),
+        (&own, Some(&others), "not the one in the --target-ca file"),
+        (&old, Some(&old_alone), "its certificate expired"),
+        (
+            &elsewhere,
+            Some(&elsewhere_alone),
+            "it names elsewhere.test",
+        ),
+        (&own, Some(&own_alone), ""),
+    ] {
+        let config = pki.server_config(shown, false, &["http/1.1"]);
+        let app = HttpApp::start_tls("blog", config).await;
+        let options: Vec<&str> = match trusted {
+            Some(file) => vec!["--target-ca", file.to_str().unwrap()],
+            None => Vec::new(),
+        };
+        let mut agent = launch_agent(
+            &system,
+            &format!("localhost:{}", world.tunnels.port()),
+            &pki.agent(&[HOST]),
+            &pki.ca_file("ca"),
+            app.target(),
+            &options,
+        );
+        agent.ready().await;
+        for _ in 0..3 {
+            let answer = world.get(HOST, "/hello").await;
+            let reason = if said.is_empty() {
+                ""
+            } else {
+                "app-unreachable"
+            };
+            assert_eq!(answer.reason(), reason, "{shown:?}: {:?}", agent.log());
+        }
+        if !said.is_empty() {
+            agent.wait_log(&["cannot be reached", said]).await;
+            assert_eq!(agent.logged(&["cannot be reached"]).len(), 1);
+            assert_eq!(agent.logged(&["ERROR"]).len(), 0, "{:?}", agent.log());
+        }
+        drop(agent);
+        world.wait_filed(HOST, 0, SOON).await;
+    }
 }

@@ -118,6 +118,21 @@ impl Pki {
         path
     }
 
+    /// A certificate that is its own authority's, as `openssl req -x509` makes it: `FILE.pem` with the key, `FILE.crt` without.
+    #[must_use]
+    pub fn self_signed(&self, mut params: CertificateParams, file: &str) -> (PathBuf, PathBuf) {
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let cert = params.self_signed(&key).unwrap().pem();
+        let (both, alone) = (
+            self.dir.join(format!("{file}.pem")),
+            self.dir.join(format!("{file}.crt")),
+        );
+        fs::write(&both, format!("{cert}{}", key.serialize_pem())).unwrap();
+        fs::write(&alone, cert).unwrap();
+        (both, alone)
+    }
+
     fn roots(&self) -> RootCertStore {
         let mut roots = RootCertStore::empty();
         roots

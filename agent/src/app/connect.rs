@@ -126,9 +126,33 @@ impl Settings {
                 "it refuses HTTP/1.1 by ALPN; if it speaks HTTP/2, add --h2".to_owned()
             }
             "not-tls" => "it does not speak TLS; write http:// in TARGET".to_owned(),
-            _ => fault.to_string(),
+            "unknown-ca" | "authority-shown" => self.who_vouches(fault.label).to_owned(),
+            // The sentences are for tunnels, whose other end is a peer.
+            _ => fault
+                .to_string()
+                .replace("the peer's", "its")
+                .replace("the peer", "it"),
         };
         Fault { why, told: NO_TLS }
+    }
+
+    /// What to do about a certificate that nobody trusted has issued.
+    fn who_vouches(&self, label: &str) -> &'static str {
+        match (self.own_trust, label) {
+            (true, "authority-shown") => {
+                "its certificate is an authority's own, or self-signed, and not the one in the --target-ca file; give \
+                 that certificate there"
+            }
+            (true, _) => {
+                "its certificate was not issued by an authority in the --target-ca file; give the certificate of the \
+                 authority that issued it, or of the app if it is self-signed"
+            }
+            (false, _) => {
+                "its certificate is self-signed, or of an authority that this system does not trust; give that \
+                 authority's certificate, or the app's if it is self-signed, with --target-ca, or write \
+                 --target-insecure if nobody else can answer at that address"
+            }
+        }
     }
 }
 

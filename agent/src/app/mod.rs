@@ -47,6 +47,8 @@ pub struct Settings {
     pub target: Target,
     /// For `https://`.
     pub tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    /// Its certificate is checked against a file of the operator's.
+    pub own_trust: bool,
     /// HTTP/2 with prior knowledge, or by ALPN over TLS.
     pub http2: bool,
     /// Sent as `Host` in place of the visitor's.

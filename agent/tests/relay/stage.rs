@@ -69,6 +69,7 @@ impl Stage {
         let mut settings = Settings {
             target,
             tls: None,
+            own_trust: false,
             http2: false,
             host: None,
             connect_within: Duration::from_secs(3),

@@ -90,11 +90,16 @@ pub(super) fn from_certificate(why: &CertificateError) -> HandshakeFault {
             "the peer's certificate was refused by a rule of this program".into(),
         ),
         E::Other(OtherError(cause)) => {
-            let sentence = cause.downcast_ref().and_then(from_webpki).map_or_else(
+            let below = cause.downcast_ref();
+            let label = match below {
+                Some(webpki::Error::CaUsedAsEndEntity) => "authority-shown",
+                _ => "certificate-refused",
+            };
+            let sentence = below.and_then(from_webpki).map_or_else(
                 || format!("the peer's certificate is not acceptable: {}", words(cause)).into(),
                 Cow::Borrowed,
             );
-            ("certificate-refused", sentence)
+            (label, sentence)
         }
         other => (
             "certificate-refused",
