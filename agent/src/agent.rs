@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tidegate_shared::descriptors;
 use tidegate_shared::drain::Drain;
-use tidegate_shared::signals::{Asked, Hangup};
+use tidegate_shared::signals::{Asked, Hangup, Unasked};
 use tidegate_shared::workers::Workers;
 use tokio::runtime::Builder;
 use tokio::sync::{Notify, watch};
@@ -40,6 +40,7 @@ pub struct Agent {
     workers: Arc<Workers>,
     drain: Drain,
     signals: Signals,
+    unasked: Unasked,
 }
 
 #[derive(Debug)]
@@ -73,6 +74,7 @@ impl Agent {
             config,
             drain: Drain::new(),
             signals: Signals::listen(),
+            unasked: Unasked::listen(),
         })
     }
 
@@ -103,10 +105,12 @@ impl Agent {
         info!("visitors go to the app at {}", self.config.app.target);
         self.sweep(&app);
         let (drain, for_wake) = (self.drain.clone(), Arc::clone(&give));
+        let unasked = std::mem::take(&mut self.unasked);
         let _waited_for = self.drain.spawn(async move {
             tokio::select! {
                 () = drain.finishing() => {}
                 () = watch_sleep(&for_wake) => {}
+                () = unasked.log() => {}
             }
         });
         for (gateway, dialler) in &self.config.gateways {

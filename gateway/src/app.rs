@@ -13,7 +13,7 @@ use tidegate_shared::descriptors;
 use tidegate_shared::drain::Drain;
 use tidegate_shared::log::Sink;
 use tidegate_shared::reversal::io::Terms;
-use tidegate_shared::signals::Hangup;
+use tidegate_shared::signals::{Hangup, Unasked};
 use tidegate_shared::socket;
 use tidegate_shared::tls::{
     Anchors, End, SwapIdentity, TlsFault, Trust, tunnel_server, visitor_server,
@@ -69,6 +69,8 @@ pub struct App {
     handshakes: Sources,
     sink: Sink,
     drain_within: Duration,
+    hangup: Hangup,
+    unasked: Unasked,
 }
 
 /// Where the gateway listens, as printed at the start: one line each.
@@ -175,6 +177,9 @@ impl App {
             handshakes: Sources::new(run.limits.max_handshakes_per_source),
             sink,
             drain_within: run.patience.drain,
+            // Taken over before anybody is told that the gateway is ready, and may send one.
+            hangup: Hangup::listen(),
+            unasked: Unasked::listen(),
         })
     }
 
@@ -245,8 +250,16 @@ impl App {
         page.spawn(housekeeping(
             Certificates::new(self.trust, certs),
             Arc::clone(pool),
+            self.hangup,
             page.clone(),
         ));
+        let (unasked, until) = (self.unasked, page.clone());
+        page.spawn(async move {
+            tokio::select! {
+                () = until.finishing() => {}
+                () = unasked.log() => {}
+            }
+        });
         asked().await;
         listeners.finish(Duration::from_secs(1)).await;
         stop(&self.reception, &self.intake, self.drain_within, asked).await;
@@ -411,11 +424,15 @@ fn intake(run: &Run, pool: &Arc<Pool>, metrics: &Arc<Metrics>) -> Intake {
 }
 
 /// Files that change and names that nobody remembers.
-async fn housekeeping(mut certificates: Certificates, pool: Arc<Pool>, drain: Drain) {
+async fn housekeeping(
+    mut certificates: Certificates,
+    pool: Arc<Pool>,
+    mut hangup: Hangup,
+    drain: Drain,
+) {
     let mut ticks = interval(Duration::from_secs(10));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut forgotten = Instant::now();
-    let mut hangup = Hangup::listen();
     loop {
         tokio::select! {
             () = drain.finishing() => return,

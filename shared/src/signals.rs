@@ -1,5 +1,6 @@
 //! SIGTERM and SIGINT: the first asks a program to finish, the second not to wait. SIGHUP asks it to look at its files again.
-//! What is done about it is each program's own.
+//! SIGUSR1 and SIGUSR2 would end a process that does not take them over; nothing is asked for by them. What is done about the
+//! others is each program's own.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -46,6 +47,35 @@ impl Hangup {
         };
         if heard.is_none() {
             std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// SIGUSR1 and SIGUSR2, each time one comes; by default neither does.
+#[derive(Debug, Default)]
+pub struct Unasked(Option<(Signal, Signal)>);
+
+impl Unasked {
+    /// Takes the signals over: from here on they no longer end the process.
+    pub fn listen() -> Self {
+        let one = signal(SignalKind::user_defined1());
+        let two = signal(SignalKind::user_defined2());
+        Self(one.ok().zip(two.ok()))
+    }
+
+    /// Logs each that comes, for ever.
+    pub async fn log(mut self) {
+        let Some((one, two)) = &mut self.0 else {
+            return std::future::pending().await;
+        };
+        loop {
+            let name = tokio::select! {
+                _ = one.recv() => "SIGUSR1",
+                _ = two.recv() => "SIGUSR2",
+            };
+            tracing::info!(
+                "{name} is ignored: SIGHUP has the certificates' files looked at, SIGTERM ends the program"
+            );
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use tidegate_tests::eventually::SOON;
 use tidegate_tests::visitors::H2Visitor;
 use tidegate_tests::visitors::http2::{answer, read, response};
@@ -83,4 +84,17 @@ async fn what_the_deadline_cuts_is_told_and_logged() {
 async fn a_second_signal_does_not_wait_and_loses_no_line() {
     let took = cut("60s", true).await;
     assert!(took < Duration::from_secs(3), "{took:?}");
+}
+
+/// An operator's habit from another program must not end this one.
+#[tokio::test]
+async fn signals_that_mean_nothing_here_are_logged_and_end_nothing() {
+    let site = Site::start().await;
+    for program in [&site.world.gateway, &site.agent] {
+        program.signal(Signal::USR1);
+        program.wait_log(&["INFO", "SIGUSR1", "SIGHUP"]).await;
+        program.signal(Signal::USR2);
+        program.wait_log(&["INFO", "SIGUSR2", "SIGTERM"]).await;
+    }
+    assert_eq!(site.get("/hello").await.status(), 200);
 }
