@@ -303,6 +303,7 @@ impl Pool {
         {
             let mut queue = group.queue();
             if queue.len() >= self.limits.held_per_name {
+                self.metrics.held_refused.inc();
                 return Err(group.unavailable(true));
             }
             queue.push_back(Waiter {

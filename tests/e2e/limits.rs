@@ -365,6 +365,9 @@ async fn held_requests_are_bounded() {
             began.elapsed() < Duration::from_millis(500),
             "{option}: at once"
         );
+        let metrics = site.world.metrics().await;
+        let refused = metrics.sum("tidegate_held_refused_total", &[]);
+        assert_eq!(refused, 1.0, "{option}");
         site.agent = site.world.agent(HOST, site.app.target()).await;
         for mut visitor in held {
             assert_eq!(visitor.answer("GET").await.status(), 200, "{option}");
