@@ -1,13 +1,13 @@
 //! What an operator sees (issue §8): one record per request, gauges that add up, tunnels by name.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tidegate_tests::eventually::SOON;
 use tidegate_tests::http1::pattern;
 use tidegate_tests::program::{built, run};
 use tidegate_tests::visitors::H2Visitor;
-use tidegate_tests::visitors::http1::{get, try_get};
+use tidegate_tests::visitors::http1::{Visitor, get, try_get};
 use tidegate_tests::world::Metrics;
 use tidegate_tests::{HOST, Site, World, eventually};
 
@@ -198,7 +198,7 @@ async fn the_record_says_where_the_time_went() {
     let mut visitor = site.visitor().await;
     visitor.send_get(HOST, "/hello?held").await;
     site.world.wait_held(1).await;
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     site.agent = site.world.agent(HOST, site.app.target()).await;
     assert_eq!(visitor.answer("GET").await.status(), 200);
     let held = record(&site.world, "/hello?held").await;
@@ -412,4 +412,28 @@ async fn a_log_that_is_not_read_blocks_nobody() {
             .sum("tidegate_log_dropped_total", &[])
             > 0.0
     );
+}
+
+/// Who says nothing keeps nobody from being answered, from the same address as well.
+#[tokio::test]
+async fn silent_admin_connections_delay_nobody() {
+    let world = World::start().await;
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        silent.push(Visitor::connect(world.admin).await);
+    }
+    for _ in 0..20 {
+        let began = Instant::now();
+        let answer = get(world.admin, "localhost", "/live").await;
+        assert_eq!((answer.status(), answer.text().as_str()), (200, "live\n"));
+        assert!(
+            began.elapsed() < Duration::from_millis(500),
+            "{:?}",
+            began.elapsed()
+        );
+    }
+    // What they cost is bounded, and the last of them are still served.
+    let mut last = silent.pop().unwrap();
+    last.send_get("localhost", "/live").await;
+    assert_eq!(last.answer("GET").await.status(), 200);
 }

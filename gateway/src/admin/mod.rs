@@ -1,6 +1,8 @@
 //! What the operator asks: `/metrics`, `/live`, `/ready`, `/tunnels`. Loopback unless told otherwise; a page of another
 //! site that got a browser to ask is refused by its Host and Origin.
 
+mod seats;
+
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -24,6 +26,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::pool::Pool;
 use crate::tunnel::{Life, Tunnel};
+use seats::Seats;
 
 /// What the page shows.
 #[derive(Debug)]
@@ -34,32 +37,33 @@ pub struct Admin {
     pub address: SocketAddr,
 }
 
-/// Connections served at once.
+/// Connections served at once. One more costs the oldest of its source, or of a busier one, its place.
 const MOST: usize = 64;
 
 /// How long one connection is served, whatever it does.
 const CONNECTION_LIVES: Duration = Duration::from_secs(60);
 
+/// How long a request's head is waited for.
+const HEAD_WITHIN: Duration = Duration::from_secs(10);
+
 /// Serves the page until the drain is over, so that a drain can be watched.
 pub async fn serve(listener: TcpListener, admin: Arc<Admin>, until: Drain) {
-    let room = Arc::new(tokio::sync::Semaphore::new(MOST));
+    let seats = Seats::new(MOST);
     loop {
-        // More than that wait in the system's queue.
         let accepted = tokio::select! {
             () = until.finishing() => return,
-            accepted = async {
-                let place = Arc::clone(&room).acquire_owned().await;
-                (place, listener.accept().await)
-            } => accepted,
+            accepted = listener.accept() => accepted,
         };
-        let (Ok(place), Ok((stream, _))) = accepted else {
+        let Ok((stream, source)) = accepted else {
             sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let admin = Arc::clone(&admin);
+        let (admin, seat) = (Arc::clone(&admin), seats.take(source.ip().to_canonical()));
         until.spawn(async move {
-            let _place = place;
-            connection(stream, admin).await;
+            tokio::select! {
+                () = connection(stream, admin) => {}
+                () = seat.is_needed() => {}
+            }
         });
     }
 }
@@ -71,7 +75,7 @@ async fn connection(stream: TcpStream, admin: Arc<Admin>) {
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(Duration::from_secs(10))
+        .header_read_timeout(HEAD_WITHIN)
         .max_buf_size(16 * 1024)
         .serve_connection(TokioIo::new(stream), service);
     // One who does not read what it asked for must not keep its place from others.
