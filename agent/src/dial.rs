@@ -14,6 +14,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, SignatureScheme};
 use rustls_pki_types::ServerName;
 use tidegate_shared::descriptors;
+use tidegate_shared::reversal::PeerSettings;
 use tidegate_shared::reversal::io::{Dialled, Terms, Unsettled, dial};
 use tidegate_shared::socket;
 use tidegate_shared::tls::{self, By, HandshakeFault, Trust};
@@ -33,7 +34,7 @@ pub struct Dialler {
     pub tls: Option<(Arc<Trust<ClientConfig>>, ServerName<'static>)>,
     pub terms: Terms,
     pub connect_within: Duration,
-    /// Whether it has been said that the gateway asks for no certificate.
+    /// Whether it has been said that this may be a port for visitors.
     pub told: Arc<AtomicBool>,
 }
 
@@ -206,12 +207,25 @@ impl ResolvesClientCert for Asked {
 
 impl Dialler {
     /// A port for visitors takes an agent for a visitor that never asks anything. What tells it from a gateway's is that it
-    /// wants no certificate. Said once, and no more than said: gateways of others may go without.
-    fn look_for_visitors_port(&self, address: SocketAddr, asked: Option<&Asked>) {
-        if asked.is_some_and(|asked| !asked.asked.load(Relaxed)) && !self.told.swap(true, Relaxed) {
-            warn!(
-                "{address} did not ask for the certificate in --identity, as a gateway's port for tunnels does: is it the port of --visitors-tls? No visitor comes this way then"
-            );
+    /// wants no certificate, and in clear text that it speaks as a server does. Said once, and no more than said: gateways of
+    /// others may do the same.
+    fn look_for_visitors_port(
+        &self,
+        address: SocketAddr,
+        asked: Option<&Asked>,
+        settings: Option<&PeerSettings>,
+    ) {
+        let suspicion = match asked {
+            Some(asked) if !asked.asked.load(Relaxed) => {
+                "did not ask for the certificate in --identity, as a gateway's port for tunnels does: is it the port of --visitors-tls?"
+            }
+            None if settings.is_some_and(PeerSettings::are_a_servers) => {
+                "answers as an HTTP/2 server and not as a gateway, which takes the client's role: is it the port of --visitors?"
+            }
+            _ => return,
+        };
+        if !self.told.swap(true, Relaxed) {
+            warn!("{address} {suspicion} No visitor comes this way then");
         }
     }
 
@@ -252,7 +266,9 @@ impl Dialler {
             .await
             .map(|dialled| (dialled, local))
             .map_err(|unsettled| Failure::unsettled(&unsettled, fault.get(), self.tls.is_none()))
-            .inspect(|_dialled| self.look_for_visitors_port(address, asked.as_deref()))
+            .inspect(|(dialled, _)| {
+                self.look_for_visitors_port(address, asked.as_deref(), dialled.wire.settled());
+            })
     }
 }
 

@@ -36,7 +36,7 @@ use crate::pool::{self, Pool};
 use crate::source::Sources;
 use crate::tunnel::accept::{Intake, Security};
 use crate::tunnel::drive::Care;
-use crate::visitor::{self, Reception, Secured, pulse};
+use crate::visitor::{self, Reception, Secured, Strays, pulse};
 
 /// Why the gateway does not start.
 #[derive(Debug, thiserror::Error)]
@@ -399,6 +399,7 @@ fn reception(run: &Run, pool: &Arc<Pool>, metrics: &Arc<Metrics>, sink: &Sink) -
             response: Some(run.patience.response_timeout).filter(|time| !time.is_zero()),
         },
         drain: Drain::new(),
+        strays: Strays::default(),
     }
 }
 

@@ -16,8 +16,8 @@ use tidegate_shared::reversal::Seen;
 use tokio::net::TcpStream;
 use tracing::{debug, warn};
 
+use crate::complaint::Complaint;
 use crate::forward::Range;
-use crate::listen::Complaint;
 use crate::metrics::Metrics;
 
 /// Whether connections begin with a PROXY header.

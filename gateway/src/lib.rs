@@ -52,3 +52,5 @@ pub mod admin; // what the operator asks
 pub mod list; // `tidegated tunnels`
 
 mod line; // pieces of a log line
+
+mod complaint; // a line a minute, with a count

@@ -16,6 +16,7 @@ use tokio::time::{sleep, timeout};
 use tracing::warn;
 
 use crate::access::{Access, Record};
+use crate::complaint::Complaint;
 use crate::door::{Arrival, Door};
 use crate::failure::Failure;
 use crate::metrics::Metrics;
@@ -342,29 +343,6 @@ fn shed(
     }
 }
 
-/// What goes wrong again and again is said at once, and then at most so often.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
-
-/// Keeps count of what is not said.
-#[derive(Debug, Default)]
-pub(crate) struct Complaint {
-    said: Option<Instant>,
-    times: u64,
-}
-
-impl Complaint {
-    /// It went wrong once more. How often it has since it was said, if it is to be said.
-    pub(crate) fn due(&mut self, now: Instant) -> Option<u64> {
-        self.times += 1;
-        let quiet = |said: Instant| now.saturating_duration_since(said) < COMPLAIN_EVERY;
-        if self.said.is_some_and(quiet) {
-            return None;
-        }
-        self.said = Some(now);
-        Some(std::mem::take(&mut self.times))
-    }
-}
-
 /// Tells a visitor that there is no room for it; a few at a time, the others are closed without a word. An answer has an id
 /// and a line in the access log, like every other.
 fn tell(
@@ -413,21 +391,5 @@ impl Drop for Counted {
     fn drop(&mut self) {
         self.crowd.open.fetch_sub(1, Relaxed);
         self.metrics.visitors_closed.inc();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_flood_is_one_line_a_minute_that_counts_it() {
-        let began = Instant::now();
-        let mut complaint = Complaint::default();
-        assert_eq!(complaint.due(began), Some(1));
-        for millis in 1..=1000 {
-            assert_eq!(complaint.due(began + Duration::from_millis(millis)), None);
-        }
-        assert_eq!(complaint.due(began + COMPLAIN_EVERY), Some(1001));
     }
 }

@@ -8,6 +8,7 @@ use tidegate_tests::apps::{AbsentApp, H2cApp, HttpApp, RawApp};
 use tidegate_tests::eventually::SOON;
 use tidegate_tests::pki::Pki;
 use tidegate_tests::program::{Program, built, run};
+use tidegate_tests::visitors::http1::Visitor;
 use tidegate_tests::world::{VISITOR_NAMES, launch_agent};
 use tidegate_tests::{HOST, World};
 use time::OffsetDateTime;
@@ -147,15 +148,60 @@ async fn an_agent_at_the_wrong_port_is_told_which_one_it_is() {
     let words = ["tunnel refused", "TLS handshake", "takes clear text"];
     world.gateway.wait_log(&words).await;
 
-    let gateway = to(world.tunnels.port());
-    let words = ["http", app.target(), "--gateway", &gateway, "--clear"];
-    let words = words.map(Into::into);
-    let clear = Program::start("tidegate", &built("tidegate"), &words);
+    let in_clear = |port: u16| {
+        let gateway = to(port);
+        let words = ["http", app.target(), "--gateway", &gateway, "--clear"];
+        Program::start("tidegate", &built("tidegate"), &words.map(Into::into))
+    };
+    let clear = in_clear(world.tunnels.port());
     clear.wait_log(&["[reversal]", "leave out --clear"]).await;
+
+    let clear_visitors = in_clear(world.visitors.port());
+    let words = ["WARN", "as an HTTP/2 server", "the port of --visitors?"];
+    clear_visitors.wait_log(&words).await;
+
+    let mut clear = in_clear(clear_port.port());
+    clear.ready().await;
+    assert!(!clear.log_contains("--visitors"), "{:?}", clear.log());
 
     let right = world.agent(HOST, app.target()).await;
     assert_eq!(world.get(HOST, "/hello").await.status(), 200);
     assert_eq!(right.logged(&["WARN"]).len(), 0, "{:?}", right.log());
+}
+
+/// Each is named with what to change, once, and answered like any other rubbish.
+#[tokio::test]
+async fn a_visitor_that_speaks_no_http_is_named_in_the_log() {
+    let world = World::start().await;
+    let v2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c\x7f\0\0\x01\x7f\0\0\x01\x1f\x90\x1f\x91GET / HTTP/1.1\r\n\r\n";
+    for (octets, words) in [
+        (
+            &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..],
+            ["a TLS handshake", "--visitors-tls and --visitors-cert"],
+        ),
+        (
+            b"PROXY TCP4 127.0.0.1 127.0.0.1 8080 8081\r\nGET / HTTP/1.1\r\n\r\n",
+            ["PROXY v1", "send-proxy)"],
+        ),
+        (v2, ["PROXY v2", "send-proxy-v2"]),
+        (b"SSH-2.0-OpenSSH_9.9\r\n", ["SSH", "HTTP is served here"]),
+    ] {
+        for _ in 0..3 {
+            let mut visitor = world.visitor().await;
+            visitor.send(octets).await;
+            let answer = visitor.answer("GET").await;
+            assert_eq!(
+                (answer.status(), answer.reason()),
+                (400, "malformed-request")
+            );
+        }
+        world.gateway.wait_log(&["WARN", words[0], words[1]]).await;
+        assert_eq!(world.gateway.logged(&["WARN", words[0]]).len(), 1);
+    }
+    let mut clear = Visitor::connect(world.visitors_tls).await;
+    clear.send_get(HOST, "/").await;
+    let words = ["WARN", "no TLS came", "by --visitors"];
+    world.gateway.wait_log(&words).await;
 }
 
 #[tokio::test]

@@ -26,6 +26,7 @@ use tracing::debug;
 use super::io::{Ends, Refusal, VisitorIo};
 use super::pulse::{Overdue, Pulse};
 use super::rest::Left;
+use super::stray::Stray;
 use super::{Limits, Reception, upgrade};
 use crate::access::Record;
 use crate::answer::{Answer, Cut};
@@ -52,7 +53,7 @@ where
         joining: Mutex::default(),
     });
     let limits = reception.limits.clone();
-    let refusal = refusal(&visit, &pulse, limits.head);
+    let refusal = refusal(&reception, &visit, &pulse, Stray::of(&seen));
     let io = VisitorIo::new(stream, seen, Arc::clone(&pulse), refusal);
     let service = {
         let (reception, visit, watched) = (
@@ -241,11 +242,23 @@ impl Watched {
     }
 }
 
-/// What is said, and logged, instead of hyper's own answer to a head that it could not parse or that takes more than `most`
-/// octets.
-fn refusal(visit: &Arc<Visit>, pulse: &Arc<Pulse>, most: usize) -> Refusal {
+/// What is said, and logged, instead of hyper's own answer to a head that it could not parse or that is too large. `early` is
+/// what the connection began with, if that is no HTTP.
+fn refusal(
+    reception: &Arc<Reception>,
+    visit: &Arc<Visit>,
+    pulse: &Arc<Pulse>,
+    early: Option<Stray>,
+) -> Refusal {
     let (visit, pulse) = (Arc::clone(visit), Arc::clone(pulse));
+    let reception = Arc::clone(reception);
+    let most = reception.limits.head;
     Box::new(move |status| {
+        if let Some(stray) = early {
+            reception
+                .strays
+                .came(stray, visit.visitor, visit.tls.is_some());
+        }
         let failure = match status {
             StatusCode::URI_TOO_LONG => Failure::TargetTooLong,
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE if pulse.first_line_takes(most) => {

@@ -15,6 +15,7 @@ mod io;
 mod ledger;
 pub mod pulse;
 mod rest;
+mod stray;
 mod upgrade;
 
 use std::net::SocketAddr;
@@ -37,6 +38,8 @@ use crate::exchange::{Gateway, Visit};
 use crate::forward::Origin;
 use crate::listen::Front;
 use pulse::Patience;
+use stray::Stray;
+pub use stray::Strays;
 
 /// What a visitor may use, and for how long.
 #[derive(Clone, Debug)]
@@ -60,6 +63,7 @@ pub struct Reception {
     pub gateway: Arc<Gateway>,
     pub limits: Limits,
     pub drain: Drain,
+    pub strays: Strays,
 }
 
 /// TLS towards visitors.
@@ -108,7 +112,11 @@ impl Reception {
             Ok(Ok(tls)) => tls,
             Ok(Err(error)) => {
                 self.gateway.metrics.tls_failed.inc();
-                return debug!(%visitor, "TLS with a visitor failed: {}", HandshakeFault::from_io(&error));
+                let fault = HandshakeFault::from_io(&error);
+                if fault.label == "not-tls" {
+                    self.strays.came(Stray::Clear, visitor, true);
+                }
+                return debug!(%visitor, "TLS with a visitor failed: {fault}");
             }
             Err(_elapsed) => {
                 self.gateway.metrics.tls_overdue.inc();

@@ -168,6 +168,13 @@ impl PeerSettings {
         Ok(settings)
     }
 
+    /// Whether these are an HTTP/2 server's, and not those of a gateway that takes the client's role. Only servers have
+    /// anything to say of heads and leave the choice about PUSH_PROMISE out: a Tidegate gateway makes it, and HAProxy, which
+    /// does not, says nothing of heads either. A server that says nothing of heads is not told apart.
+    pub fn are_a_servers(&self) -> bool {
+        self.enable_push.is_none() && self.max_header_list_size.is_some()
+    }
+
     /// Whether the peer takes extended CONNECT, which a WebSocket needs (RFC 8441 §3).
     pub fn extended_connect(&self) -> bool {
         self.enable_connect_protocol == Some(1)
@@ -229,6 +236,24 @@ mod tests {
             wire.extend(value.to_be_bytes());
         }
         wire
+    }
+
+    #[test]
+    fn a_server_is_told_from_a_gateway() {
+        let of = |entries: &[(u16, u32)]| match opening(End::Agent, &settings_frame(entries)) {
+            Step::Settled { settings, .. } => settings.are_a_servers(),
+            other => panic!("{other:?}"),
+        };
+        assert!(
+            of(&[(8, 1), (4, 1 << 20), (3, 100), (6, 1 << 17)]),
+            "visitors' port"
+        );
+        assert!(
+            !of(&[(2, 0), (4, 1 << 18), (3, 256), (6, 1 << 16)]),
+            "tunnels"
+        );
+        assert!(!of(&[(8, 1), (4, 16_384), (3, 100)]), "HAProxy's");
+        assert!(!of(&[]));
     }
 
     fn settings_frame(entries: &[(u16, u32)]) -> Vec<u8> {

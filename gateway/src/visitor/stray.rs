@@ -1,0 +1,102 @@
+//! What came to a visitors' port and is no HTTP, named for the operator, who can mostly mend it with one option. The visitor
+//! gets its 400 and its access line either way; the lines here are one a minute for each kind, because anybody can cause them.
+
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use tidegate_shared::reversal::Seen;
+use tracing::warn;
+
+use crate::complaint::Complaint;
+
+/// What an operator may have set up wrongly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stray {
+    Tls,
+    ProxyV1,
+    ProxyV2,
+    Ssh,
+    /// At a port for TLS: something else.
+    Clear,
+}
+
+impl Stray {
+    /// What these first octets of a connection are, if they are one of these.
+    pub(super) fn of(seen: &[u8]) -> Option<Self> {
+        match Seen::at_the_end(seen) {
+            Seen::TlsRecord => Some(Self::Tls),
+            Seen::ProxyV1 => Some(Self::ProxyV1),
+            Seen::ProxyV2 => Some(Self::ProxyV2),
+            Seen::Ssh => Some(Self::Ssh),
+            _ => None,
+        }
+    }
+
+    /// What was seen, and what to change.
+    fn sentence(self, tls: bool) -> &'static str {
+        match (self, tls) {
+            (Self::Tls, false) => {
+                "a TLS handshake was begun at the port for clear text (--visitors): TLS is served by --visitors-tls and --visitors-cert"
+            }
+            (Self::Tls, true) => {
+                "a TLS handshake was begun inside TLS (--visitors-tls): something in front wraps it once more"
+            }
+            (Self::ProxyV1, _) => {
+                "a PROXY v1 header came where none is read: start with --visitors-proxy required and --proxy-from, or have what stands in front leave it out (HAProxy: send-proxy)"
+            }
+            (Self::ProxyV2, _) => {
+                "a PROXY v2 header came where none is read: start with --visitors-proxy required and --proxy-from, or have what stands in front leave it out (HAProxy: send-proxy-v2)"
+            }
+            (Self::Ssh, _) => "an SSH client came to a visitors' port: HTTP is served here",
+            (Self::Clear, _) => {
+                "something that is no TLS came to the port for TLS (--visitors-tls): clear text is served by --visitors"
+            }
+        }
+    }
+}
+
+/// How many kinds there are.
+const KINDS: usize = Stray::Clear as usize + 1;
+
+/// Says what came, once a minute for each kind.
+#[derive(Debug, Default)]
+pub struct Strays([Mutex<Complaint>; KINDS]);
+
+impl Strays {
+    pub(super) fn came(&self, stray: Stray, visitor: SocketAddr, tls: bool) {
+        let due = self.0[stray as usize]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .due(Instant::now());
+        if let Some(times) = due {
+            warn!(%visitor, times, "{}", stray.sentence(tls));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_http_is_no_stray() {
+        for seen in [
+            &b"GET / HTTP/1.1\r\n"[..],
+            b"G",
+            b"\r\n\r\nGET /",
+            b"PROPFIND / H",
+            b"",
+        ] {
+            assert_eq!(Stray::of(seen), None, "{seen:?}");
+        }
+        for (seen, stray) in [
+            (&b"\x16\x03\x01\x02\x00\x01"[..], Stray::Tls),
+            (b"PROXY TCP4 192.0.2.1", Stray::ProxyV1),
+            (b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c", Stray::ProxyV2),
+            (b"SSH-2.0-OpenSSH_9", Stray::Ssh),
+        ] {
+            assert_eq!(Stray::of(seen), Some(stray), "{seen:?}");
+        }
+    }
+}
