@@ -156,6 +156,17 @@ pub enum Full {
     Source(usize),
 }
 
+impl Full {
+    /// One word.
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Self::Gateway(_) => "max-tunnels",
+            Self::Name(_) => "max-tunnels-per-name",
+            Self::Source(_) => "max-tunnels-per-source",
+        }
+    }
+}
+
 impl Pool {
     pub fn new(limits: Limits, metrics: Arc<Metrics>) -> Self {
         Self {

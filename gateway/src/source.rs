@@ -29,7 +29,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// A source that has not failed for so long starts afresh.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(60);
 
-/// Failures of one source are logged at most so often.
+/// Failures of one source for one reason are logged at most so often.
 const LOG_EVERY: Duration = Duration::from_secs(60);
 
 /// The table; cheap to clone.
@@ -49,8 +49,15 @@ struct Source {
     burst: u32,
     burst_began: Instant,
     rapid: u32,
+    /// By reason: there are some fifty.
+    logged: Vec<(&'static str, Logged)>,
+}
+
+/// What is said of one source's failures of one kind.
+#[derive(Debug, Default)]
+struct Logged {
+    last: Option<Instant>,
     unlogged: u64,
-    last_logged: Option<Instant>,
 }
 
 /// A connection of a source; counted until dropped.
@@ -132,8 +139,8 @@ impl Entry {
         Some((Duration::from_millis(125) * 2u32.saturating_pow(source.rapid)).min(LONGEST_WAIT))
     }
 
-    /// The handshake failed.
-    pub fn failed(&mut self, now: Instant) -> Penalty {
+    /// The handshake failed, for a reason that is one of a few words.
+    pub fn failed(&mut self, now: Instant, reason: &'static str) -> Penalty {
         let mut table = self.sources.lock();
         let Some(source) = table.get_mut(&self.key) else {
             return Penalty {
@@ -142,7 +149,7 @@ impl Entry {
             };
         };
         source.failed(now);
-        let log = source.log(now);
+        let log = source.log(now, reason);
         if source.held_back >= HELD_BACK {
             return Penalty {
                 pause: Duration::ZERO,
@@ -192,8 +199,7 @@ impl Source {
             burst: 0,
             burst_began: now,
             rapid: 0,
-            unlogged: 0,
-            last_logged: None,
+            logged: Vec::new(),
         }
     }
 
@@ -218,16 +224,20 @@ impl Source {
         }
     }
 
-    fn log(&mut self, now: Instant) -> Option<u64> {
-        if self
-            .last_logged
-            .is_some_and(|last| now.duration_since(last) < LOG_EVERY)
-        {
-            self.unlogged += 1;
+    fn log(&mut self, now: Instant, reason: &'static str) -> Option<u64> {
+        let known = self.logged.iter().position(|(known, _)| *known == reason);
+        let at = known.unwrap_or_else(|| {
+            self.logged.push((reason, Logged::default()));
+            self.logged.len() - 1
+        });
+        let logged = &mut self.logged[at].1;
+        let quiet = |last: Instant| now.duration_since(last) < LOG_EVERY;
+        if logged.last.is_some_and(quiet) {
+            logged.unlogged += 1;
             return None;
         }
-        self.last_logged = Some(now);
-        Some(std::mem::take(&mut self.unlogged))
+        logged.last = Some(now);
+        Some(std::mem::take(&mut logged.unlogged))
     }
 }
 
@@ -270,7 +280,7 @@ mod tests {
         let mut pauses = Vec::new();
         for second in 0..90 {
             let now = start + Duration::from_secs(second);
-            let penalty = sources.enter(HOST, now).unwrap().failed(now);
+            let penalty = sources.enter(HOST, now).unwrap().failed(now, "unknown-ca");
             pauses.push(penalty.pause.as_millis());
             logged += u32::from(penalty.log.is_some());
         }
@@ -279,11 +289,28 @@ mod tests {
     }
 
     #[test]
+    fn each_reason_is_logged_by_itself_and_counted_by_itself() {
+        let sources = Sources::new(100);
+        let start = Instant::now();
+        let failed = |reason, second| {
+            let now = start + Duration::from_secs(second);
+            sources.enter(HOST, now).unwrap().failed(now, reason).log
+        };
+        assert_eq!(failed("unknown-ca", 0), Some(0));
+        assert_eq!(failed("certificate-expired", 1), Some(0));
+        assert_eq!(failed("unknown-ca", 2), None);
+        assert_eq!(failed("unknown-ca", 3), None);
+        assert_eq!(failed("certificate-expired", 4), None);
+        assert_eq!(failed("unknown-ca", 60), Some(2));
+        assert_eq!(failed("certificate-expired", 62), Some(1));
+    }
+
+    #[test]
     fn a_source_that_fails_rapidly_waits_and_its_neighbour_does_not() {
         let sources = Sources::new(100);
         let now = Instant::now();
         for _ in 0..25 {
-            sources.enter(HOST, now).unwrap().failed(now);
+            sources.enter(HOST, now).unwrap().failed(now, "unknown-ca");
         }
         assert!(sources.enter(HOST, now).unwrap().wait(now).is_some());
         let other = sources
@@ -324,7 +351,7 @@ mod tests {
             sources
                 .enter(Ipv4Addr::from(0x0a00_0000 + host).into(), now)
                 .unwrap()
-                .failed(now);
+                .failed(now, "unknown-ca");
         }
         assert!(sources.len() <= MOST_SOURCES);
     }

@@ -115,7 +115,7 @@ fn odd_certificates() -> Vec<(&'static str, CertificateParams)> {
 }
 
 /// What the gateway tells an agent that it refuses (debug data of GOAWAY, or the TLS error), and all its frames.
-/// Each comes from an address of its own: of one source only a line a minute is logged.
+/// Each comes from an address of its own: of one source only a line a minute and reason is logged.
 async fn refusal(world: &World, number: u8, identity: Option<PathBuf>) -> (String, Vec<Frame>) {
     let connected =
         RawAgent::connect_from(number, world.tunnels, &world.pki, identity.as_deref()).await;

@@ -303,7 +303,7 @@ async fn connect(world: &World) -> Peer {
     Peer::over(conn.unwrap())
 }
 
-/// From an address of its own: of one source only a line a minute is logged.
+/// From an address of its own: of one source only a line a minute and reason is logged.
 async fn connect_from(world: &World, number: u8) -> Peer {
     let identity = world.pki.agent(&[HOST]);
     let conn = RawAgent::connect_from(number, world.tunnels, &world.pki, Some(&identity)).await;

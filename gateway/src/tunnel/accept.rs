@@ -57,6 +57,8 @@ pub enum Security {
 /// Why a connection did not become a tunnel.
 struct Refused {
     layer: &'static str,
+    /// One of a few words, more exact than the layer.
+    label: &'static str,
     why: String,
     /// Where there is still a stream to say so on.
     tell: Option<TlsStream<Gag>>,
@@ -65,9 +67,10 @@ struct Refused {
 }
 
 impl Refused {
-    fn new(layer: &'static str, why: impl Into<String>) -> Self {
+    fn new(layer: &'static str, label: &'static str, why: impl Into<String>) -> Self {
         Self {
             layer,
+            label,
             why: why.into(),
             tell: None,
             gagged: None,
@@ -130,7 +133,8 @@ impl Intake {
             Ok(Ok(tls)) => tls,
             Ok(Err((error, gagged))) => {
                 let fault = HandshakeFault::from_io(&error);
-                let mut refused = Refused::new(fault.layer.as_str(), fault.to_string());
+                let mut refused =
+                    Refused::new(fault.layer.as_str(), fault.label, fault.to_string());
                 refused.gagged = Some(gagged);
                 return Err(refused);
             }
@@ -139,18 +143,24 @@ impl Intake {
                     "the TLS handshake was not finished within {:?}",
                     self.handshake_within
                 );
-                return Err(Refused::new("tls", why));
+                return Err(Refused::new("tls", "timeout", why));
             }
         };
         let mut tls = tls;
         tls.get_mut().0.release();
         let session = tls.get_ref().1;
         if let Err(fault) = require_h2(session) {
-            return Err(Refused::new("alpn", fault.to_string()));
+            return Err(Refused::new("alpn", fault.label, fault.to_string()));
         }
         let certificate = match session.peer_certificates().and_then(|chain| chain.first()) {
             Some(leaf) => PeerCertificate::read(leaf, self.wildcards),
-            None => return Err(Refused::new("certificate", "the agent sent no certificate")),
+            None => {
+                return Err(Refused::new(
+                    "certificate",
+                    "no-certificate",
+                    "the agent sent no certificate",
+                ));
+            }
         };
         match certificate {
             Ok(certificate) => {
@@ -164,7 +174,7 @@ impl Intake {
                 self.reverse(tls, agent).await
             }
             Err(refusal) => {
-                let mut refused = Refused::new("certificate", refusal.to_string());
+                let mut refused = Refused::new("certificate", refusal.label(), refusal.to_string());
                 refused.tell = Some(tls);
                 Err(refused)
             }
@@ -180,6 +190,7 @@ impl Intake {
         let Some(primary) = names.first().cloned() else {
             return Err(Refused::new(
                 "reversal",
+                "no-name",
                 "no name is configured for clear-text tunnels",
             ));
         };
@@ -217,7 +228,7 @@ impl Intake {
                     }
                     (true, false) => "; does something between wrap the agent's TLS in TLS once more?",
                 };
-                Refused::new("reversal", format!("{unsettled}{remedy}"))
+                Refused::new("reversal", unsettled.label(), format!("{unsettled}{remedy}"))
             })?;
         let limit = peer
             .max_concurrent_streams
@@ -242,7 +253,7 @@ impl Intake {
             let mut connection = connection;
             let said = std::future::poll_fn(|cx| Pin::new(&mut connection).poll(cx));
             let _either = timeout(Duration::from_millis(250), said).await;
-            return Err(Refused::new("limit", full.to_string()));
+            return Err(Refused::new("limit", full.label(), full.to_string()));
         }
         info!(
             tunnel = tunnel.id,
@@ -267,14 +278,14 @@ impl Intake {
     /// Says why, to the log and to the agent; the agent hears it after a pause that grows.
     async fn hold_back(&self, mut refused: Refused, address: SocketAddr, entry: &mut Entry) {
         self.metrics.tunnels_refused.count(refused.layer);
-        let penalty = entry.failed(Instant::now());
+        let penalty = entry.failed(Instant::now(), refused.label);
         let (layer, why) = (refused.layer, &refused.why);
         match penalty.log {
             Some(0) => warn!(agent = %address, layer, "tunnel refused: {why}"),
             Some(unlogged) => warn!(
                 agent = %address,
                 layer,
-                "tunnel refused: {why} (and {unlogged} more from there in the last minute)"
+                "tunnel refused: {why} (and {unlogged} more of this kind from there since the last line)"
             ),
             None => debug!(agent = %address, layer, "tunnel refused: {why}"),
         }

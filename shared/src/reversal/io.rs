@@ -76,6 +76,18 @@ pub enum Unsettled {
 }
 
 impl Unsettled {
+    /// One word for what is the same in kind, whatever the octets were.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Refused(Fault::Instead(_)) => "not-http2",
+            Self::Refused(_) => "bad-settings",
+            Self::Late { .. } => "late",
+            Self::Closed { .. } => "closed",
+            Self::Io(_) => "io",
+            Self::Http2(_) => "http2",
+        }
+    }
+
     /// Whether the peer spoke TLS where HTTP/2 was due.
     pub fn is_tls(&self) -> bool {
         let (Self::Refused(Fault::Instead(seen)) | Self::Late { seen, .. } | Self::Closed { seen }) =
