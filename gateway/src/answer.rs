@@ -14,9 +14,10 @@ use tidegate_shared::inbound::Inbound;
 use tidegate_shared::pump::{Pump, Stop};
 
 use crate::access::Record;
-use crate::exchange::{Opened, Upload};
+use crate::exchange::Opened;
 use crate::failure::Failure;
 use crate::tunnel::Lease;
+use crate::upload::{Fault, Upload};
 
 /// See the module's head.
 #[derive(Debug)]
@@ -72,6 +73,18 @@ pub enum Cut {
     Tunnel(#[source] h2::Error),
     #[error("the visitor's request ended before its end")]
     Visitor,
+    #[error("the visitor's request has a larger body than is taken")]
+    TooLarge,
+}
+
+impl Cut {
+    const fn failure(&self) -> Failure {
+        match self {
+            Self::Tunnel(_) => Failure::ResponseCut,
+            Self::Visitor => Failure::VisitorGone,
+            Self::TooLarge => Failure::BodyTooLarge,
+        }
+    }
 }
 
 impl<B> Answer<B> {
@@ -161,7 +174,13 @@ impl<B: Body<Data = Bytes> + Unpin> Answer<B> {
                 Ok(true) if passing.upgraded || passing.upload.waits_for_window() => Rest::Untaken,
                 Ok(true) => Rest::Due(passing.upload.sent()),
                 Ok(false) if passing.unwanted => Rest::Unwanted,
-                Ok(false) | Err(_) => Rest::Done,
+                Ok(false) | Err(Cut::Tunnel(_) | Cut::Visitor) => Rest::Done,
+                Err(cut @ Cut::TooLarge) => {
+                    if let Some(record) = &mut self.record {
+                        record.failed(cut.failure());
+                    }
+                    Rest::Done
+                }
             },
         }
     }
@@ -201,9 +220,12 @@ impl<B: Body<Data = Bytes> + Unpin> Passing<B> {
                 Ok(false)
             }
             Poll::Ready(Ok(())) => Ok(false),
-            Poll::Ready(Err(Stop::Body(_))) => {
+            Poll::Ready(Err(Stop::Body(fault))) => {
                 self.upload.reset(Reason::CANCEL);
-                Err(Cut::Visitor)
+                Err(match fault {
+                    Fault::TooLarge => Cut::TooLarge,
+                    Fault::Visitor(_) => Cut::Visitor,
+                })
             }
         }
     }
@@ -255,10 +277,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Answer<B> {
             Kind::Tunnel(passing) => passing.poll(cx),
         };
         if let (Poll::Ready(Some(Err(cut))), Some(record)) = (&frame, &mut this.record) {
-            record.failed(match cut {
-                Cut::Tunnel(_) => Failure::ResponseCut,
-                Cut::Visitor => Failure::VisitorGone,
-            });
+            record.failed(cut.failure());
         }
         frame
     }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use h2::ext::Protocol;
 use h2::{Reason, client};
 use http::{HeaderMap, Method, Response, StatusCode, response};
-use http_body::{Body, Frame};
+use http_body::Body;
 use tidegate_shared::clock;
 use tidegate_shared::inbound::Inbound;
 use tidegate_shared::interim::{Fate, Interims};
@@ -29,6 +29,7 @@ use crate::metrics::Metrics;
 use crate::page::REASON;
 use crate::pool::{Pool, Tried, Unavailable};
 use crate::tunnel::{Ending, Lease, Life, Tunnel};
+use crate::upload::{Fault, Upload};
 
 /// What every visitor's connection shares.
 #[derive(Debug)]
@@ -37,7 +38,7 @@ pub struct Gateway {
     pub metrics: Arc<Metrics>,
     pub access: Arc<Access>,
     pub policy: Policy,
-    /// Octets of a declared body; `None` for any.
+    /// Octets of a request's body; `None` for any.
     pub max_body: Option<u64>,
 }
 
@@ -139,7 +140,9 @@ where
     } = ask;
     let pool = &visit.gateway.pool;
     let mut tried = Tried::default();
-    let mut body = Upload(body);
+    // What goes on on an upgraded stream is no body.
+    let most = visit.gateway.max_body.filter(|_| protocol.is_none());
+    let mut body = Upload::new(body, most);
     let mut last: Option<Failure> = None;
     loop {
         let lease = lease(pool, &host, &tried, octets, record, side).await;
@@ -158,7 +161,7 @@ where
             return Err(Unavailable::plain(Failure::NoUpgrade));
         }
         // What is upgraded stays open, whatever the head said of a body.
-        let ends = body.0.is_none() && protocol.is_none();
+        let ends = body.is_none() && protocol.is_none();
         // Noted before it is sent: the driver that the sending wakes looks whether somebody waits.
         let sent_at = Instant::now();
         lease.waits(clock::ms(sent_at));
@@ -177,7 +180,7 @@ where
         if record.attempts > 1 {
             visit.gateway.metrics.retries.inc();
         }
-        let had_body = body.0.is_some();
+        let had_body = !body.is_none();
         let mut upload = if had_body {
             Pump::new(body, stream)
         } else {
@@ -498,7 +501,8 @@ where
         let moved = self.upload.poll(cx);
         *self.received = self.upload.sent();
         match moved {
-            Poll::Ready(Err(Stop::Body(error))) => Some(broken(&error)),
+            Poll::Ready(Err(Stop::Body(Fault::TooLarge))) => Some(Failure::BodyTooLarge),
+            Poll::Ready(Err(Stop::Body(Fault::Visitor(error)))) => Some(broken(&error)),
             Poll::Ready(_) => {
                 side.body_due(None);
                 side.body_done();
@@ -557,29 +561,6 @@ fn verdict(error: &h2::Error, tunnel: &Tunnel) -> Verdict {
     Verdict {
         failure: Failure::TunnelLost,
         untaken: error.is_go_away() && error.is_remote(),
-    }
-}
-
-/// A request's body on its way to a tunnel, or none.
-#[derive(Debug)]
-pub struct Upload<B>(Option<B>);
-
-impl<B: Body<Data = Bytes> + Unpin> Body for Upload<B> {
-    type Data = Bytes;
-    type Error = B::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        match &mut self.0 {
-            Some(body) => Pin::new(body).poll_frame(cx),
-            None => Poll::Ready(None),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(Body::is_end_stream)
     }
 }
 

@@ -29,6 +29,8 @@ pub mod forward; // a visitor's head made into an agent's
 
 pub mod exchange; // the life of a request
 
+pub mod upload; // a request's body
+
 pub mod answer; // what a visitor gets back
 
 pub mod pool; // names to tunnels

@@ -28,6 +28,7 @@ mod interim;
 mod lifetime;
 mod limits;
 mod liveness;
+mod max_body;
 mod names_and_certs;
 mod observability;
 mod odd_apps;

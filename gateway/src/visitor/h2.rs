@@ -363,7 +363,7 @@ async fn send(
             }
         }
         // A visitor must see that the response was cut (RFC 9113 §8.1).
-        Some(Some(Err(Stop::Body(Cut::Tunnel(_) | Cut::Visitor)))) => {
+        Some(Some(Err(Stop::Body(_)))) => {
             pump.reset(Reason::INTERNAL_ERROR);
         }
         // Not read for too long.
