@@ -75,6 +75,9 @@ pub trait Side {
     /// All of the visitor's body has arrived.
     fn body_done(&mut self);
 
+    /// The request waits for a place on a tunnel, or no longer.
+    fn held(&mut self, holds: bool);
+
     /// Ready when there is no use in waiting: the visitor left, or time is up.
     fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<Failure>;
 }
@@ -348,6 +351,7 @@ async fn lease<S: Side>(
         record.pick += before.elapsed();
         return Ok(lease);
     }
+    side.held(true);
     let mut held = pin!(pool.hold(host, tried, octets));
     let outcome = poll_fn(|cx| {
         if let Poll::Ready(failure) = side.poll_over(cx) {
@@ -356,6 +360,7 @@ async fn lease<S: Side>(
         held.as_mut().poll(cx)
     })
     .await;
+    side.held(false);
     record.hold += before.elapsed();
     outcome
 }

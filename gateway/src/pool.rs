@@ -492,7 +492,7 @@ impl Group {
         let (here, now) = (workers::here(), clock::now_ms());
         let candidates = tunnels.iter().map(|tunnel| Candidate {
             outstanding: tunnel.outstanding(),
-            limit: tunnel.limit,
+            limit: tunnel.places.limit(),
             latency_us: tunnel.latency_us(),
             local: tunnel.worker == here,
             standing: tried.standing(tunnel, now),

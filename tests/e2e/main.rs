@@ -34,6 +34,7 @@ mod observability;
 mod odd_apps;
 mod pace;
 mod pass_through;
+mod places;
 mod proxy_header;
 mod refused_http2;
 mod reversal;

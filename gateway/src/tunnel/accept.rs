@@ -25,6 +25,7 @@ use tokio_rustls::server::TlsStream;
 use tracing::{debug, info, warn};
 
 use super::drive::{Care, drive};
+use super::places::Places;
 use super::{Agent, Ending, Tunnel};
 use crate::door::Door;
 use crate::listen::Gate;
@@ -230,15 +231,12 @@ impl Intake {
                 };
                 Refused::new("reversal", unsettled.label(), format!("{unsettled}{remedy}"))
             })?;
-        let limit = peer
-            .max_concurrent_streams
-            .unwrap_or(u32::MAX)
-            .min(self.terms.max_streams);
+        let places = Places::new(self.terms.max_streams, peer.max_concurrent_streams);
         let tunnel = Arc::new(Tunnel::new(
             self.ids.next(),
             agent,
             workers::here(),
-            limit as usize,
+            places,
             peer.extended_connect(),
             wire,
             requests,

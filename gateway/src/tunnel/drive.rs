@@ -72,6 +72,7 @@ where
         retiring: None,
         leaving: None,
         told: false,
+        looked_at: 0,
         control: Flood {
             second: now,
             ..Flood::default()
@@ -126,6 +127,8 @@ where
     retiring: Option<u64>,
     leaving: Option<Leaving>,
     told: bool,
+    /// Control frames that had arrived when the agent's limit on streams was last looked at.
+    looked_at: u64,
     control: Flood,
 }
 
@@ -213,6 +216,7 @@ where
             if let Poll::Ready(result) = Pin::new(&mut self.connection).poll(cx) {
                 return Poll::Ready(self.closed(result.err()));
             }
+            self.look_at_places();
             if self.leaving.is_none()
                 && let Some(goaway) = self.tunnel.wire.goaway()
             {
@@ -234,6 +238,24 @@ where
             if let Some(ending) = self.tick(tick.as_mut()) {
                 return Poll::Ready(ending);
             }
+        }
+    }
+
+    /// The agent may have sent SETTINGS that allow more streams, or fewer: a request that would wait in `h2` for one has to
+    /// find a place on another tunnel, or hear of the limit.
+    fn look_at_places(&mut self) {
+        let arrived = self.tunnel.wire.control();
+        if arrived == self.looked_at {
+            return;
+        }
+        self.looked_at = arrived;
+        if let Some(requests) = self.tunnel.requests()
+            && self
+                .tunnel
+                .places
+                .allow(requests.current_max_send_streams())
+        {
+            self.tunnel.place_freed();
         }
     }
 

@@ -12,6 +12,7 @@
 
 pub mod accept;
 pub mod drive;
+mod places;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -27,6 +28,7 @@ use tidegate_shared::seam::Wire;
 use tokio::sync::Notify;
 
 use crate::pool::{Baton, Group};
+use places::Places;
 
 /// Where a tunnel is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -131,7 +133,7 @@ pub struct Tunnel {
     /// The worker that drives it.
     pub worker: usize,
     /// Streams that may be open on it at once.
-    pub limit: usize,
+    pub places: Places,
     /// Whether the agent announced RFC 8441.
     pub upgrades: bool,
     pub since: SystemTime,
@@ -164,7 +166,7 @@ impl Tunnel {
         id: u64,
         agent: Agent,
         worker: usize,
-        limit: usize,
+        places: Places,
         upgrades: bool,
         wire: Arc<Wire>,
         requests: SendRequest<Bytes>,
@@ -174,7 +176,7 @@ impl Tunnel {
             id,
             agent,
             worker,
-            limit,
+            places,
             upgrades,
             since: SystemTime::now(),
             since_ms: clock::now_ms(),
@@ -342,6 +344,15 @@ impl Tunnel {
         let _first = self.groups.set(groups.iter().map(Arc::downgrade).collect());
     }
 
+    /// Lets those have a place who wait for one.
+    pub(crate) fn place_freed(self: &Arc<Self>) {
+        for group in self.groups.get().into_iter().flatten() {
+            if let Some(group) = group.upgrade() {
+                group.slot_freed(self);
+            }
+        }
+    }
+
     pub(crate) fn lease(self: &Arc<Self>) -> Lease {
         self.outstanding.fetch_add(1, Ordering::Relaxed);
         Lease {
@@ -424,12 +435,6 @@ impl Drop for Lease {
         if left == 0 && self.tunnel.life() == Life::Draining {
             self.tunnel.driver.notify_one();
         }
-        if let Some(groups) = self.tunnel.groups.get() {
-            for group in groups {
-                if let Some(group) = group.upgrade() {
-                    group.slot_freed(&self.tunnel);
-                }
-            }
-        }
+        self.tunnel.place_freed();
     }
 }

@@ -546,6 +546,10 @@ impl Side for Front {
         self.watched.pulse.body_open(false);
     }
 
+    fn held(&mut self, holds: bool) {
+        self.watched.pulse.held(holds);
+    }
+
     fn poll_over(&mut self, _cx: &mut Context<'_>) -> Poll<Failure> {
         // hyper drops this request when the visitor leaves; the watch polls the connection when it has decided.
         match self.watched.verdict.load(Relaxed) {

@@ -26,6 +26,7 @@ use tracing::debug;
 use super::due::Due;
 use super::heads::HeadsIo;
 use super::ledger::{CANCELLED_IN_TEN_SECONDS, Ledger};
+use super::wait::Wait;
 use super::{Limits, Reception, rest};
 use crate::access::Record;
 use crate::answer::{Answer, Cut};
@@ -303,8 +304,9 @@ async fn exchange(
         reception: Arc::clone(&reception),
         ledger,
         body: None,
-        since: Instant::now(),
+        wait: Wait::default(),
     };
+    front.wait.begin(clock::now_ms());
     let asking = ask(&reception.limits, &visit, request, &mut record, &mut front);
     let (parts, answer) = match asking.await {
         Ok(opened) => Answer::tunnel(opened, record),
@@ -527,7 +529,7 @@ struct Front {
     ledger: Arc<Ledger>,
     /// What has come of a body that is due.
     body: Option<Due>,
-    since: Instant,
+    wait: Wait,
 }
 
 impl Front {
@@ -565,6 +567,10 @@ impl Side for Front {
         // A stream says by itself when it is half-closed.
     }
 
+    fn held(&mut self, holds: bool) {
+        self.wait.hold(holds, clock::now_ms());
+    }
+
     fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<Failure> {
         if self.respond.poll_reset(cx).is_ready() {
             return Poll::Ready(Failure::VisitorGone);
@@ -572,7 +578,7 @@ impl Side for Front {
         if self.reception.drain.is_last_call() {
             return Poll::Ready(Failure::Draining);
         }
-        let (limits, since) = (&self.reception.limits, self.since);
+        let limits = &self.reception.limits;
         let until = self.until.get_or_insert_with(|| {
             let first = limits.response.map_or(limits.patience.stall, |most| {
                 most.min(limits.patience.stall)
@@ -587,7 +593,8 @@ impl Side for Front {
             {
                 return Poll::Ready(Failure::BodyTimeout);
             }
-            if self.body.is_none() && limits.response.is_some_and(|most| since.elapsed() >= most) {
+            let lasts = Duration::from_millis(self.wait.lasts(clock::now_ms()));
+            if self.body.is_none() && limits.response.is_some_and(|most| lasts >= most) {
                 return Poll::Ready(Failure::ResponseTimeout);
             }
             let again = limits.patience.stall.min(Duration::from_secs(5));

@@ -17,6 +17,7 @@ pub mod pulse;
 mod rest;
 mod stray;
 mod upgrade;
+mod wait;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tidegate_shared::clock;
 
 use super::framing::{Framing, Stated};
+use super::wait::Wait;
 use crate::failure::Failure;
 
 /// How long a visitor may take.
@@ -69,6 +70,7 @@ pub struct Pulse {
     /// What goes on behind a 101 is no longer HTTP.
     switched: AtomicBool,
     request_since: AtomicU64,
+    wait: Wait,
     responding: AtomicBool,
     /// The response is complete, and the body that it answers still comes.
     resting: AtomicBool,
@@ -127,6 +129,7 @@ impl Default for Pulse {
             at_rest: AtomicBool::new(true),
             switched: AtomicBool::new(false),
             request_since: AtomicU64::new(0),
+            wait: Wait::default(),
             responding: AtomicBool::new(false),
             resting: AtomicBool::new(false),
             unwanted_since: AtomicU64::new(0),
@@ -261,6 +264,7 @@ impl Pulse {
         self.resting.store(false, Relaxed);
         self.body_due_since.store(0, Relaxed);
         self.request_since.store(now, Relaxed);
+        self.wait.begin(now);
         self.requests.fetch_add(1, Relaxed);
         *self.stated() = self.framing().take();
         match self.head_since.swap(0, Relaxed) {
@@ -368,7 +372,12 @@ impl Pulse {
         self.in_hand.load(Relaxed)
             && !self.is_responding()
             && self.body_due_since.load(Relaxed) == 0
-            && now.saturating_sub(self.request_since.load(Relaxed)) >= most
+            && self.wait.lasts(now) >= most
+    }
+
+    /// The request in hand waits for a place on a tunnel, or no longer.
+    pub(crate) fn held(&self, holds: bool) {
+        self.wait.hold(holds, clock::now_ms());
     }
 
     /// Whether the request's body is what everything waits for.
