@@ -23,14 +23,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Sleep, sleep, timeout};
 use tracing::debug;
 
-use super::due::Due;
+use super::front::Front;
 use super::heads::HeadsIo;
 use super::ledger::{CANCELLED_IN_TEN_SECONDS, Ledger};
-use super::wait::Wait;
 use super::{Limits, Reception, rest};
 use crate::access::Record;
 use crate::answer::{Answer, Cut};
-use crate::exchange::{Ask, Side, Visit, may_have_body, open};
+use crate::exchange::{Ask, Visit, may_have_body, open};
 use crate::failure::Failure;
 use crate::forward::{self, Outgoing};
 use crate::metrics::Metrics;
@@ -298,15 +297,7 @@ async fn exchange(
         .record(&visit.label, visit.tls.is_some(), Instant::now());
     record.version = Version::HTTP_2;
     let wants = Wants::of(request.headers());
-    let mut front = Front {
-        respond,
-        until: None,
-        reception: Arc::clone(&reception),
-        ledger,
-        body: None,
-        wait: Wait::default(),
-    };
-    front.wait.begin(clock::now_ms());
+    let mut front = Front::new(respond, Arc::clone(&reception), ledger);
     let asking = ask(&reception.limits, &visit, request, &mut record, &mut front);
     let (parts, answer) = match asking.await {
         Ok(opened) => Answer::tunnel(opened, record),
@@ -314,10 +305,10 @@ async fn exchange(
             failure: Failure::VisitorGone,
             ..
         }) => {
-            if let Some(failure) = front.ledger.cut_for() {
+            if let Some(failure) = front.ledger().cut_for() {
                 return record.failed(failure);
             }
-            front.ledger.count_cancelled();
+            front.ledger().count_cancelled();
             return record.failed(Failure::VisitorGone);
         }
         Err(Unavailable { failure, about }) => {
@@ -327,9 +318,7 @@ async fn exchange(
             (parts, Answer::own(body, record))
         }
     };
-    let Front {
-        respond, ledger, ..
-    } = front;
+    let (respond, ledger) = front.into_parts();
     send(&reception, respond, parts, answer, &ledger).await;
 }
 
@@ -518,88 +507,4 @@ fn listed(request: &Request<RecvStream>) -> usize {
     fields.fold(pseudo, |sum, (name, value)| {
         sum + name.as_str().len() + value.len() + EACH
     })
-}
-
-/// The visitor's side of a waiting request on HTTP/2.
-struct Front {
-    respond: SendResponse<Bytes>,
-    /// When waiting ends: armed with the first wait.
-    until: Option<Pin<Box<Sleep>>>,
-    reception: Arc<Reception>,
-    ledger: Arc<Ledger>,
-    /// What has come of a body that is due.
-    body: Option<Due>,
-    wait: Wait,
-}
-
-impl Front {
-    /// Whether the visitor has taken its request back before it was looked at: it costs no app anything then.
-    async fn was_reset(&mut self) -> bool {
-        self.ledger.has_resets()
-            && poll_fn(|cx| Poll::Ready(self.respond.poll_reset(cx).is_ready())).await
-    }
-}
-
-impl Side for Front {
-    fn interim(&mut self, response: Response<()>) {
-        let mut interim = Response::new(());
-        *interim.status_mut() = response.status();
-        *interim.headers_mut() = response.headers().clone();
-        // A visitor that cannot take it has left, which the response will find out.
-        let _gone = self.respond.send_informational(interim);
-    }
-
-    fn go_on(&mut self) {
-        let mut response = Response::new(());
-        *response.status_mut() = http::StatusCode::CONTINUE;
-        let _gone = self.respond.send_informational(response);
-    }
-
-    fn body_due(&mut self, moved: Option<u64>) {
-        match (moved, &mut self.body) {
-            (Some(moved), Some(body)) => body.came(moved),
-            (Some(moved), body) => *body = Some(Due::begin(moved)),
-            (None, body) => *body = None,
-        }
-    }
-
-    fn body_done(&mut self) {
-        // A stream says by itself when it is half-closed.
-    }
-
-    fn held(&mut self, holds: bool) {
-        self.wait.hold(holds, clock::now_ms());
-    }
-
-    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<Failure> {
-        if self.respond.poll_reset(cx).is_ready() {
-            return Poll::Ready(Failure::VisitorGone);
-        }
-        if self.reception.drain.is_last_call() {
-            return Poll::Ready(Failure::Draining);
-        }
-        let limits = &self.reception.limits;
-        let until = self.until.get_or_insert_with(|| {
-            let first = limits.response.map_or(limits.patience.stall, |most| {
-                most.min(limits.patience.stall)
-            });
-            Box::pin(sleep(first))
-        });
-        while until.as_mut().poll(cx).is_ready() {
-            if self
-                .body
-                .as_mut()
-                .is_some_and(|body| body.is_overdue(&limits.patience))
-            {
-                return Poll::Ready(Failure::BodyTimeout);
-            }
-            let lasts = Duration::from_millis(self.wait.lasts(clock::now_ms()));
-            if self.body.is_none() && limits.response.is_some_and(|most| lasts >= most) {
-                return Poll::Ready(Failure::ResponseTimeout);
-            }
-            let again = limits.patience.stall.min(Duration::from_secs(5));
-            until.as_mut().reset((Instant::now() + again).into());
-        }
-        Poll::Pending
-    }
 }

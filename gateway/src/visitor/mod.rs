@@ -8,6 +8,7 @@
 
 mod due;
 mod framing;
+mod front;
 mod h1;
 mod h2;
 mod heads;
