@@ -3,8 +3,11 @@
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tidegate_tests::conn::Conn;
 use tidegate_tests::eventually::SOON;
 use tidegate_tests::http1::pattern;
+use tidegate_tests::peers::frame::{Frame, PREFACE, flag, kind};
+use tidegate_tests::peers::{Peer, hpack};
 use tidegate_tests::program::{built, run};
 use tidegate_tests::visitors::H2Visitor;
 use tidegate_tests::visitors::http1::{Visitor, get, try_get};
@@ -207,6 +210,34 @@ async fn the_record_says_where_the_time_went() {
         ms(&held, "hold") < began.elapsed().as_secs_f64() * 1000.0 + 3000.0,
         "{held}"
     );
+}
+
+/// As over HTTP/1: from its first octet to its last.
+#[tokio::test]
+async fn the_record_of_an_http2_request_says_how_long_its_head_took() {
+    let site = site().await;
+    let mut peer = Peer::over(Conn::plain(site.world.visitors).await.unwrap());
+    let opening = [PREFACE.as_slice(), &Frame::settings(&[]).encode()].concat();
+    peer.write(&opening).await.unwrap();
+    let fields = [
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":authority", HOST),
+        (":path", "/hello?h2"),
+    ];
+    let block = hpack::encode(&fields);
+    let (first, rest) = block.split_at(block.len() / 2);
+    let began = Instant::now();
+    peer.send(Frame::new(kind::HEADERS, flag::END_STREAM, 1, first))
+        .await;
+    assert_eq!(site.get("/slow/400").await.status(), 200);
+    peer.send(Frame::new(kind::CONTINUATION, flag::END_HEADERS, 1, rest))
+        .await;
+    let slow = record(&site.world, "/hello?h2").await;
+    let head = slow["head_ms"].as_f64().unwrap();
+    let most = began.elapsed().as_secs_f64() * 1000.0;
+    assert!((350.0..=most).contains(&head), "{slow}");
+    assert!(slow["total_ms"].as_f64().unwrap() >= head, "{slow}");
 }
 
 #[tokio::test]

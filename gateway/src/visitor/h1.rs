@@ -186,7 +186,7 @@ enum Ended {
 }
 
 /// The moment that the clock called so.
-fn instant(ms: u64) -> Instant {
+pub(super) fn instant(ms: u64) -> Instant {
     let now = Instant::now();
     let ago = Duration::from_millis(clock::ms(now).saturating_sub(ms));
     now.checked_sub(ago).unwrap_or(now)

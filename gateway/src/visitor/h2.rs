@@ -24,6 +24,7 @@ use tokio::time::{Sleep, sleep, timeout};
 use tracing::debug;
 
 use super::front::Front;
+use super::h1::instant;
 use super::heads::HeadsIo;
 use super::ledger::{CANCELLED_IN_TEN_SECONDS, Ledger};
 use super::{Limits, Reception, rest};
@@ -103,14 +104,14 @@ where
         loop {
             match connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
-                    care.asked(respond.stream_id().as_u32());
+                    let began = instant(care.asked(respond.stream_id().as_u32()));
                     let (reception, visit, ledger) = (
                         Arc::clone(&reception),
                         Arc::clone(&visit),
                         Arc::clone(&care.ledger),
                     );
                     reception.drain.clone().spawn(async move {
-                        Box::pin(exchange(reception, visit, request, respond, ledger)).await;
+                        Box::pin(exchange(reception, visit, request, respond, ledger, began)).await;
                     });
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(error)),
@@ -191,10 +192,11 @@ impl Care {
         }
     }
 
-    fn asked(&mut self, stream: u32) {
+    /// When the head of this request began.
+    fn asked(&mut self, stream: u32) -> u64 {
         self.requests += 1;
         self.last = Instant::now();
-        self.ledger.handed(stream);
+        self.ledger.handed(stream)
     }
 
     /// What has become of requests that nothing else is known of, when the connection is over.
@@ -290,11 +292,12 @@ async fn exchange(
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
     ledger: Arc<Ledger>,
+    began: Instant,
 ) {
     let mut record = visit
         .gateway
         .access
-        .record(&visit.label, visit.tls.is_some(), Instant::now());
+        .record(&visit.label, visit.tls.is_some(), began);
     record.version = Version::HTTP_2;
     let wants = Wants::of(request.headers());
     let mut front = Front::new(respond, Arc::clone(&reception), ledger);

@@ -42,7 +42,17 @@ pub(super) struct Ledger {
 #[derive(Debug, Default)]
 struct Asked {
     last: u32,
-    open: VecDeque<(u32, Option<Failure>)>,
+    open: VecDeque<Begun>,
+}
+
+/// A request whose head has begun.
+#[derive(Clone, Copy, Debug)]
+struct Begun {
+    stream: u32,
+    /// When its first octet came, by [`clock::now_ms`].
+    since: u64,
+    /// Known to be refused.
+    refused: Option<Failure>,
 }
 
 /// Why the gateway has ended the connection.
@@ -77,12 +87,18 @@ impl Ledger {
 
     /// HEADERS have begun on this stream.
     pub(super) fn head_came(&self, stream: u32) {
+        // The frame's head itself may have come in pieces.
+        let since = self.unfinished_since();
         let mut asked = self.asked();
         // Others are trailers, or no request's (RFC 9113 §5.1.1).
         if stream > asked.last && stream % 2 == 1 {
             asked.last = stream;
             if asked.open.len() < REMEMBERED {
-                asked.open.push_back((stream, None));
+                asked.open.push_back(Begun {
+                    stream,
+                    since: since.unwrap_or_else(clock::now_ms),
+                    refused: None,
+                });
             }
         }
     }
@@ -96,14 +112,12 @@ impl Ledger {
         self.reset.load(Relaxed)
     }
 
-    /// This stream's request has its own record from here on.
-    pub(super) fn handed(&self, stream: u32) {
+    /// This stream's request has its own record from here on. When its head began, by [`clock::now_ms`].
+    pub(super) fn handed(&self, stream: u32) -> u64 {
         let open = &mut self.asked().open;
-        if open.front().is_some_and(|(first, _)| *first == stream) {
-            open.pop_front();
-        } else {
-            open.retain(|(asked, _)| *asked != stream);
-        }
+        let at = open.iter().position(|begun| begun.stream == stream);
+        let begun = at.and_then(|at| open.remove(at));
+        begun.map_or_else(clock::now_ms, |begun| begun.since)
     }
 
     /// Notes what a frame of ours says about requests that were not handed over.
@@ -116,7 +130,7 @@ impl Ledger {
             }
             Written::Reset(stream, _) => self.refuse(stream, Failure::Malformed),
             // The visitor is told that these were not begun, and may ask elsewhere (RFC 9113 §6.8).
-            Written::Goaway(after, 0, _) => self.asked().open.retain(|(asked, _)| *asked <= after),
+            Written::Goaway(after, 0, _) => self.asked().open.retain(|begun| begun.stream <= after),
             Written::Goaway(after, code, debug) => self.ended_for(after, blame(code, debug)),
         }
     }
@@ -128,9 +142,9 @@ impl Ledger {
 
     fn refuse(&self, stream: u32, failure: Failure) {
         let mut asked = self.asked();
-        let refused = asked.open.iter_mut().find(|(asked, _)| *asked == stream);
-        if let Some((_, refused)) = refused {
-            refused.get_or_insert(failure);
+        let refused = asked.open.iter_mut().find(|begun| begun.stream == stream);
+        if let Some(begun) = refused {
+            begun.refused.get_or_insert(failure);
             self.refused.store(true, Relaxed);
         }
     }
@@ -141,9 +155,9 @@ impl Ledger {
             return Vec::new();
         }
         let mut refused = Vec::new();
-        self.asked().open.retain(|(_, failure)| {
-            refused.extend(*failure);
-            failure.is_none()
+        self.asked().open.retain(|begun| {
+            refused.extend(begun.refused);
+            begun.refused.is_none()
         });
         refused
     }
@@ -162,17 +176,17 @@ impl Ledger {
                 .filter(|(at, _)| {
                     !(unfinished && *at == last && otherwise == Some(Failure::VisitorGone))
                 })
-                .filter_map(|(_, (_, failure))| failure.or(otherwise))
+                .filter_map(|(_, begun)| begun.refused.or(otherwise))
                 .collect();
         };
         let mut blamed = false;
         let mut rest: Vec<Failure> = open
             .into_iter()
-            .map(|(stream, failure)| {
-                if let Some(failure) = failure {
+            .map(|begun| {
+                if let Some(failure) = begun.refused {
                     return failure;
                 }
-                let to_blame = stream > ended.after && !blamed;
+                let to_blame = begun.stream > ended.after && !blamed;
                 blamed |= to_blame;
                 if to_blame {
                     ended.failure
