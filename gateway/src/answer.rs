@@ -2,6 +2,7 @@
 //! place on the tunnel and its record; both end with it. Written to HTTP/1 by hyper, to HTTP/2 by a pump; what the visitor
 //! still sends when all of it is written goes on through `Answer::poll_rest`.
 
+use std::error::Error;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -14,7 +15,7 @@ use tidegate_shared::inbound::Inbound;
 use tidegate_shared::pump::{Pump, Stop};
 
 use crate::access::Record;
-use crate::exchange::Opened;
+use crate::exchange::{Opened, broken};
 use crate::failure::Failure;
 use crate::tunnel::Lease;
 use crate::upload::{Fault, Upload};
@@ -71,18 +72,15 @@ pub enum Rest {
 pub enum Cut {
     #[error("the tunnel cut the response short: {0}")]
     Tunnel(#[source] h2::Error),
-    #[error("the visitor's request ended before its end")]
-    Visitor,
-    #[error("the visitor's request has a larger body than is taken")]
-    TooLarge,
+    #[error("the visitor's request ended before its end: {0:?}")]
+    Visitor(Failure),
 }
 
 impl Cut {
     const fn failure(&self) -> Failure {
         match self {
             Self::Tunnel(_) => Failure::ResponseCut,
-            Self::Visitor => Failure::VisitorGone,
-            Self::TooLarge => Failure::BodyTooLarge,
+            Self::Visitor(failure) => *failure,
         }
     }
 }
@@ -147,7 +145,7 @@ impl<B> Answer<B> {
     }
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Answer<B> {
+impl<B: Body<Data = Bytes, Error: Error + 'static> + Unpin> Answer<B> {
     /// Whether the request's body goes on behind this: it is whole, and the body is not. One that the visitor held back does
     /// not: whether it ever comes is the visitor's to decide.
     pub(crate) fn leaves_rest(&self) -> bool {
@@ -174,8 +172,9 @@ impl<B: Body<Data = Bytes> + Unpin> Answer<B> {
                 Ok(true) if passing.upgraded || passing.upload.waits_for_window() => Rest::Untaken,
                 Ok(true) => Rest::Due(passing.upload.sent()),
                 Ok(false) if passing.unwanted => Rest::Unwanted,
-                Ok(false) | Err(Cut::Tunnel(_) | Cut::Visitor) => Rest::Done,
-                Err(cut @ Cut::TooLarge) => {
+                // Of a visitor who left, the answer has nothing to say: it was whole.
+                Ok(false) | Err(Cut::Tunnel(_) | Cut::Visitor(Failure::VisitorGone)) => Rest::Done,
+                Err(cut @ Cut::Visitor(_)) => {
                     if let Some(record) = &mut self.record {
                         record.failed(cut.failure());
                     }
@@ -202,7 +201,7 @@ impl<B> Passing<B> {
     }
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Passing<B> {
+impl<B: Body<Data = Bytes, Error: Error + 'static> + Unpin> Passing<B> {
     fn is_held_back(&self) -> bool {
         self.held_back && self.upload.is_untouched()
     }
@@ -223,8 +222,8 @@ impl<B: Body<Data = Bytes> + Unpin> Passing<B> {
             Poll::Ready(Err(Stop::Body(fault))) => {
                 self.upload.reset(Reason::CANCEL);
                 Err(match fault {
-                    Fault::TooLarge => Cut::TooLarge,
-                    Fault::Visitor(_) => Cut::Visitor,
+                    Fault::TooLarge => Cut::Visitor(Failure::BodyTooLarge),
+                    Fault::Visitor(error) => Cut::Visitor(broken(&error)),
                 })
             }
         }
@@ -257,7 +256,7 @@ impl<B: Body<Data = Bytes> + Unpin> Passing<B> {
     }
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Body for Answer<B> {
+impl<B: Body<Data = Bytes, Error: Error + 'static> + Unpin> Body for Answer<B> {
     type Data = Bytes;
     type Error = Cut;
 

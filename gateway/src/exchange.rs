@@ -72,9 +72,6 @@ pub trait Side {
     /// How many octets of the visitor's body have gone on, while its next ones are what everything waits for.
     fn body_due(&mut self, moved: Option<u64>);
 
-    /// All of the visitor's body has arrived.
-    fn body_done(&mut self);
-
     /// The request waits for a place on a tunnel, or no longer.
     fn held(&mut self, holds: bool);
 
@@ -510,7 +507,6 @@ where
             Poll::Ready(Err(Stop::Body(Fault::Visitor(error)))) => Some(broken(&error)),
             Poll::Ready(_) => {
                 side.body_due(None);
-                side.body_done();
                 None
             }
             Poll::Pending => {
@@ -523,7 +519,7 @@ where
 }
 
 /// What is wrong with a visitor whose body ended before its end: it left, or it sent what is no body.
-fn broken(error: &(dyn std::error::Error + 'static)) -> Failure {
+pub(crate) fn broken(error: &(dyn std::error::Error + 'static)) -> Failure {
     use std::io::ErrorKind::{InvalidData, InvalidInput};
     let mut cause = Some(error);
     while let Some(error) = cause {

@@ -1,14 +1,15 @@
 //! TCP as both ends want it: no delay for small writes, dead peers noticed by the kernel too, ports that can be taken
 //! again at once.
 
+use std::future::Future;
 use std::io::{self, IoSlice};
 use std::net::{SocketAddr, UdpSocket};
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncWrite, Interest};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 /// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
@@ -104,10 +105,46 @@ pub fn close_abruptly(stream: &TcpStream, abruptly: bool) {
     let _gone = SockRef::from(stream).set_linger(linger);
 }
 
-/// For a visitor's or an app's connection.
+/// For a visitor's or an app's connection. One whose peer has vanished without a word, and with nothing to say to it, is over
+/// within two minutes: until then a WebSocket, or an answer that goes on, cannot tell. `TCP_USER_TIMEOUT` is not for this: it
+/// would also end a connection whose peer answers, and merely takes nothing (tcp(7)); that is for the time for a stall to say.
 pub fn tune_plain(stream: &TcpStream) {
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(60))
+        .with_interval(Duration::from_secs(15))
+        .with_retries(4);
     // Refused only by a connection that is gone already, which its next read reports.
-    let _gone = stream.set_nodelay(true);
+    let _gone = (
+        stream.set_nodelay(true),
+        SockRef::from(stream).set_tcp_keepalive(&keepalive),
+    );
+}
+
+/// How the other end of a connection stands to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    Here,
+    /// It has said all that it has to say, of which so many octets can still be read at most.
+    Finished {
+        unread: u64,
+    },
+    /// It has reset the connection, or the system has given it up.
+    Gone,
+}
+
+/// How the other end stands, by what the runtime has heard of the socket: nothing is read, and nobody is woken for it.
+pub fn presence(stream: &TcpStream) -> Presence {
+    // The one interest besides reading that its end belongs to.
+    let mut heard = pin!(stream.ready(Interest::PRIORITY | Interest::ERROR));
+    let heard = heard.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    match heard {
+        Poll::Ready(Ok(ready)) if !ready.is_error() && !ready.is_read_closed() => Presence::Here,
+        Poll::Ready(Ok(ready)) if !ready.is_error() => Presence::Finished {
+            unread: rustix::io::ioctl_fionread(stream).unwrap_or(u64::MAX),
+        },
+        Poll::Ready(_) => Presence::Gone,
+        Poll::Pending => Presence::Here,
+    }
 }
 
 /// As much as is worth copying to save the kernel the handling of a vector: a small head and a small body.

@@ -42,4 +42,5 @@ mod routing;
 mod stampede;
 mod stopping;
 mod trailers;
+mod vanished;
 mod websocket;

@@ -272,6 +272,22 @@ async fn a_visitor_may_close_his_half_and_still_gets_the_answer() {
 }
 
 #[tokio::test]
+async fn a_visitor_may_close_his_half_behind_a_body() {
+    let site = Site::start().await;
+    for body in [
+        "Content-Length: 5\r\n\r\n\0\u{1}\u{2}\u{3}\u{4}",
+        "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ] {
+        let mut visitor = site.visitor().await;
+        visitor
+            .send(format!("POST /upload HTTP/1.1\r\nHost: {HOST}\r\n{body}"))
+            .await;
+        visitor.half_close().await;
+        assert!(visitor.answer("POST").await.text().ends_with("intact"));
+    }
+}
+
+#[tokio::test]
 async fn pipelined_requests_are_answered_in_order() {
     let site = Site::start().await;
     let mut visitor = site.visitor().await;

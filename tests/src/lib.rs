@@ -39,6 +39,8 @@ pub mod apps; // what the agents stand in front of
 
 pub mod peers; // HTTP/2 spoken by hand, in the place of an agent or of a gateway
 
+pub mod sockets; // what the system says of TCP connections
+
 pub mod link; // a TCP relay that can freeze and be cut
 
 pub mod netns; // network namespaces that drop packets

@@ -95,10 +95,6 @@ impl Side for Front {
         }
     }
 
-    fn body_done(&mut self) {
-        // A stream says by itself when it is half-closed.
-    }
-
     fn held(&mut self, holds: bool) {
         self.wait.hold(holds, clock::now_ms());
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HeaderValue, TRANSFER_ENCODING};
 use http::{Method, Request, Response, StatusCode, Version};
-use http_body::{Body, Frame, SizeHint};
+use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -23,13 +23,14 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::{sleep_until, timeout};
 use tracing::debug;
 
+use super::in_hand::InHand;
 use super::io::{Ends, Refusal, VisitorIo};
-use super::pulse::{Overdue, Pulse};
+use super::pulse::{LOOK_EVERY, Overdue, Pulse};
 use super::rest::Left;
 use super::stray::Stray;
 use super::{Limits, Reception, upgrade};
 use crate::access::Record;
-use crate::answer::{Answer, Cut};
+use crate::answer::Answer;
 use crate::exchange::{Ask, Side, Visit, may_have_body, open};
 use crate::failure::Failure;
 use crate::forward::{self, Outgoing};
@@ -70,7 +71,6 @@ where
             // The request is in hand from here on, before hyper looks for the visitor's end again.
             let headed = Instant::now();
             let since = watched.pulse.request_began(clock::ms(headed));
-            watched.pulse.body_open(!request.body().is_end_stream());
             watched.verdict.store(NONE, Relaxed);
             let began = headed - Duration::from_millis(clock::ms(headed).saturating_sub(since));
             async move {
@@ -145,6 +145,8 @@ where
     let mut finishing = Box::pin(reception.drain.finishing());
     let mut told = false;
     let mut watch = Box::pin(sleep_until(after(limits.patience.grain())));
+    // The next look is one for the visitor.
+    let mut looks = false;
     poll_fn(|cx| {
         loop {
             if !told && finishing.as_mut().poll(cx).is_ready() {
@@ -162,8 +164,16 @@ where
             if watched.left.is_some() && watched.left.poll(cx).is_ready() {
                 continue;
             }
+            if !looks && watched.pulse.is_held_back() {
+                looks = true;
+                let soon = after(LOOK_EVERY).min(watch.deadline());
+                watch.as_mut().reset(soon);
+            }
             if watch.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
+            }
+            if std::mem::take(&mut looks) {
+                watched.pulse.look_for_visitor();
             }
             if told && watched.pulse.is_at_rest() {
                 return Poll::Ready(Ended::Overdue(Overdue::Idle));
@@ -197,11 +207,11 @@ fn after(pause: Duration) -> tokio::time::Instant {
 }
 
 /// The pulse, and what the watch has decided about the request in hand.
-struct Watched {
-    pulse: Arc<Pulse>,
+pub(super) struct Watched {
+    pub(super) pulse: Arc<Pulse>,
     verdict: AtomicU8,
     drain: Drain,
-    left: Left,
+    pub(super) left: Left,
     /// What is to be joined once hyper has let go of the connection.
     joining: Mutex<Option<Box<(upgrade::Joining, Record)>>>,
 }
@@ -478,8 +488,12 @@ impl From<upgrade::Http1> for Responded {
 }
 
 /// hyper takes `Transfer-Encoding` with `Content-Length` beside it, and several `Transfer-Encoding`; both are how requests
-/// are smuggled (RFC 9112 §6.1, §11.2), and neither is needed.
+/// are smuggled (RFC 9112 §6.1, §11.2), and neither is needed. Nor is a line that ends with LF alone, which whoever is in front
+/// of us may have taken for a part of a field's value; a recipient may refuse it (RFC 9112 §2.2).
 fn check_framing(request: &Request<Incoming>, pulse: &Pulse) -> Result<(), Failure> {
+    if pulse.has_bare_line() {
+        return Err(Failure::Malformed);
+    }
     let mut codings = request.headers().get_all(TRANSFER_ENCODING).iter();
     let Some(coding) = codings.next() else {
         return Ok(());
@@ -542,10 +556,6 @@ impl Side for Front {
         self.watched.pulse.body_due(moved.is_some());
     }
 
-    fn body_done(&mut self) {
-        self.watched.pulse.body_open(false);
-    }
-
     fn held(&mut self, holds: bool) {
         self.watched.pulse.held(holds);
     }
@@ -559,57 +569,5 @@ impl Side for Front {
             _ if self.watched.drain.is_last_call() => Poll::Ready(Failure::Draining),
             _ => Poll::Pending,
         }
-    }
-}
-
-/// An answer on its way out. While it is, the connection has a request in hand.
-pub(super) struct InHand {
-    answer: Option<Answer<Incoming>>,
-    /// A 304, whose Content-Length is that of what it stands for (RFC 9110 §8.6). hyper writes the field only before a body
-    /// that has not ended yet (`Server::encode_headers`), and then writes no body after a 304, whatever its length.
-    measured: bool,
-    watched: Arc<Watched>,
-}
-
-impl Body for InHand {
-    type Data = Bytes;
-    type Error = Cut;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        match &mut self.answer {
-            Some(answer) => Pin::new(answer).poll_frame(cx),
-            None => Poll::Ready(None),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        !self.measured && self.answer.as_ref().is_none_or(Body::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        if self.measured {
-            return SizeHint::default();
-        }
-        self.answer
-            .as_ref()
-            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
-    }
-}
-
-impl Drop for InHand {
-    fn drop(&mut self) {
-        let pulse = &self.watched.pulse;
-        if self.answer.as_ref().is_some_and(Answer::is_whole) {
-            pulse.response_ended();
-        }
-        match (self.answer.take(), pulse.cut_for()) {
-            (Some(answer), Some(failure)) => answer.broken(failure),
-            (Some(answer), None) if answer.leaves_rest() => return self.watched.left.put(answer),
-            (answer, _) => drop(answer),
-        }
-        pulse.request_ended();
     }
 }

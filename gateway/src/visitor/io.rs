@@ -1,6 +1,7 @@
 //! A visitor's HTTP/1 socket as hyper sees it: what was read while the protocol was still open is replayed, interim
 //! responses go out before anything else, a half-close does not look like a departure, hyper's own answer to what it cannot
 //! parse becomes ours, a response that broke off does not look whole, and everything leaves a note in the connection's pulse.
+//! Where nobody reads, a look at what the system knows tells whether the visitor is still there.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -9,7 +10,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use http::StatusCode;
-use tidegate_shared::socket::{close_abruptly, poll_write_pieces};
+use tidegate_shared::socket::{Presence, close_abruptly, poll_write_pieces, presence};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -19,27 +20,48 @@ use super::pulse::Pulse;
 /// Makes the answer to a head that hyper refuses with this status.
 pub(super) type Refusal = Box<dyn FnMut(StatusCode) -> Bytes + Send>;
 
-/// A visitor's socket, which can be told how it is to end.
+/// A visitor's socket, which can be told how it is to end, and asked whether the visitor has ended it.
 pub(super) trait Ends {
     /// With a reset when it is closed, or in order.
     fn end_abruptly(&self, abruptly: bool);
+
+    /// How the visitor stands to the connection, by what the system knows and without reading.
+    fn presence(&self) -> Presence;
 }
 
 impl Ends for TcpStream {
     fn end_abruptly(&self, abruptly: bool) {
         close_abruptly(self, abruptly);
     }
+
+    fn presence(&self) -> Presence {
+        presence(self)
+    }
 }
+
+/// Octets of a body that a TLS session may hold, beside what waits in its socket: a record that came in part, and some whole
+/// ones that nobody has taken.
+const HELD_BY_TLS: u64 = 64 * 1024;
 
 impl<T: Ends> Ends for TlsStream<T> {
     fn end_abruptly(&self, abruptly: bool) {
         self.get_ref().0.end_abruptly(abruptly);
+    }
+
+    fn presence(&self) -> Presence {
+        match self.get_ref().0.presence() {
+            Presence::Finished { unread } => Presence::Finished {
+                unread: unread.saturating_add(HELD_BY_TLS),
+            },
+            other => other,
+        }
     }
 }
 
 /// See the module's head.
 pub(super) struct VisitorIo<T> {
     io: T,
+    /// What was read and hyper has not had yet.
     replay: Bytes,
     pulse: Arc<Pulse>,
     interim: Bytes,
@@ -50,7 +72,6 @@ pub(super) struct VisitorIo<T> {
 
 impl<T> VisitorIo<T> {
     pub(super) fn new(io: T, seen: Bytes, pulse: Arc<Pulse>, refusal: Refusal) -> Self {
-        pulse.read(&seen);
         Self {
             io,
             replay: seen,
@@ -59,6 +80,18 @@ impl<T> VisitorIo<T> {
             refusal,
             abruptly: false,
         }
+    }
+
+    /// What there is to read is not to be read.
+    fn stopped(&self) -> Poll<io::Result<()>> {
+        if self.pulse.is_malformed() {
+            return Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "a line of a chunked body ends otherwise than with CRLF",
+            )));
+        }
+        // What is behind a request for an upgrade: hyper asks again when that is answered.
+        Poll::Pending
     }
 
     /// The socket itself, for whoever has the last word.
@@ -96,6 +129,19 @@ impl<T: Ends> VisitorIo<T> {
             self.abruptly = abruptly;
             self.io.end_abruptly(abruptly);
         }
+    }
+
+    /// Whether the visitor has left with a request in hand, where nobody reads and so nobody finds its end: it has reset the
+    /// connection, or closed its half with more of its body owed than can still be read.
+    fn has_left(&self) -> bool {
+        self.pulse.is_held_back()
+            && match self.io.presence() {
+                Presence::Here => false,
+                Presence::Gone => true,
+                Presence::Finished { unread } => {
+                    self.pulse.owed().is_some_and(|owed| owed > unread)
+                }
+            }
     }
 }
 
@@ -135,10 +181,15 @@ impl<T: AsyncRead + Unpin> AsyncRead for VisitorIo<T> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        this.pulse.waits_for_octets(false);
         if !this.replay.is_empty() {
             let run = this.replay.len().min(buf.remaining());
-            buf.put_slice(&this.replay[..run]);
-            this.replay.advance(run);
+            let taken = this.pulse.read(&this.replay[..run]);
+            if taken == 0 {
+                return this.stopped();
+            }
+            buf.put_slice(&this.replay[..taken]);
+            this.replay.advance(taken);
             return Poll::Ready(Ok(()));
         }
         if this.pulse.half_closed() {
@@ -150,7 +201,9 @@ impl<T: AsyncRead + Unpin> AsyncRead for VisitorIo<T> {
             };
         }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
+        let read = Pin::new(&mut this.io).poll_read(cx, buf);
+        this.pulse.waits_for_octets(read.is_pending());
+        ready!(read)?;
         let arrived = &buf.filled()[before..];
         if arrived.is_empty() {
             return if this.pulse.closed_half() {
@@ -159,7 +212,14 @@ impl<T: AsyncRead + Unpin> AsyncRead for VisitorIo<T> {
                 Poll::Ready(Ok(()))
             };
         }
-        this.pulse.read(arrived);
+        let taken = this.pulse.read(arrived);
+        if taken < arrived.len() {
+            this.replay = Bytes::copy_from_slice(&arrived[taken..]);
+            buf.set_filled(before + taken);
+            if taken == 0 {
+                return this.stopped();
+            }
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -201,6 +261,9 @@ impl<T: AsyncWrite + Ends + Unpin> AsyncWrite for VisitorIo<T> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_interim(cx))?;
+        if self.pulse.is_to_look() && self.has_left() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
         // hyper flushes when it has written all that it had.
         self.pulse.all_written();
         let flushed = Pin::new(&mut self.io).poll_flush(cx);

@@ -12,6 +12,7 @@ mod front;
 mod h1;
 mod h2;
 mod heads;
+mod in_hand;
 mod io;
 mod ledger;
 pub mod pulse;

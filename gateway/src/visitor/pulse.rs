@@ -54,6 +54,9 @@ pub(crate) const HALF_CLOSE_WITHIN_MS: u64 = 100;
 /// How long one who has half-closed is waited for until its response begins: it may have left after all.
 const HALF_CLOSED_WAITS_MS: u64 = 10_000;
 
+/// How often it is looked whether a visitor is still there whose connection nobody reads.
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(200);
+
 /// Octets of interim responses that may wait for a visitor; more are dropped, as they may be (RFC 9110 §15.2).
 const INTERIM_KEPT: usize = 16 * 1024;
 
@@ -67,6 +70,9 @@ pub struct Pulse {
     in_hand: AtomicBool,
     /// No request is in hand, and all of the last response has left hyper.
     at_rest: AtomicBool,
+    /// Whoever reads is told when something comes.
+    reading: AtomicBool,
+    to_look: AtomicBool,
     /// What goes on behind a 101 is no longer HTTP.
     switched: AtomicBool,
     request_since: AtomicU64,
@@ -84,7 +90,6 @@ pub struct Pulse {
     pub(crate) received: AtomicU64,
     pub(crate) sent: AtomicU64,
     finished_half: AtomicBool,
-    body_open: AtomicBool,
     requests: AtomicU64,
     /// Why the gateway has cut the connection, if it has.
     cut: OnceLock<Failure>,
@@ -127,6 +132,8 @@ impl Default for Pulse {
             idle_since: AtomicU64::new(now),
             in_hand: AtomicBool::new(false),
             at_rest: AtomicBool::new(true),
+            reading: AtomicBool::new(false),
+            to_look: AtomicBool::new(false),
             switched: AtomicBool::new(false),
             request_since: AtomicU64::new(0),
             wait: Wait::default(),
@@ -141,7 +148,6 @@ impl Default for Pulse {
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             finished_half: AtomicBool::new(false),
-            body_open: AtomicBool::new(false),
             requests: AtomicU64::new(0),
             cut: OnceLock::new(),
             framing: Mutex::default(),
@@ -153,18 +159,50 @@ impl Default for Pulse {
 }
 
 impl Pulse {
-    /// Octets arrived.
-    pub(crate) fn read(&self, octets: &[u8]) {
+    /// Octets arrived. Returns how many of them hyper is to have at this moment ([`Framing::feed`]).
+    pub(crate) fn read(&self, octets: &[u8]) -> usize {
         let now = clock::now_ms();
+        let taken = if self.switched.load(Relaxed) {
+            octets.len()
+        } else {
+            if !self.in_hand.load(Relaxed) && self.head_since.load(Relaxed) == 0 {
+                self.head_since.store(now, Relaxed);
+            }
+            self.framing().feed(octets)
+        };
         self.heard.store(now, Relaxed);
-        self.received.fetch_add(octets.len() as u64, Relaxed);
-        if self.switched.load(Relaxed) {
-            return;
-        }
-        if !self.in_hand.load(Relaxed) && self.head_since.load(Relaxed) == 0 {
-            self.head_since.store(now, Relaxed);
-        }
-        self.framing().feed(octets);
+        self.received.fetch_add(taken as u64, Relaxed);
+        taken
+    }
+
+    /// Whether what arrives is no HTTP any more, where it should be the body of the request in hand.
+    pub(crate) fn is_malformed(&self) -> bool {
+        self.framing().is_malformed()
+    }
+
+    /// hyper has been told that there is nothing to read at this moment, or has had something and may not come back for more.
+    pub(crate) fn waits_for_octets(&self, waits: bool) {
+        self.reading.store(waits, Relaxed);
+    }
+
+    /// Whether a request is in hand and nobody reads what comes behind it, nor that nothing will.
+    pub(crate) fn is_held_back(&self) -> bool {
+        self.in_hand.load(Relaxed) && !self.reading.load(Relaxed)
+    }
+
+    /// The socket is to look whether the visitor is still there when it is flushed next.
+    pub(crate) fn look_for_visitor(&self) {
+        self.to_look.store(true, Relaxed);
+    }
+
+    /// Whether the socket is to look for the visitor, once.
+    pub(crate) fn is_to_look(&self) -> bool {
+        self.to_look.load(Relaxed) && self.to_look.swap(false, Relaxed)
+    }
+
+    /// The least that is still to come of the body of the request in hand; `None` where it is complete.
+    pub(crate) fn owed(&self) -> Option<u64> {
+        self.framing().owed()
     }
 
     pub(crate) fn wrote(&self, octets: usize) {
@@ -185,7 +223,7 @@ impl Pulse {
         let now = clock::now_ms();
         // Whoever has not sent all of a body has not finished: that is no half-close.
         let meant = self.in_hand.load(Relaxed)
-            && !self.body_open.load(Relaxed)
+            && self.owed().is_none()
             && now.saturating_sub(
                 self.request_since
                     .load(Relaxed)
@@ -193,11 +231,6 @@ impl Pulse {
             ) <= HALF_CLOSE_WITHIN_MS;
         self.finished_half.store(meant, Relaxed);
         meant
-    }
-
-    /// Whether a body is still coming.
-    pub(crate) fn body_open(&self, open: bool) {
-        self.body_open.store(open, Relaxed);
     }
 
     /// Whether the visitor has half-closed, and its response has not begun for so long that it must be taken for gone.
@@ -296,6 +329,7 @@ impl Pulse {
     /// The response is complete, or given up.
     pub(crate) fn request_ended(&self) {
         self.in_hand.store(false, Relaxed);
+        self.framing().settle();
         self.body_due_since.store(0, Relaxed);
         self.idle_since.store(clock::now_ms(), Relaxed);
     }
@@ -321,6 +355,11 @@ impl Pulse {
             self.at_rest
                 .store(self.blocked_since.load(Relaxed) == 0, Relaxed);
         }
+    }
+
+    /// Whether a line of the head of the request in hand ended with LF alone.
+    pub(crate) fn has_bare_line(&self) -> bool {
+        self.stated().is_some_and(|stated| stated.bare)
     }
 
     /// Whether the request in hand states its body's length in one way.

@@ -1,0 +1,65 @@
+//! An HTTP/1 visitor's answer as hyper takes it from `h1`: octet for octet the app's, and when it ends, the connection's notes
+//! say so.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::h1::Watched;
+use crate::answer::{Answer, Cut};
+
+/// An answer on its way out. While it is, the connection has a request in hand.
+pub(super) struct InHand {
+    pub(super) answer: Option<Answer<Incoming>>,
+    /// A 304, whose Content-Length is that of what it stands for (RFC 9110 §8.6). hyper writes the field only before a body
+    /// that has not ended yet (`Server::encode_headers`), and then writes no body after a 304, whatever its length.
+    pub(super) measured: bool,
+    pub(super) watched: Arc<Watched>,
+}
+
+impl Body for InHand {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        match &mut self.answer {
+            Some(answer) => Pin::new(answer).poll_frame(cx),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        !self.measured && self.answer.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.measured {
+            return SizeHint::default();
+        }
+        self.answer
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        let pulse = &self.watched.pulse;
+        if self.answer.as_ref().is_some_and(Answer::is_whole) {
+            pulse.response_ended();
+        }
+        match (self.answer.take(), pulse.cut_for()) {
+            (Some(answer), Some(failure)) => answer.broken(failure),
+            (Some(answer), None) if answer.leaves_rest() => return self.watched.left.put(answer),
+            (answer, _) => drop(answer),
+        }
+        pulse.request_ended();
+    }
+}
