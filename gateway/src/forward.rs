@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use http::header::{COOKIE, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, VIA};
 use http::uri::{Authority, Parts, PathAndQuery, Scheme};
 use http::{Method, Uri, Version};
-use tidegate_shared::message::strip_hop_by_hop;
+use tidegate_shared::message::{strip_gateways, strip_hop_by_hop};
 use tidegate_shared::name::{VisitorHost, visitor_host};
 
 use crate::failure::Failure;
@@ -225,19 +225,18 @@ pub fn rewrite(
     version: Version,
 ) {
     strip_hop_by_hop(headers);
+    strip_gateways(headers);
     headers.remove(HOST);
     if version >= Version::HTTP_2 {
         join_cookies(headers);
     }
     // Looking up six names in a message without one of their kind costs more than a glance at what there is.
-    if headers.keys().any(begins_with_x) {
-        if !origin.trusted {
-            for name in FORGEABLE {
-                headers.remove(name);
-            }
+    if !origin.trusted && headers.keys().any(begins_with_x) {
+        for name in FORGEABLE {
+            headers.remove(name);
         }
-        remove_lookalikes(headers);
     }
+    remove_lookalikes(headers);
     set_x_forwarded(headers, policy, origin, authority);
     set_forwarded(headers, policy, origin, authority);
     if policy.via {
@@ -256,16 +255,20 @@ fn begins_with_x(name: &HeaderName) -> bool {
     matches!(name.as_str().as_bytes(), [b'x', b'-' | b'_', ..])
 }
 
-/// Apps behind CGI and its kind (RFC 3875 §4.1.18, WSGI) read `_` in a name as `-`, and would take `x_forwarded_for` for ours.
-/// No hop that is worth trusting writes them so.
+/// Apps behind CGI and its kind (RFC 3875 §4.1.18, WSGI) read `_` in a name as `-`: they would take `x_forwarded_for` for ours,
+/// and `content_length` for the body's. No hop that is worth trusting writes them so.
 fn remove_lookalikes(headers: &mut HeaderMap) {
     let alike = |name: &&HeaderName| {
         let name = name.as_str();
         name.contains('_') && {
             let read = name.replace('_', "-");
-            read.starts_with("x-forwarded-") || read == "x-real-ip"
+            read.starts_with("x-forwarded-")
+                || ["x-real-ip", "content-length", "transfer-encoding"].contains(&read.as_str())
         }
     };
+    if !headers.keys().any(|name| alike(&name)) {
+        return;
+    }
     let found: Vec<HeaderName> = headers.keys().filter(alike).cloned().collect();
     for name in found {
         headers.remove(name);

@@ -25,13 +25,30 @@ pub const DETAIL_MAX: usize = 500;
 /// Removes from an app's answer what only its agent may say.
 pub fn strip_agents(headers: &mut HeaderMap) {
     // A glance costs less than two look-ups that find nothing.
-    if headers
-        .keys()
-        .any(|name| name.as_str().starts_with("tidegate-"))
-    {
+    if headers.keys().any(is_ours) {
         headers.remove(DETAIL);
         headers.remove(STATUS);
     }
+}
+
+/// Removes from a request what only a gateway may say to its agent, and an app is not to hear of: every field whose name is
+/// Tidegate's own.
+pub fn strip_gateways(headers: &mut HeaderMap) {
+    if !headers.keys().any(is_ours) {
+        return;
+    }
+    let ours: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| is_ours(name))
+        .cloned()
+        .collect();
+    for name in ours {
+        headers.remove(name);
+    }
+}
+
+fn is_ours(name: &HeaderName) -> bool {
+    name.as_str().starts_with("tidegate-")
 }
 
 /// Names that `Connection` cannot have removed: they frame or route the message, or say who sent it, and a visitor who

@@ -1,8 +1,9 @@
 //! What the gateway adds to a request, what it takes away, and that nothing else changes (issue §3).
 
 use tidegate_tests::http1::Head;
+use tidegate_tests::peers::gateway::{answer, request};
 use tidegate_tests::visitors::{H2Visitor, Visitor};
-use tidegate_tests::{HOST, Site, World};
+use tidegate_tests::{ByHand, HOST, Site, World};
 
 /// The request as the app saw it, for a visitor who sent `fields` after Host.
 async fn seen(site: &Site, fields: &str) -> Head {
@@ -290,4 +291,37 @@ async fn an_untrusted_range_is_not_believed() {
     let site = Site::start_with(gateway, &[]).await;
     let head = seen(&site, "X-Forwarded-For: 203.0.113.9\r\n").await;
     assert_eq!(head.get("x-forwarded-for"), Some("127.0.0.1"));
+}
+
+/// Gateway and agent talk to each other in fields of their own, and apps behind CGI read `_` as `-`.
+#[tokio::test]
+async fn what_would_be_taken_for_ours_or_for_framing_does_not_reach_the_app() {
+    let site = Site::start().await;
+    let fields = "Content_Length: 5\r\nTransfer_Encoding: chunked\r\n\
+                  Tidegate-Upgrade-Optional: 1\r\nTidegate-Other: 2\r\nX_Other: 3\r\n";
+    let head = seen(&site, fields).await;
+    for gone in [
+        "content_length",
+        "transfer_encoding",
+        "tidegate-upgrade-optional",
+        "tidegate-other",
+    ] {
+        assert_eq!(head.get(gone), None, "{gone}");
+    }
+    assert_eq!(head.get("x_other"), Some("3"), "it says nothing of ours");
+
+    // Other gateways pass whatever a visitor sends.
+    let scene = ByHand::start().await;
+    let mut peer = scene.gateway.reversed().await;
+    let mut fields = request("GET", HOST, "/hello");
+    fields.extend([("tidegate-upgrade-optional", "1"), ("tidegate-other", "2")]);
+    peer.send_head(1, &fields, true).await;
+    assert_eq!(answer(&mut peer, 1).await.1, b"hello from blog\n");
+    let head = scene.app.last_request();
+    assert!(
+        head.fields
+            .iter()
+            .all(|(name, _)| !name.to_lowercase().starts_with("tidegate-")),
+        "{head:?}"
+    );
 }

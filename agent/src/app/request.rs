@@ -16,7 +16,9 @@ use http::uri::PathAndQuery;
 use http::{Method, Request, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
 use tidegate_shared::inbound::Inbound;
-use tidegate_shared::message::{BadLength, declared_length, may_upgrade_to, strip_hop_by_hop};
+use tidegate_shared::message::{
+    BadLength, declared_length, may_upgrade_to, strip_gateways, strip_hop_by_hop,
+};
 use tidegate_shared::seam::Wire;
 
 /// The body of a request.
@@ -97,6 +99,7 @@ pub(super) fn for_http1(head: &mut Parts, host: Option<&HeaderValue>, has_body: 
     head.version = Version::HTTP_11;
     head.extensions.clear();
     strip_hop_by_hop(&mut head.headers);
+    strip_gateways(&mut head.headers);
     join_cookies(&mut head.headers);
     if head.headers.contains_key(TE) {
         // RFC 9110 §10.1.4: TE goes with a connection option of its name.
