@@ -59,6 +59,32 @@ async fn what_an_app_gets_wrong_is_in_the_agents_log_once_and_its_address_on_no_
     }
 }
 
+/// The gateway can only say `response-cut`: who broke it off is known at the agent.
+#[tokio::test]
+async fn an_app_that_breaks_off_an_answer_is_named_once() {
+    let world = World::start().await;
+    for (name, answer) in [
+        ("length.test", "Content-Length: 10\r\n\r\nabc"),
+        (
+            "chunks.test",
+            "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+        ),
+    ] {
+        let app = RawApp::answering(format!("HTTP/1.1 200 OK\r\n{answer}"), true).await;
+        let agent = world.agent(name, &app.target()).await;
+        for _ in 0..3 {
+            let answer = world.get(name, "/").await;
+            assert_eq!(
+                (answer.text().as_str(), answer.cut.is_some()),
+                ("abc", true)
+            );
+        }
+        let target = app.target();
+        agent.wait_log(&[&target, "broke off its answer"]).await;
+        assert_eq!(agent.logged(&["broke off"]).len(), 1, "{:?}", agent.log());
+    }
+}
+
 #[tokio::test]
 async fn an_app_that_is_not_there_has_no_address_on_the_page() {
     let world = World::start().await;

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
+use h2::Reason;
 use h2::server::SendResponse;
 use http::header::{
     CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
@@ -30,6 +31,8 @@ pub(super) enum Trouble {
     Closed,
     /// What the app answered is not HTTP.
     Invalid(String),
+    /// The app ended the request's HTTP/2 stream without an answer.
+    Reset(Reason),
     /// No head of a response within the limit.
     Slow,
     /// The app answered an upgrade as if it were an ordinary request.
@@ -48,6 +51,7 @@ impl Trouble {
             Self::Unreachable(_)
             | Self::Closed
             | Self::Invalid(_)
+            | Self::Reset(_)
             | Self::UpgradeIgnored(_)
             | Self::UpgradeInvalid(_) => StatusCode::BAD_GATEWAY,
             Self::Slow => StatusCode::GATEWAY_TIMEOUT,
@@ -60,7 +64,7 @@ impl Trouble {
         match self {
             Self::Unreachable(_) => "app-unreachable",
             Self::Closed => "app-closed",
-            Self::Invalid(_) => "app-invalid-response",
+            Self::Invalid(_) | Self::Reset(_) => "app-invalid-response",
             Self::Slow => "app-timeout",
             Self::UpgradeIgnored(_) => "upgrade-ignored",
             Self::UpgradeInvalid(_) => "upgrade-invalid",
@@ -78,6 +82,10 @@ impl fmt::Display for Trouble {
             Self::Unreachable(why) => write!(f, "cannot be reached: {why}"),
             Self::Closed => f.write_str("closed the connection without an answer"),
             Self::Invalid(why) => write!(f, "did not answer in HTTP: {why}"),
+            Self::Reset(reason) => write!(
+                f,
+                "broke the request off without an answer (HTTP/2 {reason:?})"
+            ),
             Self::Slow => f.write_str("has not answered in time"),
             Self::UpgradeIgnored(status) => write!(
                 f,
@@ -121,7 +129,7 @@ impl Asker {
 
     pub(super) fn send(self, app: &App, mut respond: SendResponse<Bytes>, trouble: &Trouble) {
         app.complain(trouble);
-        let detail = format!("the app {trouble}");
+        let detail = uncited(&format!("the app {trouble}"));
         let page = self.page(&detail, trouble);
         let mut response = Response::new(());
         *response.status_mut() = trouble.status();
@@ -172,6 +180,17 @@ pub(super) fn excess(fields: &HeaderMap) -> Option<Trouble> {
     })
 }
 
+/// Without the places in the standards, which are for who runs the app and reads the log.
+fn uncited(text: &str) -> String {
+    match text.split_once(" (RFC ") {
+        Some((before, cited)) => {
+            let behind = cited.split_once(')').map_or("", |(_cited, behind)| behind);
+            format!("{before}{behind}")
+        }
+        None => text.to_owned(),
+    }
+}
+
 /// What a field's value can carry, and no more of it than fits a small head, whatever a library has to say.
 fn one_line(text: &str) -> String {
     text.chars()
@@ -206,6 +225,17 @@ mod tests {
         );
         let page = asker("text/html,application/xhtml+xml").page(&detail, &trouble);
         assert!(page.contains("connection refused &lt;&amp;&gt;"), "{page}");
+    }
+
+    #[test]
+    fn a_visitor_is_spared_the_standards() {
+        let why = "its Sec-WebSocket-Accept does not fit the key (RFC 6455 §4.1)";
+        assert_eq!(
+            uncited(&format!("the app {}", Trouble::UpgradeInvalid(why))),
+            "the app answered a change of protocol wrongly: its Sec-WebSocket-Accept does not fit the key"
+        );
+        assert_eq!(uncited("a (RFC 1 §2), b"), "a, b");
+        assert_eq!(uncited("a (b)"), "a (b)");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! dropping it closes the connection.
 
 use std::future::poll_fn;
+use std::io;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +20,7 @@ use hyper::client::conn::http1::{Builder, Connection, SendRequest};
 use hyper_util::rt::TokioIo;
 use tidegate_shared::interim::{Fate, Interims};
 use tidegate_shared::message::{strip_agents, strip_hop_by_hop};
-use tidegate_shared::pump::Pump;
+use tidegate_shared::pump::{Pump, Stop};
 use tidegate_shared::seam::Wire;
 use tokio::time::{Instant, Sleep, sleep};
 
@@ -174,8 +175,8 @@ impl Link {
 
     /// Moves the body of a response to the visitor, and goes on with the request's. Says whether the connection is fit for
     /// another request.
-    pub(super) async fn stream(&mut self, mut pump: Pump<Incoming>, rest_within: Duration) -> bool {
-        let whole = poll_fn(|cx| {
+    pub(super) async fn stream(&mut self, mut pump: Pump<Incoming>, app: &App) -> bool {
+        let ended = poll_fn(|cx| {
             // A small body came together with the head.
             if let Poll::Ready(ended) = pump.poll(cx) {
                 return Poll::Ready(ended);
@@ -190,14 +191,19 @@ impl Link {
             }
             ended
         })
-        .await
-        .is_ok();
-        if !whole {
+        .await;
+        if let Err(stop) = ended {
+            if let Stop::Body(error) = &stop
+                && let Some(why) = fault_in_reading(error)
+            {
+                app.broke_off(why);
+            }
             // A turn for the tunnel to send what came before the end, which the reset would overtake.
             tokio::task::yield_now().await;
             pump.reset(Reason::CANCEL);
+            return false;
         }
-        whole && self.reusable(rest_within).await
+        self.reusable(app.settings.rest_within).await
     }
 
     /// Whether it is fit for another request, after a response. An app may answer before it reads all of a body: what is left of
@@ -250,6 +256,12 @@ fn drive(
         }
         _ => Poll::Ready(Ok(())),
     }
+}
+
+/// What the app did wrong in the middle of an answer. `None` where the connection ended for the request's sake: then hyper has
+/// nothing of the socket's to tell.
+fn fault_in_reading(error: &hyper::Error) -> Option<&io::Error> {
+    std::error::Error::source(error)?.downcast_ref()
 }
 
 /// Polls a limit that may not be there.
@@ -339,7 +351,7 @@ pub(super) async fn relay(
         return;
     };
     let reusable = match pump {
-        Some(pump) => link.stream(pump, app.settings.rest_within).await,
+        Some(pump) => link.stream(pump, &app).await,
         None => link.reusable(app.settings.rest_within).await,
     };
     if reusable {

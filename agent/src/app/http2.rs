@@ -18,7 +18,7 @@ use http::uri::{Authority, Scheme};
 use http::{Request, Response, Uri, Version};
 use tidegate_shared::inbound::Inbound;
 use tidegate_shared::interim::{Fate, Interims};
-use tidegate_shared::message::{UPGRADE_OPTIONAL, strip_agents, strip_hop_by_hop};
+use tidegate_shared::message::{strip_agents, strip_gateways, strip_hop_by_hop};
 use tidegate_shared::pump::{Pump, Stop};
 use tidegate_shared::seam::Wire;
 use tidegate_shared::window;
@@ -168,7 +168,14 @@ pub(super) async fn relay(
             if let Err(Unwanted) = push(&mut open.upload, cx) {
                 return Poll::Ready(false);
             }
-            download.poll(cx).map(|ended| ended.is_ok())
+            download.poll(cx).map(|ended| {
+                if let Err(Stop::Body(error)) = &ended
+                    && (error.is_remote() || error.is_io())
+                {
+                    app.broke_off(error);
+                }
+                ended.is_ok()
+            })
         });
         if !whole.await {
             return;
@@ -226,6 +233,7 @@ fn for_http2(head: &mut Parts, app: &App) {
     let target = &app.settings.target;
     set_host(&mut head.headers, &head.uri, app.settings.host.as_ref());
     strip_hop_by_hop(&mut head.headers);
+    strip_gateways(&mut head.headers);
     let authority = head
         .headers
         .remove(HOST)
@@ -244,7 +252,6 @@ fn for_http2(head: &mut Parts, app: &App) {
     let protocol = head.extensions.get::<Protocol>().cloned();
     head.extensions.clear();
     if let Some(protocol) = protocol {
-        head.headers.remove(UPGRADE_OPTIONAL);
         head.extensions.insert(protocol);
     }
 }
@@ -280,9 +287,17 @@ async fn fetch(
             Err(Miss::Broken(error)) => match again.take() {
                 Some(copy) if error.is_io() || error.is_go_away() => request = copy,
                 _ if error.is_io() => return Err(Some(Trouble::Closed)),
-                _ => return Err(Some(Trouble::Invalid(error.to_string()))),
+                _ => return Err(Some(in_words(&error))),
             },
         }
+    }
+}
+
+/// What is wrong with an app that has not answered but spoken.
+fn in_words(error: &h2::Error) -> Trouble {
+    match error.reason() {
+        Some(reason) if error.is_reset() => Trouble::Reset(reason),
+        _ => Trouble::Invalid(error.to_string()),
     }
 }
 

@@ -70,8 +70,9 @@ pub struct App {
     /// One per worker.
     pools: Vec<pool::Pool>,
     links: Vec<http2::Links>,
-    /// The last attempt to connect failed.
-    down: AtomicBool,
+    reach: complaints::Reach,
+    /// An attempt to connect has failed, ever: until then there is nothing to note in `reach`.
+    watched: AtomicBool,
     /// It has answered a request, ever.
     spoke: AtomicBool,
     complaints: complaints::Complaints,
@@ -86,7 +87,8 @@ impl App {
             links: (0..workers.get())
                 .map(|_| http2::Links::default())
                 .collect(),
-            down: AtomicBool::new(false),
+            reach: complaints::Reach::default(),
+            watched: AtomicBool::new(false),
             spoke: AtomicBool::new(false),
             complaints: complaints::Complaints::default(),
             drain,
@@ -124,6 +126,9 @@ impl App {
     /// Closes connections to the app that the app has closed, or that have rested for long. To be called now and then on
     /// each worker.
     pub fn sweep(&self) {
+        if self.watched.load(Relaxed) {
+            self.tell(self.reach.due(clock::now_ms()));
+        }
         self.pool().sweep(self.now_ms());
     }
 
@@ -144,10 +149,51 @@ impl App {
         workers::here().min(self.pools.len() - 1)
     }
 
+    /// A connection to the app has come about.
     fn answers(&self) {
-        if self.down.load(Relaxed) && self.down.swap(false, Relaxed) {
-            info!("the app at {} answers again", self.settings.target);
+        if self.watched.load(Relaxed) {
+            self.tell(self.reach.heard(None, clock::now_ms()));
         }
+    }
+
+    /// None has.
+    fn is_down(&self, why: &str) {
+        self.watched.store(true, Relaxed);
+        self.tell(self.reach.heard(Some(why), clock::now_ms()));
+    }
+
+    fn tell(&self, news: Option<complaints::News>) {
+        let Some(complaints::News { down, untold }) = news else {
+            return;
+        };
+        let target = &self.settings.target;
+        let often = if untold == 0 {
+            String::new()
+        } else {
+            format!("; since the last such line it has come or gone {untold} times")
+        };
+        match down {
+            Some(why) => warn!(
+                "the app at {target} cannot be reached: {why}; visitors get 502 until it answers{often}"
+            ),
+            None => info!("the app at {target} answers again{often}"),
+        }
+    }
+
+    /// The app has not sent all of an answer that it had begun.
+    fn broke_off(&self, why: &dyn std::error::Error) {
+        let Some(more) = self.complaints.due("answer-cut", clock::now_ms()) else {
+            return;
+        };
+        let target = &self.settings.target;
+        let so_did = if more == 0 {
+            String::new()
+        } else {
+            format!(", and so did {more} since the last such line")
+        };
+        warn!(
+            "the app at {target} broke off its answer: {why}; the visitor saw it break off{so_did}"
+        );
     }
 
     /// The app has answered: what it speaks is understood.
@@ -200,14 +246,5 @@ impl App {
             "; if it speaks HTTP/2 only, add --h2"
         });
         hint
-    }
-
-    fn is_down(&self, why: &str) {
-        if !self.down.swap(true, Relaxed) {
-            warn!(
-                "the app at {} cannot be reached: {why}; visitors get 502 until it answers",
-                self.settings.target
-            );
-        }
     }
 }

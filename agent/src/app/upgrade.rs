@@ -170,7 +170,7 @@ async fn refused(
         headers.insert(REASON, HeaderValue::from_static(ignored.reason()));
     }
     if let Some(Some(pump)) = http1::begin(response, respond) {
-        let _reusable = link.stream(pump, app.settings.rest_within).await;
+        let _reusable = link.stream(pump, app).await;
     }
 }
 

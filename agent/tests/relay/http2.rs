@@ -153,6 +153,8 @@ async fn resets_go_both_ways() {
         (whole.head.status.as_u16(), whole.reason()),
         (502, "app-invalid-response")
     );
+    let said = "the app broke the request off without an answer (HTTP/2 ENHANCE_YOUR_CALM)";
+    assert!(whole.text().contains(said), "{}", whole.text());
 }
 
 #[tokio::test]
