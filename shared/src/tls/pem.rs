@@ -9,7 +9,7 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::time::SystemTime;
 
-use rustls_pki_types::pem::{PemObject, SectionKind};
+use rustls_pki_types::pem::{Error, PemObject, SectionKind};
 use rustls_pki_types::{
     CertificateDer, PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer,
 };
@@ -62,7 +62,7 @@ impl PemFile {
                 Ok((kind, der)) => file.take(kind, der),
                 // The legacy encrypted form has header lines in its block, which do not decode.
                 Err(_) if file.encrypted_key => break,
-                Err(e) => return Err(e.to_string()),
+                Err(error) => return Err(damage(&error)),
             }
         }
         Ok(file)
@@ -76,6 +76,21 @@ impl PemFile {
             SectionKind::EcPrivateKey => self.keys.push(PrivateSec1KeyDer::from(der).into()),
             _ => {}
         }
+    }
+}
+
+/// What is wrong with a block. The library shows its markers as numbers.
+fn damage(error: &Error) -> String {
+    match error {
+        Error::MissingSectionEnd { end_marker } => format!(
+            "a block is not ended: there is no `-----END {}-----`; is the file cut short?",
+            String::from_utf8_lossy(end_marker).escape_debug()
+        ),
+        // The line itself may hold a key.
+        Error::IllegalSectionStart { .. } => {
+            "a line that begins a block does not end with it; are its line breaks lost?".to_owned()
+        }
+        other => other.to_string(),
     }
 }
 
@@ -211,6 +226,16 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn a_file_that_is_cut_short_is_told_of_in_text() {
+        let cut = "-----BEGIN CERTIFICATE-----\nMIIB\n";
+        let said = PemFile::parse(cut.as_bytes()).unwrap_err();
+        assert!(said.contains("no `-----END CERTIFICATE-----`"), "{said}");
+        let joined = "-----BEGIN PRIVATE KEY----- c2VjcmV0 -----END PRIVATE KEY-----\n";
+        let said = PemFile::parse(joined.as_bytes()).unwrap_err();
+        assert!(said.contains("line breaks"), "{said}");
     }
 
     #[test]
