@@ -80,7 +80,7 @@ pub struct Http {
 
     /// How many tunnels to keep to each address of each gateway. To tidegated the same variable is an address.
     #[arg(long, value_name = "N", env = "TIDEGATE_TUNNELS", default_value_t = 4,
-          value_parser = clap::value_parser!(u16).range(1..=16384))]
+          value_parser = tunnels)]
     pub tunnels: u16,
 
     /// Speak HTTP/2 to the app, without an upgrade or by ALPN: for gRPC.
@@ -142,7 +142,7 @@ pub struct Http {
     pub window_max: u32,
 
     /// Threads to serve on; as many as there are cores, unless given.
-    #[arg(long, value_name = "N", env = "TIDEGATE_WORKERS", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "N", env = "TIDEGATE_WORKERS", value_parser = workers)]
     pub workers: Option<u16>,
 
     /// How log lines look, on standard error.
@@ -174,4 +174,18 @@ impl Http {
             other => other.to_owned(),
         }
     }
+}
+
+fn tunnels(text: &str) -> Result<u16, String> {
+    count(text, 16_384)
+}
+
+fn workers(text: &str) -> Result<u16, String> {
+    count(text, 1024)
+}
+
+/// From one to `most`.
+fn count(text: &str, most: u16) -> Result<u16, String> {
+    let number = args::whole(text, 1..=u64::from(most))?;
+    u16::try_from(number).map_err(|error| error.to_string())
 }

@@ -49,10 +49,9 @@ pub enum Trouble {
     Ours(String),
 }
 
-impl From<TlsFault> for Trouble {
-    fn from(fault: TlsFault) -> Self {
-        Self::Usage(fault.to_string())
-    }
+/// What is wrong with the file that this option names.
+fn of(option: &str) -> impl FnOnce(TlsFault) -> Trouble {
+    move |fault| Trouble::Usage(format!("{option}: {fault}"))
 }
 
 /// A gateway with all its sockets open and nothing accepted yet.
@@ -95,6 +94,7 @@ impl App {
         run.limits.check().map_err(Trouble::Usage)?;
         let descriptors = descriptors::raise();
         run.proxy.check().map_err(Trouble::Usage)?;
+        run.check_addresses().map_err(Trouble::Usage)?;
         let metrics = Arc::new(Metrics::new());
         let door = |listener, tls| run.proxy.door(listener, tls, &metrics);
         let mut visitors = Vec::new();
@@ -106,7 +106,8 @@ impl App {
             visitors.push((bind("--visitors", address)?, Arc::new(front)));
         }
         if let Some(address) = run.visitors_tls {
-            let (config, certs) = visitor_server(&run.visitors_cert)?;
+            let (config, certs) =
+                visitor_server(&run.visitors_cert).map_err(of("--visitors-cert"))?;
             let front = Front {
                 door: door("visitors-tls", true),
                 secured: Some(Secured { config, certs }),
@@ -119,15 +120,15 @@ impl App {
             let (Some(file), Some(ca)) = (&run.identity, &run.ca) else {
                 return Err(Trouble::Usage("--tunnels needs --identity and --ca".into()));
             };
-            let loaded = SwapIdentity::load(file)?;
+            let loaded = SwapIdentity::load(file).map_err(of("--identity"))?;
             gateway_identity(loaded.current().leaf()).map_err(|refusal| {
                 Trouble::Usage(format!(
-                    "{}: agents will refuse this certificate: {refusal}",
+                    "--identity: agents will refuse the certificate in {}: {refusal}",
                     file.display()
                 ))
             })?;
-            let anchors = Anchors::load(ca, End::Gateway, anchor::require)?;
-            let made = Trust::new(loaded, anchors, tunnel_server)?;
+            let anchors = Anchors::load(ca, End::Gateway, anchor::require).map_err(of("--ca"))?;
+            let made = Trust::new(loaded, anchors, tunnel_server).map_err(of("--ca"))?;
             let gate = Gate {
                 door: door("tunnels", true),
                 security: Security::Tls(Arc::clone(&made)),

@@ -138,6 +138,34 @@ pub struct Run {
     pub no_access_log: bool,
 }
 
+impl Run {
+    /// Refuses one address for two of the gateway's own listeners, which the system would report as somebody else's.
+    ///
+    /// # Errors
+    /// A sentence that names both options.
+    pub fn check_addresses(&self) -> Result<(), String> {
+        let mut all = vec![
+            ("--visitors", self.visitors),
+            ("--visitors-tls", self.visitors_tls),
+            ("--tunnels", self.tunnels),
+            ("--tunnels-clear", self.tunnels_clear),
+            ("--admin", self.admin),
+        ];
+        all.retain(|(_, address)| address.is_some_and(|address| address.port() != 0));
+        for (at, (option, address)) in all.iter().enumerate() {
+            if let Some((other, _)) = all[..at].iter().find(|(_, other)| other == address) {
+                return Err(format!(
+                    "{other} and {option} are both to listen on {}; give one of them another port",
+                    address
+                        .map(|address| address.to_string())
+                        .unwrap_or_default()
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Connections that begin with a PROXY header, v1 or v2, because a load balancer passes them on.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "PROXY protocol")]

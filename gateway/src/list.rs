@@ -4,6 +4,8 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use tidegate_shared::text::quoted;
+
 use crate::admin::Row;
 use crate::app::Trouble;
 
@@ -30,8 +32,9 @@ pub fn tunnels(admin: SocketAddr, json: bool) -> Result<String, Trouble> {
 }
 
 fn ask(admin: SocketAddr) -> Result<String, Trouble> {
+    // Where none runs, nobody was told anything wrong.
     let unreachable = |error: std::io::Error| {
-        Trouble::Usage(format!(
+        Trouble::Ours(format!(
             "no gateway answers at {admin}: {error}; start it with --admin {admin}, or say --admin here with its address"
         ))
     };
@@ -42,18 +45,22 @@ fn ask(admin: SocketAddr) -> Result<String, Trouble> {
     // HTTP/1.0 ends the answer with the connection: nothing to parse but the head.
     let request = format!("GET /tunnels HTTP/1.0\r\nhost: {admin}\r\n\r\n");
     stream.write_all(request.as_bytes()).map_err(unreachable)?;
-    let mut answer = String::new();
+    let mut answer = Vec::new();
     stream
         .take(LONGEST)
-        .read_to_string(&mut answer)
+        .read_to_end(&mut answer)
         .map_err(unreachable)?;
+    let answer = String::from_utf8_lossy(&answer);
     match answer.split_once("\r\n\r\n") {
         Some((head, body)) if head.starts_with("HTTP/1.") && head.contains(" 200 ") => {
             Ok(body.to_owned())
         }
         _ => Err(Trouble::Usage(format!(
             "what answers at {admin} is no gateway's admin page: {}",
-            answer.lines().next().unwrap_or("it said nothing")
+            answer.lines().next().map_or_else(
+                || "it said nothing".to_owned(),
+                |line| format!("it said \"{}\"", quoted(line.as_bytes()))
+            )
         ))),
     }
 }

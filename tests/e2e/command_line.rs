@@ -130,8 +130,87 @@ async fn what_is_no_file_is_refused_by_every_program() {
             assert_eq!(finished.code, Some(64), "{program} {args:?}: {said}");
             assert!(said.contains(odd), "{program} {args:?}: {said}");
             assert!(said.contains(reason), "{program} {args:?}: {said}");
+            let file = args.iter().position(|arg| arg.to_str() == Some(odd));
+            let option = args[file.unwrap() - 1].to_str().unwrap();
+            let named = !option.starts_with("--") || said.contains(option);
+            assert!(named, "{program} {args:?}: {said}");
         }
     }
+}
+
+#[tokio::test]
+async fn numbers_and_options_that_are_none_are_told_in_words() {
+    let http = |more: &[&str]| {
+        let words = ["http", "3000", "--gateway", "localhost:1", "--clear"];
+        [&words[..], more]
+            .concat()
+            .into_iter()
+            .map(Into::into)
+            .collect::<Vec<_>>()
+    };
+    for (more, said) in [
+        (
+            &["--tunnels", "0"][..],
+            "`0` is not a whole number from 1 to 16384",
+        ),
+        (&["--tunnels", ":8443"], "`:8443` is not a whole number"),
+        (
+            &["--workers", "x"],
+            "`x` is not a whole number from 1 to 1024",
+        ),
+        (
+            &["--tunels", "2"],
+            "unexpected argument '--tunels' found; a similar argument exists: '--tunnels'",
+        ),
+    ] {
+        let finished = run(&built("tidegate"), &http(more)).await;
+        assert_eq!(finished.code, Some(64), "{more:?}");
+        assert!(
+            finished.stderr.contains(said),
+            "{more:?}: {}",
+            finished.stderr
+        );
+    }
+    let negative = run(&built("tidegate"), &http(&["--drain", "-1s"])).await;
+    assert_eq!(negative.code, Some(64));
+    assert!(
+        !negative.stderr.contains("as a value"),
+        "{}",
+        negative.stderr
+    );
+}
+
+#[tokio::test]
+async fn the_list_of_tunnels_says_who_answers_in_a_gateways_place() {
+    let world = World::start().await;
+    let ask = async |address: &str| {
+        let words = ["tunnels", "--admin", address].map(Into::into);
+        run(&built("tidegated"), &words).await
+    };
+    let other = ask(&world.tunnels.to_string()).await;
+    assert_eq!(other.code, Some(64), "{}", other.stderr);
+    assert!(
+        other.stderr.contains("no gateway's admin page"),
+        "{}",
+        other.stderr
+    );
+    let prints = |c: char| c == '\n' || (c.is_ascii() && !c.is_ascii_control());
+    assert!(other.stderr.chars().all(prints), "{:?}", other.stderr);
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = nobody.local_addr().unwrap().to_string();
+    drop(nobody);
+    let none = ask(&address).await;
+    assert_eq!(
+        none.code,
+        Some(1),
+        "nobody was told anything wrong: {}",
+        none.stderr
+    );
+    assert!(
+        none.stderr.contains("no gateway answers at"),
+        "{}",
+        none.stderr
+    );
 }
 
 #[tokio::test]
@@ -153,6 +232,12 @@ async fn an_address_in_use_ends_with_a_sentence() {
     assert!(matches!(finished.code, Some(1 | 64)), "{:?}", finished.code);
     assert!(finished.stderr.contains(&taken), "{}", finished.stderr);
     assert!(!finished.stdout.contains("ready"));
+    args[4] = "127.0.0.1:7".into();
+    args[2] = "127.0.0.1:7".into();
+    let finished = run(&built("tidegated"), &args).await;
+    assert_eq!(finished.code, Some(64), "{}", finished.stderr);
+    let said = "--visitors and --tunnels are both to listen on 127.0.0.1:7";
+    assert!(finished.stderr.contains(said), "{}", finished.stderr);
 }
 
 #[tokio::test]

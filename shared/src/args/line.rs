@@ -95,7 +95,16 @@ fn one_line(rendered: &str) -> String {
         .map(str::trim)
         .filter(|line| !line.is_empty() && !line.starts_with("For more information"))
         .collect();
-    let text = lines.join(" ");
+    let mut text = String::new();
+    for line in lines {
+        match line.strip_prefix("tip: ") {
+            // That is clap's advice for values that begin with a dash, of which none of ours is one.
+            Some(tip) if tip.starts_with("to pass '") => {}
+            Some(tip) => text.extend(["; ", tip]),
+            None if text.is_empty() => text.push_str(line),
+            None => text.extend([" ", line]),
+        }
+    }
     text.strip_prefix("error: ").unwrap_or(&text).to_owned()
 }
 
@@ -200,6 +209,13 @@ mod tests {
             one_line(rendered),
             "the following required arguments were not provided: --tunnels <ADDR> --ca <PEM>"
         );
+        let misspelt = "error: unexpected argument '--tunels' found\n\n  tip: a similar argument exists: '--tunnels'\n";
+        assert_eq!(
+            one_line(misspelt),
+            "unexpected argument '--tunels' found; a similar argument exists: '--tunnels'"
+        );
+        let negative = "error: unexpected argument '-1' found\n\n  tip: to pass '-1' as a value, use '-- -1'\n";
+        assert_eq!(one_line(negative), "unexpected argument '-1' found");
     }
 
     #[test]
