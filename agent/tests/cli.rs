@@ -89,7 +89,10 @@ fn mistakes_exit_with_64_and_a_reason() {
         (with(&["http", "ftp://app"]), "is not a scheme"),
         (with(&["http", "app"]), "says no port"),
         (with(&["http", "3000", "--tunnels", "0"]), "from 1 to 16384"),
-        (with(&["http", "3000", "--tunnels", "16385"]), "from 1 to 16384"),
+        (
+            with(&["http", "3000", "--tunnels", "16385"]),
+            "from 1 to 16384",
+        ),
         (
             with(&["http", "3000", "--drain", "soon"]),
             "is not a duration",
