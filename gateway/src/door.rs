@@ -134,19 +134,22 @@ impl Door {
     }
 
     /// Looks at what comes before TLS takes it, and says what it is where it is a header. The handshake then fails by itself.
-    pub async fn look_before_tls(&self, stream: &TcpStream, peer: SocketAddr) {
+    /// Returns whether it was one.
+    pub async fn look_before_tls(&self, stream: &TcpStream, peer: SocketAddr) -> bool {
         let mut first = [0; 16];
         let Ok(there) = stream.peek(&mut first).await else {
-            return;
+            return false;
         };
         // The type of a handshake's record (RFC 8446 §5.1).
         if first[..there].first() == Some(&0x16) {
-            return;
+            return false;
         }
         let seen = Seen::at_the_end(&first[..there]);
-        if matches!(seen, Seen::ProxyV1 | Seen::ProxyV2) {
+        let header = matches!(seen, Seen::ProxyV1 | Seen::ProxyV2);
+        if header {
             self.complain(peer, &Mismatch::Unexpected(seen));
         }
+        header
     }
 
     fn refuse(&self, peer: SocketAddr, mismatch: &Mismatch) -> Option<Arrival> {
@@ -309,6 +312,11 @@ impl Counters {
                 Version::V2 => listener.v2.inc(),
             };
         }
+    }
+
+    /// A header came where HTTP was due.
+    pub(crate) fn unexpected(&self, listener: &str) {
+        self.mismatch(listener, Kind::Unexpected);
     }
 
     fn mismatch(&self, listener: &str, kind: Kind) {

@@ -285,7 +285,18 @@ async fn a_header_where_none_is_due_names_itself() {
         for to in [site.world.visitors_tls, site.world.tunnels] {
             told(to, &[&header[..], &[0x16, 3, 1, 0, 1, 1]].concat()).await;
         }
+        let answer = told(site.world.visitors, &header).await;
+        assert!(
+            answer.starts_with(b"HTTP/1.1 400"),
+            "{}",
+            answer.escape_ascii()
+        );
     }
+    let labels = ["listener=\"visitors\"", "why=\"unexpected\""];
+    let metric = "tidegate_proxy_header_mismatches_total";
+    assert_eq!(counted(&site.world, metric, &labels).await, 2.0);
+    let twice = site.world.gateway.logged(&["something that is no TLS"]);
+    assert!(twice.is_empty(), "one line each: {twice:?}");
     for (listener, option) in [
         (
             "visitors-tls",

@@ -265,9 +265,12 @@ fn refusal(
     let most = reception.limits.head;
     Box::new(move |status| {
         if let Some(stray) = early {
-            reception
-                .strays
-                .came(stray, visit.visitor, visit.tls.is_some());
+            let tls = visit.tls.is_some();
+            reception.strays.came(stray, visit.visitor, tls);
+            if matches!(stray, Stray::ProxyV1 | Stray::ProxyV2) {
+                let listener = if tls { "visitors-tls" } else { "visitors" };
+                visit.gateway.metrics.proxy_headers.unexpected(listener);
+            }
         }
         let failure = match status {
             StatusCode::URI_TOO_LONG => Failure::TargetTooLong,

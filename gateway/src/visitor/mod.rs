@@ -102,8 +102,9 @@ impl Reception {
         front: Arc<Front>,
     ) {
         // Boxed, so that a connection does not keep the room that its handshake needed.
+        let mut named = false;
         let accepting = Box::pin(async {
-            front.door.look_before_tls(&stream, visitor).await;
+            named = front.door.look_before_tls(&stream, visitor).await;
             TlsAcceptor::from(secured.config).accept(stream).await
         });
         let shaken = tokio::select! {
@@ -116,7 +117,7 @@ impl Reception {
             Ok(Err(error)) => {
                 self.gateway.metrics.tls_failed.inc();
                 let fault = HandshakeFault::from_io(&error);
-                if fault.label == "not-tls" {
+                if fault.label == "not-tls" && !named {
                     self.strays.came(Stray::Clear, visitor, true);
                 }
                 return debug!(%visitor, "TLS with a visitor failed: {fault}");
