@@ -1,6 +1,7 @@
 //! Apps that answer before they have read the request's body: the visitor gets the answer at once, and the body goes on for as
 //! long as the one sends and the other reads. One that does not get to its end never looks as if it had.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use tidegate_tests::visitors::http2::answer;
 use tidegate_tests::visitors::{H2Visitor, Visitor};
 use tidegate_tests::{HOST, World, within};
 use tokio::io::AsyncWriteExt;
+use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 /// Answers, by how their end is marked.
@@ -177,14 +179,25 @@ async fn an_upload_that_breaks_off_behind_its_answer_is_not_whole_for_the_app() 
 #[tokio::test]
 async fn a_visitor_who_pours_behind_an_answer_is_not_reset() {
     let world = World::start().await;
-    let app = RawApp::start(|mut reader| async move {
-        let Ok(Some(head)) = reader.head().await else {
-            return;
-        };
-        let answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nearly";
-        reader.io.write_all(answer).await.unwrap();
-        let mut framing = Framing::of_request(&head).unwrap();
-        let _some = reader.piece(&mut framing).await;
+    // The app closes its connection once the visitor has the answer, and not before: with octets unread its system sends a
+    // reset, which may overtake the answer.
+    let arrived = Arc::new(Notify::new());
+    let app = RawApp::start({
+        let arrived = Arc::clone(&arrived);
+        move |mut reader| {
+            let arrived = Arc::clone(&arrived);
+            async move {
+                let Ok(Some(head)) = reader.head().await else {
+                    return;
+                };
+                let answer =
+                    b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nearly";
+                reader.io.write_all(answer).await.unwrap();
+                let mut framing = Framing::of_request(&head).unwrap();
+                let _some = reader.piece(&mut framing).await;
+                arrived.notified().await;
+            }
+        }
     })
     .await;
     let _agent = world.agent_with(HOST, &app.target(), &[]).await;
@@ -196,10 +209,12 @@ async fn a_visitor_who_pours_behind_an_answer_is_not_reset() {
             8 * mebibyte.len()
         ))
         .await;
-    for _ in 0..8 {
+    visitor.send(&mebibyte).await;
+    assert_eq!(visitor.answer("POST").await.text(), "early");
+    arrived.notify_one();
+    for _ in 0..7 {
         visitor.send(&mebibyte).await;
     }
-    assert_eq!(visitor.answer("POST").await.text(), "early");
     visitor.send_get(HOST, "/").await;
     assert_eq!(visitor.answer("GET").await.text(), "early");
 }
