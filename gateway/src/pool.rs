@@ -237,14 +237,13 @@ impl Pool {
         let mut last_of = Vec::new();
         for name in &tunnel.agent.names {
             let group = self.group_of(name);
-            group.tunnels.rcu(|present| {
-                present
-                    .iter()
-                    .filter(|other| other.id != tunnel.id)
-                    .cloned()
-                    .collect::<Vec<_>>()
-            });
-            if group.tunnels.load().is_empty() {
+            // Noted before the last one goes: a request that finds none must find why.
+            if group
+                .tunnels
+                .load()
+                .iter()
+                .all(|other| other.id == tunnel.id)
+            {
                 *group
                     .departed
                     .lock()
@@ -255,6 +254,13 @@ impl Pool {
                 });
                 last_of.push(name.clone());
             }
+            group.tunnels.rcu(|present| {
+                present
+                    .iter()
+                    .filter(|other| other.id != tunnel.id)
+                    .cloned()
+                    .collect::<Vec<_>>()
+            });
         }
         last_of
     }
