@@ -10,8 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
+use prometheus_client::metrics::counter::Counter;
 use tidegate_shared::proxy_header::io::{Begun, Refused, Terms, Why, accept, require};
-use tidegate_shared::proxy_header::{Ends, Header, Malformed, Version};
+use tidegate_shared::proxy_header::{Header, Malformed, Version};
 use tidegate_shared::reversal::Seen;
 use tokio::net::TcpStream;
 use tracing::{debug, warn};
@@ -122,10 +123,7 @@ impl Door {
         self.metrics
             .proxy_headers
             .taken(self.listener, header.version);
-        let pair = match &header.ends {
-            Ends::Local | Ends::Unknown | Ends::Unix { .. } => None,
-            ends => ends.pair(),
-        };
+        let pair = header.ends.pair();
         Arrival {
             from: pair.map_or(peer, |pair| canonical(pair.source())),
             to: pair.map(|pair| canonical(pair.destination())),
@@ -291,9 +289,9 @@ pub struct Counters {
 
 #[derive(Debug, Default)]
 struct Listener {
-    v1: prometheus_client::metrics::counter::Counter,
-    v2: prometheus_client::metrics::counter::Counter,
-    mismatches: [prometheus_client::metrics::counter::Counter; KINDS.len()],
+    v1: Counter,
+    v2: Counter,
+    mismatches: [Counter; KINDS.len()],
 }
 
 /// Where headers can come.

@@ -23,7 +23,7 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
 pub use tlv::{Ssl, SslFacts, Tlv, TlvWriter, Tlvs};
 pub use v1::MAX_LINE;
-pub use v2::{FIXED, SIGNATURE};
+pub use v2::SIGNATURE;
 
 /// Most octets of a header that are read unless told otherwise: a client certificate fits, and no more is kept for
 /// somebody who has not yet said who it is.

@@ -11,7 +11,7 @@ use super::{Ends, Header, Malformed, Pair, Parsed, Unwritable, Version};
 pub const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
 /// Octets up to the addresses.
-pub const FIXED: usize = 16;
+const FIXED: usize = 16;
 
 const LOCAL: u8 = 0x20;
 const PROXY: u8 = 0x21;

@@ -4,6 +4,7 @@
 use std::fmt;
 
 use super::{Fault, PREFACE, Step};
+use crate::proxy_header::SIGNATURE;
 
 /// What the peer sent in place of what the dialect wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,8 +34,6 @@ pub enum Seen {
         more: bool,
     },
 }
-
-const PROXY_V2: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
 impl Seen {
     /// Names what stands where a preface was due, or asks for more while it could still become two things.
@@ -84,7 +83,7 @@ impl Seen {
         for (pattern, name) in [
             (b"\x16\x03".as_slice(), Self::TlsRecord),
             (b"\x15\x03".as_slice(), Self::TlsAlert),
-            (PROXY_V2.as_slice(), Self::ProxyV2),
+            (SIGNATURE.as_slice(), Self::ProxyV2),
             (b"PROXY ".as_slice(), Self::ProxyV1),
             (b"SSH-".as_slice(), Self::Ssh),
             (b"HTTP/".as_slice(), Self::Http1Response),
