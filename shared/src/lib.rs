@@ -25,6 +25,8 @@ pub mod message; // fields that concern one hop only
 
 pub mod interim; // what is passed of what an app says before its answer
 
+pub mod origin; // HTTP/1.1 to an app, by whoever asks it
+
 pub mod text; // what a peer said, made fit for a log line or a page
 
 pub mod page; // what a visitor reads when there is no answer of the app's

@@ -19,9 +19,6 @@ use super::App;
 /// The response header that carries [`Trouble::reason`].
 pub(super) const REASON: HeaderName = HeaderName::from_static("tidegate-reason");
 
-/// What is wrong with an app that never comes to its answer.
-pub(super) const ENDLESS: &str = "its interim responses have no end";
-
 /// Why there is no answer from the app.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Trouble {

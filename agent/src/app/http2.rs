@@ -19,14 +19,15 @@ use http::{Request, Response, Uri, Version};
 use tidegate_shared::inbound::Inbound;
 use tidegate_shared::interim::{Fate, Interims};
 use tidegate_shared::message::{strip_agents, strip_gateways, strip_hop_by_hop};
+use tidegate_shared::origin::{ENDLESS, is_idempotent};
 use tidegate_shared::pump::{Pump, Stop};
 use tidegate_shared::seam::Wire;
 use tidegate_shared::window;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::App;
-use super::answer::{Asker, ENDLESS, Trouble, excess};
-use super::request::{is_idempotent, path_of, set_host};
+use super::answer::{Asker, Trouble, excess};
+use super::request::{path_of, set_host};
 
 /// The worker's connections to the app.
 #[derive(Debug, Default)]

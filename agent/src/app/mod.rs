@@ -3,15 +3,9 @@
 
 mod connect; // where the app is, and nowhere else
 
-mod haste; // nothing an app says waits for an acknowledgement
-
-mod pool; // connections that rest between two requests
-
 mod request; // what the app is sent: one hop's fields off, `Host` on
 
 mod http1; // HTTP/1.1 to the app
-
-mod framing; // how long its answer is
 
 mod upgrade; // WebSocket and whatever else is upgraded
 
@@ -32,6 +26,7 @@ use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tidegate_shared::clock;
 use tidegate_shared::drain::Drain;
+use tidegate_shared::origin::Pool;
 use tidegate_shared::reversal::io::Exchange;
 use tidegate_shared::seam::Wire;
 use tidegate_shared::workers;
@@ -40,6 +35,10 @@ use tracing::{info, warn};
 use crate::serve::Serving;
 use crate::target::{Place, Target};
 use answer::Trouble;
+use request::Upload;
+
+/// A connection that has rested so long, in milliseconds, is closed.
+const REST_MS: u64 = 60_000;
 
 /// What is known of the app from the command line.
 #[derive(Clone, Debug)]
@@ -68,7 +67,7 @@ pub struct Settings {
 pub struct App {
     settings: Settings,
     /// One per worker.
-    pools: Vec<pool::Pool>,
+    pools: Vec<Pool<Upload>>,
     links: Vec<http2::Links>,
     reach: complaints::Reach,
     /// An attempt to connect has failed, ever: until then there is nothing to note in `reach`.
@@ -83,7 +82,7 @@ impl App {
     pub fn new(settings: Settings, workers: NonZeroUsize, drain: Drain) -> Arc<Self> {
         Arc::new(Self {
             settings,
-            pools: (0..workers.get()).map(|_| pool::Pool::default()).collect(),
+            pools: (0..workers.get()).map(|_| Pool::new(REST_MS)).collect(),
             links: (0..workers.get())
                 .map(|_| http2::Links::default())
                 .collect(),
@@ -136,7 +135,7 @@ impl App {
         (self.settings.now_ms)()
     }
 
-    fn pool(&self) -> &pool::Pool {
+    fn pool(&self) -> &Pool<Upload> {
         &self.pools[self.here()]
     }
 

@@ -23,13 +23,13 @@ use hyper::body::Incoming;
 use tidegate_shared::duplex;
 use tidegate_shared::inbound::Inbound;
 use tidegate_shared::message::{STATUS, UPGRADE_OPTIONAL, strip_agents, strip_hop_by_hop};
+use tidegate_shared::origin::Line;
 use tidegate_shared::seam::Wire;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tracing::debug;
 
 use super::App;
 use super::answer::{Asker, REASON, Trouble, excess};
-use super::connect::Line;
 use super::http1::{self, Link};
 use super::request::{Upload, for_http1};
 
@@ -139,7 +139,7 @@ async fn fetch(
         .await
     {
         Ok(response) => Ok((link, response)),
-        Err(miss) => Err(miss.trouble(respond)),
+        Err(miss) => Err(http1::trouble(miss, respond)),
     }
 }
 
@@ -170,7 +170,7 @@ async fn refused(
         headers.insert(REASON, HeaderValue::from_static(ignored.reason()));
     }
     if let Some(Some(pump)) = http1::begin(response, respond) {
-        let _reusable = link.stream(pump, app).await;
+        let _reusable = http1::stream(&mut link, pump, app).await;
     }
 }
 

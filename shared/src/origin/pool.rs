@@ -1,30 +1,39 @@
-//! Connections to the app that rest between two requests, of one worker. Last in, first out: under a light load few
+//! Connections to one app that rest between two requests, of one worker. Last in, first out: under a light load few
 //! connections are used, and those that are used are warm.
 
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Waker};
 
-use super::http1::Link;
+use super::Upload;
+use super::link::Link;
 
 /// Connections that may rest on one worker; more are closed when their request ends.
 const RESTING: usize = 256;
 
-/// A connection that has rested so long is closed.
-const REST_MS: u64 = 60_000;
-
-#[derive(Debug, Default)]
-pub(super) struct Pool {
+/// See the module's head.
+#[derive(Debug)]
+pub struct Pool<B: Upload> {
+    /// A connection that has rested so long, in milliseconds, is closed.
+    rest_ms: u64,
     // Only ever touched by its own worker, so never waited for.
     #[expect(
         clippy::vec_box,
         reason = "a link is a kilobyte that moves in and out with every request"
     )]
-    resting: Mutex<Vec<Box<Link>>>,
+    resting: Mutex<Vec<Box<Link<B>>>>,
 }
 
-impl Pool {
+impl<B: Upload> Pool<B> {
+    /// One whose connections are closed when they have rested for so many milliseconds.
+    pub fn new(rest_ms: u64) -> Self {
+        Self {
+            rest_ms,
+            resting: Mutex::default(),
+        }
+    }
+
     /// The connection that was used last, if it has rested for `at_most` milliseconds. It may turn out to be closed.
-    pub(super) fn take(&self, now: u64, at_most: u64) -> Option<Box<Link>> {
+    pub fn take(&self, now: u64, at_most: u64) -> Option<Box<Link<B>>> {
         let mut resting = self.lock();
         let since = resting.last()?.rested_since;
         if now.saturating_sub(since) > at_most {
@@ -34,7 +43,7 @@ impl Pool {
     }
 
     /// Takes back a connection that is ready for another request.
-    pub(super) fn put(&self, now: u64, mut link: Box<Link>) {
+    pub fn put(&self, now: u64, mut link: Box<Link<B>>) {
         link.rested_since = now;
         let mut resting = self.lock();
         if resting.len() < RESTING {
@@ -43,19 +52,19 @@ impl Pool {
     }
 
     /// Closes what the app has closed, and what has rested for long.
-    pub(super) fn sweep(&self, now: u64) {
+    pub fn sweep(&self, now: u64) {
         let mut resting = self.lock();
         if resting.is_empty() {
             return;
         }
         let mut cx = Context::from_waker(Waker::noop());
         resting.retain_mut(|link| {
-            now.saturating_sub(link.rested_since) < REST_MS && link.is_open(&mut cx)
+            now.saturating_sub(link.rested_since) < self.rest_ms && link.is_open(&mut cx)
         });
     }
 
     #[expect(clippy::vec_box, reason = "as above")]
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Box<Link>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Box<Link<B>>>> {
         self.resting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

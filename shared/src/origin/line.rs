@@ -1,0 +1,149 @@
+//! A connection to an app, as its octets go: in clear text, over TLS, or through a Unix socket. Counts what the app has
+//! taken, and acknowledges at once what more is due of. Opened by whoever knows where the app is.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::client::TlsStream;
+
+use super::haste::Haste;
+use crate::socket::poll_write_pieces;
+
+/// See the module's head.
+#[derive(Debug)]
+pub struct Line {
+    way: Way,
+    haste: Arc<Haste>,
+    taken: Arc<AtomicU64>,
+}
+
+#[derive(Debug)]
+enum Way {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl From<Way> for Line {
+    fn from(way: Way) -> Self {
+        Self {
+            way,
+            haste: Arc::default(),
+            taken: Arc::default(),
+        }
+    }
+}
+
+impl From<TcpStream> for Line {
+    fn from(tcp: TcpStream) -> Self {
+        Way::Tcp(tcp).into()
+    }
+}
+
+impl From<UnixStream> for Line {
+    fn from(unix: UnixStream) -> Self {
+        Way::Unix(unix).into()
+    }
+}
+
+impl From<TlsStream<TcpStream>> for Line {
+    fn from(tls: TlsStream<TcpStream>) -> Self {
+        Way::Tls(Box::new(tls)).into()
+    }
+}
+
+impl Line {
+    /// What is to be acknowledged, and when.
+    pub(super) fn haste(&self) -> Arc<Haste> {
+        Arc::clone(&self.haste)
+    }
+
+    /// How many octets the app has taken.
+    pub(super) fn taken(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.taken)
+    }
+
+    fn count(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(octets)) = &written {
+            self.taken.fetch_add(*octets as u64, Relaxed);
+        }
+        written
+    }
+}
+
+impl Way {
+    fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tcp(tcp) => Some(tcp),
+            Self::Unix(_) => None,
+            Self::Tls(tls) => Some(tls.get_ref().0),
+        }
+    }
+}
+
+macro_rules! whichever {
+    ($way:expr, $io:ident => $call:expr) => {
+        match $way {
+            Way::Tcp($io) => $call,
+            Way::Unix($io) => $call,
+            Way::Tls($io) => $call,
+        }
+    };
+}
+
+impl AsyncRead for Line {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Self { way, haste, .. } = self.get_mut();
+        let before = buf.filled().len();
+        let polled = whichever!(way, io => Pin::new(io).poll_read(cx, buf));
+        if polled.is_pending() {
+            haste.found_nothing(way.tcp());
+        } else if buf.filled().len() > before {
+            haste.heard();
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Line {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        octets: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = whichever!(&mut this.way, io => Pin::new(io).poll_write(cx, octets));
+        this.count(written)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = whichever!(&mut this.way, io => poll_write_pieces(Pin::new(io), cx, slices));
+        this.count(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        whichever!(&self.way, io => io.is_write_vectored())
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        whichever!(&mut self.get_mut().way, io => Pin::new(io).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        whichever!(&mut self.get_mut().way, io => Pin::new(io).poll_shutdown(cx))
+    }
+}
