@@ -7,17 +7,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use rustls::ServerConfig;
-use tidegate_certs::anchor;
-use tidegate_certs::peer::gateway_identity;
 use tidegate_shared::descriptors;
 use tidegate_shared::drain::Drain;
 use tidegate_shared::log::Sink;
+use tidegate_shared::proxy_header;
 use tidegate_shared::reversal::io::Terms;
 use tidegate_shared::signals::{Hangup, Unasked};
 use tidegate_shared::socket;
-use tidegate_shared::tls::{
-    Anchors, End, SwapIdentity, TlsFault, Trust, tunnel_server, visitor_server,
-};
+use tidegate_shared::tls::Trust;
 use tidegate_shared::workers::Workers;
 use tokio::net::TcpListener;
 use tokio::time::{MissedTickBehavior, interval};
@@ -26,17 +23,21 @@ use tracing::{info, warn};
 use crate::access::Access;
 use crate::admin::{self, Admin};
 use crate::certificates::Certificates;
-use crate::config::Run;
+use crate::config::listeners::Named;
+use crate::config::{Config, Problem, Run};
+use crate::door::{Complaints, Door, Expect};
 use crate::exchange::Gateway;
 use crate::failure::Failure;
-use crate::forward::Policy;
+use crate::files::{self, Files};
+use crate::forward::{Policy, Range};
 use crate::listen::{self, Crowd, Front, Gate, RESERVED_LEAST, RESERVED_SHARE};
 use crate::metrics::{Ids, Metrics, registry};
 use crate::pool::{self, Pool};
+use crate::route::Routes;
 use crate::source::Sources;
 use crate::tunnel::accept::{Intake, Security};
 use crate::tunnel::drive::Care;
-use crate::visitor::{self, Reception, Secured, Strays, pulse};
+use crate::visitor::{self, Reception, Strays, pulse};
 
 /// Why the gateway does not start.
 #[derive(Debug, thiserror::Error)]
@@ -44,14 +45,12 @@ pub enum Trouble {
     /// Something that the user can mend; exit code 64.
     #[error("{0}")]
     Usage(String),
+    /// The same of the configuration, all of it at once.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Config(Vec<Problem>),
     /// Something that the user cannot; exit code 1.
     #[error("{0}")]
     Ours(String),
-}
-
-/// What is wrong with the file that this option names.
-fn of(option: &str) -> impl FnOnce(TlsFault) -> Trouble {
-    move |fault| Trouble::Usage(format!("{option}: {fault}"))
 }
 
 /// A gateway with all its sockets open and nothing accepted yet.
@@ -74,7 +73,7 @@ pub struct App {
 
 /// Where the gateway listens, as printed at the start: one line each.
 #[derive(Debug)]
-pub struct Addresses(Vec<(&'static str, SocketAddr)>);
+pub struct Addresses(Vec<(Arc<str>, SocketAddr)>);
 
 impl fmt::Display for Addresses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -86,83 +85,47 @@ impl fmt::Display for Addresses {
 }
 
 impl App {
-    /// Opens every socket and reads every file that `run` names.
+    /// Reads every file that the configuration names, and opens every socket.
     ///
     /// # Errors
-    /// What cannot be opened or read, by name.
-    pub fn bind(run: &Run, sink: Sink) -> Result<Self, Trouble> {
-        run.limits.check().map_err(Trouble::Usage)?;
+    /// What cannot be read or opened, by name.
+    pub fn bind(config: &Config, sink: Sink) -> Result<Self, Trouble> {
+        let run = &config.run;
+        let Files { fronts, trust } = files::read(config).map_err(Trouble::Config)?;
         let descriptors = descriptors::raise();
-        run.proxy.check().map_err(Trouble::Usage)?;
-        run.check_addresses().map_err(Trouble::Usage)?;
         let metrics = Arc::new(Metrics::new());
-        let door = |listener, tls| run.proxy.door(listener, tls, &metrics);
         let mut visitors = Vec::new();
-        if let Some(address) = run.visitors {
+        for (listener, secured) in config.listeners.iter().zip(fronts) {
+            let door = Door {
+                listener: Arc::clone(&listener.name),
+                named: listener.proxy.named.clone(),
+                expect: listener.proxy.value,
+                from_named: listener.proxy_from.named.clone(),
+                from: listener.proxy_from.value.clone().into(),
+                ..door(run, &listener.name, secured.is_some(), &metrics)
+            };
+            let routes = config
+                .routes
+                .iter()
+                .filter(|routed| routed.is_for(&listener.name));
             let front = Front {
-                door: door("visitors", false),
-                secured: None,
+                door,
+                secured,
+                routes: Routes::new(routes.map(|routed| routed.route.clone())),
             };
-            visitors.push((bind("--visitors", address)?, Arc::new(front)));
+            let address = &listener.address;
+            visitors.push((bind(&address.named, address.value)?, Arc::new(front)));
         }
-        if let Some(address) = run.visitors_tls {
-            let (config, certs) =
-                visitor_server(&run.visitors_cert).map_err(of("--visitors-cert"))?;
-            let front = Front {
-                door: door("visitors-tls", true),
-                secured: Some(Secured { config, certs }),
-            };
-            visitors.push((bind("--visitors-tls", address)?, Arc::new(front)));
-        }
-        let mut tunnels = Vec::new();
-        let mut trust = None;
-        if let Some(address) = run.tunnels {
-            let (Some(file), Some(ca)) = (&run.identity, &run.ca) else {
-                return Err(Trouble::Usage("--tunnels needs --identity and --ca".into()));
-            };
-            let loaded = SwapIdentity::load(file).map_err(of("--identity"))?;
-            gateway_identity(loaded.current().leaf()).map_err(|refusal| {
-                Trouble::Usage(format!(
-                    "--identity: agents will refuse the certificate in {}: {refusal}",
-                    file.display()
-                ))
-            })?;
-            let anchors = Anchors::load(ca, End::Gateway, anchor::require).map_err(of("--ca"))?;
-            let made = Trust::new(loaded, anchors, tunnel_server).map_err(of("--ca"))?;
-            let gate = Gate {
-                door: door("tunnels", true),
-                security: Security::Tls(Arc::clone(&made)),
-            };
-            tunnels.push((bind("--tunnels", address)?, Arc::new(gate)));
-            trust = Some(made);
-        }
-        if let Some(address) = run.tunnels_clear {
-            let listener = bind("--tunnels-clear", address)?;
-            warn!(
-                address = %listener.local_addr().unwrap_or(address),
-                "tunnels are accepted in CLEAR TEXT here: whoever can connect can serve {}",
-                run.tunnels_clear_name.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-            );
-            let gate = Gate {
-                door: door("tunnels-clear", false),
-                security: Security::Clear(run.tunnels_clear_name.clone().into()),
-            };
-            tunnels.push((listener, Arc::new(gate)));
-        }
+        let tunnels = tunnels(config, trust.as_ref(), &metrics)?;
+        let named = |id, option| config.sources.named(id, option);
         let admin = run
             .admin
-            .map(|address| bind("--admin", address))
+            .map(|address| bind(&named("admin", "--admin"), address))
             .transpose()?;
         if let Some(address) = run.admin.filter(|address| !address.ip().is_loopback()) {
             warn!(%address, "the admin page can be read by whoever reaches this address");
         }
-        let workers = usize::from(run.workers.unwrap_or_default());
-        let workers = if workers == 0 {
-            std::thread::available_parallelism().map_or(1, usize::from)
-        } else {
-            workers
-        };
-        let workers = Workers::start(workers, "worker").map_err(|error| {
+        let workers = Workers::start(workers(run), "worker").map_err(|error| {
             Trouble::Ours(format!("worker threads could not be started: {error}"))
         })?;
         let pool = Arc::new(Pool::new(pool_limits(run), Arc::clone(&metrics)));
@@ -172,7 +135,7 @@ impl App {
             admin,
             trust,
             reception: Arc::new(reception(run, &pool, &metrics, &sink)),
-            intake: Arc::new(intake(run, &pool, &metrics)),
+            intake: Arc::new(intake(config, &pool, &metrics)),
             workers,
             crowd: crowd(run, descriptors),
             handshakes: Sources::new(run.limits.max_handshakes_per_source),
@@ -187,17 +150,18 @@ impl App {
     /// Where it listens, port 0 resolved.
     pub fn addresses(&self) -> Addresses {
         let mut all = Vec::new();
-        let mut add = |what, listener: &TcpListener| {
-            all.extend(listener.local_addr().ok().map(|address| (what, address)))
+        let mut add = |what: &Arc<str>, listener: &TcpListener| {
+            let address = listener.local_addr().ok();
+            all.extend(address.map(|address| (Arc::clone(what), address)))
         };
         for (listener, front) in &self.visitors {
-            add(front.door.listener, listener);
+            add(&front.door.listener, listener);
         }
         for (listener, gate) in &self.tunnels {
-            add(gate.door.listener, listener);
+            add(&gate.door.listener, listener);
         }
         if let Some(listener) = &self.admin {
-            add("admin", listener);
+            add(&"admin".into(), listener);
         }
         Addresses(all)
     }
@@ -211,8 +175,9 @@ impl App {
         let certs = self
             .visitors
             .iter()
-            .find_map(|(_, front)| front.secured.as_ref())
-            .map(|secured| Arc::clone(&secured.certs));
+            .filter_map(|(_, front)| front.secured.as_ref())
+            .map(|secured| (secured.named.clone(), Arc::clone(&secured.certs)))
+            .collect();
         for (listener, front) in self.visitors {
             listeners.spawn(listen::visitors(
                 listener,
@@ -302,9 +267,75 @@ async fn stop(
     }
 }
 
-fn bind(option: &str, address: SocketAddr) -> Result<TcpListener, Trouble> {
+/// How many worker threads there are.
+pub(crate) fn workers(run: &Run) -> usize {
+    match usize::from(run.workers.unwrap_or_default()) {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        workers => workers,
+    }
+}
+
+/// What stands in front of a tunnels' listener, and the start of what stands in front of a visitors' one.
+fn door(run: &Run, listener: &Arc<str>, tls: bool, metrics: &Metrics) -> Door {
+    Door {
+        listener: Arc::clone(listener),
+        named: Named::Option("--tunnels-proxy"),
+        expect: Expect::Off,
+        from_named: Named::Option("--proxy-from"),
+        from: Arc::new([]),
+        terms: proxy_header::io::Terms {
+            most: run.proxy.max_proxy_header,
+            within: run.proxy.proxy_timeout,
+        },
+        counters: metrics.proxy_headers.of(listener),
+        tls,
+        complaints: Complaints::default(),
+    }
+}
+
+/// Opens the listeners for agents.
+fn tunnels(
+    config: &Config,
+    trust: Option<&Arc<Trust<ServerConfig>>>,
+    metrics: &Metrics,
+) -> Result<Vec<(TcpListener, Arc<Gate>)>, Trouble> {
+    let (run, sources) = (&config.run, &config.sources);
+    let from: Arc<[Range]> = config.tunnels_proxy_from.value.clone().into();
+    let door = |listener: &str, tls| Door {
+        named: sources.named("tunnels_proxy", "--tunnels-proxy"),
+        expect: run.proxy.tunnels_proxy,
+        from_named: config.tunnels_proxy_from.named.clone(),
+        from: Arc::clone(&from),
+        ..door(run, &listener.into(), tls, metrics)
+    };
+    let mut open = Vec::new();
+    if let (Some(address), Some(trust)) = (run.tunnels, trust) {
+        let gate = Gate {
+            door: door("tunnels", true),
+            security: Security::Tls(Arc::clone(trust)),
+        };
+        let listener = bind(&sources.named("tunnels", "--tunnels"), address)?;
+        open.push((listener, Arc::new(gate)));
+    }
+    if let Some(address) = run.tunnels_clear {
+        let listener = bind(&sources.named("tunnels_clear", "--tunnels-clear"), address)?;
+        warn!(
+            address = %listener.local_addr().unwrap_or(address),
+            "tunnels are accepted in CLEAR TEXT here: whoever can connect can serve {}",
+            run.tunnels_clear_name.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        );
+        let gate = Gate {
+            door: door("tunnels-clear", false),
+            security: Security::Clear(run.tunnels_clear_name.clone().into()),
+        };
+        open.push((listener, Arc::new(gate)));
+    }
+    Ok(open)
+}
+
+fn bind(named: &Named, address: SocketAddr) -> Result<TcpListener, Trouble> {
     socket::listen(address).map_err(|error| {
-        let text = format!("cannot listen on {address} ({option}): {error}");
+        let text = format!("cannot listen on {address} ({named}): {error}");
         match error.kind() {
             std::io::ErrorKind::AddrInUse => {
                 Trouble::Usage(format!("{text}; is another gateway running there?"))
@@ -404,7 +435,8 @@ fn reception(run: &Run, pool: &Arc<Pool>, metrics: &Arc<Metrics>, sink: &Sink) -
     }
 }
 
-fn intake(run: &Run, pool: &Arc<Pool>, metrics: &Arc<Metrics>) -> Intake {
+fn intake(config: &Config, pool: &Arc<Pool>, metrics: &Arc<Metrics>) -> Intake {
+    let run = &config.run;
     Intake {
         pool: Arc::clone(pool),
         metrics: Arc::clone(metrics),
@@ -420,6 +452,7 @@ fn intake(run: &Run, pool: &Arc<Pool>, metrics: &Arc<Metrics>) -> Intake {
         },
         handshake_within: run.patience.tls_timeout,
         wildcards: run.allow_wildcards,
+        names: config.names.as_ref().map(|names| Arc::clone(&names.value)),
         drain: Drain::new(),
         ids: Ids::default(),
     }

@@ -13,11 +13,13 @@ use tidegate_certs::peer::gateway_identity;
 use tidegate_shared::tls::{Anchors, Identity, TlsFault, Trust, Unfit, VisitorCerts};
 use tracing::{error, info, warn};
 
+use crate::config::listeners::Named;
+
 /// What the gateway shows to agents and to visitors, and which agents it believes.
 #[derive(Debug)]
 pub(crate) struct Certificates {
     trust: Option<Arc<Trust<ServerConfig>>>,
-    of_visitors: Option<Arc<VisitorCerts>>,
+    of_visitors: Vec<(Named, Arc<VisitorCerts>)>,
     /// By the certificate, because a renewed one is another.
     said: HashMap<(PathBuf, CertificateDer<'static>), Said>,
 }
@@ -25,7 +27,7 @@ pub(crate) struct Certificates {
 impl Certificates {
     pub(crate) fn new(
         trust: Option<Arc<Trust<ServerConfig>>>,
-        of_visitors: Option<Arc<VisitorCerts>>,
+        of_visitors: Vec<(Named, Arc<VisitorCerts>)>,
     ) -> Self {
         Self {
             trust,
@@ -56,21 +58,21 @@ impl Certificates {
             let renewed = identity.reload_if_changed(|fresh| fit(anchors, &present, fresh));
             changed("the gateway's identity", renewed);
             let present = identity.current();
-            let whose = ("--identity", "no agent takes it");
+            let whose = ("--identity".to_owned(), "no agent takes it");
             in_use.push((present.path().to_owned(), present.leaf().clone(), whose));
         }
-        if let Some(certs) = &self.of_visitors {
+        for (named, certs) in &self.of_visitors {
             changed("a certificate for visitors", certs.reload_if_changed());
-            let whose = ("--visitors-cert", "browsers refuse it");
+            let whose = || (named.to_string(), "browsers refuse it");
             let each = certs.in_use().into_iter();
-            in_use.extend(each.map(|(path, leaf)| (path, leaf, whose)));
+            in_use.extend(each.map(|(path, leaf)| (path, leaf, whose())));
         }
         let at = SystemTime::now();
         let mut said = HashMap::with_capacity(in_use.len());
         for (path, leaf, whose) in in_use {
             let key = (path, leaf);
             let mut before = self.said.remove(&key).unwrap_or_default();
-            say(&key, whose, &mut before, at);
+            say(&key, (&whose.0, whose.1), &mut before, at);
             said.insert(key, before);
         }
         self.said = said;

@@ -18,8 +18,8 @@ use tokio::net::TcpStream;
 use tracing::{debug, warn};
 
 use crate::complaint::Complaint;
+use crate::config::listeners::Named;
 use crate::forward::Range;
-use crate::metrics::Metrics;
 
 /// Whether connections begin with a PROXY header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,18 +47,29 @@ impl std::str::FromStr for Expect {
     }
 }
 
+impl fmt::Display for Expect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Off => "off",
+            Self::Required => "required",
+            Self::Optional => "optional",
+        })
+    }
+}
+
 /// One listener's way of finding out.
 #[derive(Debug)]
 pub struct Door {
     /// The listener's name, as in metrics and the lines at the start.
-    pub listener: &'static str,
-    /// The option that says what is expected here.
-    pub option: &'static str,
+    pub listener: Arc<str>,
+    /// What says what is expected here.
+    pub named: Named,
     pub expect: Expect,
-    /// Who may send a header.
+    /// What says who may send a header, and who may.
+    pub from_named: Named,
     pub from: Arc<[Range]>,
     pub terms: Terms,
-    pub metrics: Arc<Metrics>,
+    pub counters: Arc<Counters>,
     /// Whether TLS comes next.
     pub tls: bool,
     pub complaints: Complaints,
@@ -120,9 +131,7 @@ impl Door {
     }
 
     fn named(&self, header: &Header, peer: SocketAddr) -> Arrival {
-        self.metrics
-            .proxy_headers
-            .taken(self.listener, header.version);
+        self.counters.taken(header.version);
         let pair = header.ends.pair();
         Arrival {
             from: pair.map_or(peer, |pair| canonical(pair.source())),
@@ -157,31 +166,37 @@ impl Door {
 
     fn complain(&self, peer: SocketAddr, mismatch: &Mismatch) {
         let kind = mismatch.kind();
-        self.metrics.proxy_headers.mismatch(self.listener, kind);
+        self.counters.mismatch(kind);
         if kind == Kind::LeftAtOnce {
             // A check of whether the port is open.
-            return debug!(%peer, listener = self.listener, "{mismatch}");
+            return debug!(%peer, listener = %self.listener, "{mismatch}");
         }
         if let Some(times) = self.complaints.due(kind) {
             let remedy = self.remedy(peer, kind);
-            warn!(%peer, listener = self.listener, times, "a connection is refused: {mismatch}; {remedy}");
+            warn!(%peer, listener = %self.listener, times, "a connection is refused: {mismatch}; {remedy}");
         }
     }
 
     fn remedy(&self, peer: SocketAddr, kind: Kind) -> String {
-        let (option, ip) = (self.option, peer.ip());
+        let ip = peer.ip();
+        let off = self.named.set_to("off");
         match kind {
             Kind::Source => format!(
-                "if {ip} is a load balancer of yours, add it to --proxy-from; if visitors are to connect here directly, {option} off"
+                "if {ip} is a load balancer of yours, add it to {}; if visitors are to connect here directly, {off}",
+                self.from_named
             ),
             Kind::Missing | Kind::Overdue | Kind::Left | Kind::LeftAtOnce => format!(
-                "have {ip} send one (HAProxy: send-proxy-v2; nginx: proxy_protocol on), or start with {option} off"
+                "have {ip} send one (HAProxy: send-proxy-v2; nginx: proxy_protocol on), or start with {off}"
             ),
             Kind::Malformed => {
                 format!("what {ip} runs writes no PROXY header as proxy-protocol.txt has it")
             }
             Kind::Unexpected if self.expect == Expect::Off => {
-                format!("start with {option} required --proxy-from {ip}, or have {ip} send none")
+                let required = self.named.set_to("required");
+                format!(
+                    "start with {required}, and {ip} in {}, or have {ip} send none",
+                    self.from_named
+                )
             }
             Kind::Unexpected => {
                 format!("does more than one hop before this one add a header, or {ip} inside TLS?")
@@ -281,72 +296,76 @@ impl Complaints {
     }
 }
 
-/// Headers taken and not taken, by listener.
+/// Headers taken and not taken at one listener.
 #[derive(Debug, Default)]
 pub struct Counters {
-    listeners: [Listener; LISTENERS.len()],
-}
-
-#[derive(Debug, Default)]
-struct Listener {
     v1: Counter,
     v2: Counter,
     mismatches: [Counter; KINDS.len()],
 }
 
-/// Where headers can come.
-pub const LISTENERS: [&str; 4] = ["visitors", "visitors-tls", "tunnels", "tunnels-clear"];
-
 impl Counters {
-    fn of(&self, listener: &str) -> Option<&Listener> {
-        let index = LISTENERS.iter().position(|known| *known == listener)?;
-        self.listeners.get(index)
-    }
-
-    fn taken(&self, listener: &str, version: Version) {
-        if let Some(listener) = self.of(listener) {
-            match version {
-                Version::V1 => listener.v1.inc(),
-                Version::V2 => listener.v2.inc(),
-            };
-        }
+    fn taken(&self, version: Version) {
+        match version {
+            Version::V1 => self.v1.inc(),
+            Version::V2 => self.v2.inc(),
+        };
     }
 
     /// A header came where HTTP was due.
-    pub(crate) fn unexpected(&self, listener: &str) {
-        self.mismatch(listener, Kind::Unexpected);
+    pub(crate) fn unexpected(&self) {
+        self.mismatch(Kind::Unexpected);
     }
 
-    fn mismatch(&self, listener: &str, kind: Kind) {
+    fn mismatch(&self, kind: Kind) {
         let index = KINDS.iter().position(|known| *known == kind);
-        if let (Some(listener), Some(index)) = (self.of(listener), index) {
-            listener.mismatches[index].inc();
+        if let Some(counter) = index.and_then(|index| self.mismatches.get(index)) {
+            counter.inc();
         }
+    }
+}
+
+/// The counters of all listeners, by name.
+#[derive(Debug, Default)]
+pub struct Listeners(Mutex<Vec<(Arc<str>, Arc<Counters>)>>);
+
+impl Listeners {
+    /// The counters of a listener.
+    pub fn of(&self, listener: &Arc<str>) -> Arc<Counters> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, counters)) = all.iter().find(|(name, _)| name == listener) {
+            return Arc::clone(counters);
+        }
+        let counters = Arc::<Counters>::default();
+        all.push((Arc::clone(listener), Arc::clone(&counters)));
+        counters
+    }
+
+    fn all(&self) -> Vec<(Arc<str>, Arc<Counters>)> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Headers taken: listener, version, how many.
-    pub fn all_taken(&self) -> impl Iterator<Item = (&'static str, Version, u64)> {
-        LISTENERS
-            .iter()
-            .zip(&self.listeners)
-            .flat_map(|(name, of)| {
-                [
-                    (*name, Version::V1, of.v1.get()),
-                    (*name, Version::V2, of.v2.get()),
-                ]
-            })
+    pub fn all_taken(&self) -> impl Iterator<Item = (Arc<str>, Version, u64)> {
+        self.all().into_iter().flat_map(|(name, of)| {
+            [
+                (Arc::clone(&name), Version::V1, of.v1.get()),
+                (name, Version::V2, of.v2.get()),
+            ]
+        })
     }
 
     /// Connections refused: listener, why, how many.
-    pub fn all_mismatches(&self) -> impl Iterator<Item = (&'static str, Kind, u64)> {
-        LISTENERS
-            .iter()
-            .zip(&self.listeners)
-            .flat_map(|(name, of)| {
-                KINDS
-                    .iter()
-                    .zip(&of.mismatches)
-                    .map(|(kind, counter)| (*name, *kind, counter.get()))
-            })
+    pub fn all_mismatches(&self) -> impl Iterator<Item = (Arc<str>, Kind, u64)> {
+        self.all().into_iter().flat_map(|(name, of)| {
+            let counts = of.mismatches.iter().map(Counter::get).collect::<Vec<_>>();
+            KINDS
+                .into_iter()
+                .zip(counts)
+                .map(move |(kind, count)| (Arc::clone(&name), kind, count))
+        })
     }
 }

@@ -1,4 +1,4 @@
-//! The life of one request: its host becomes a name, the name a place on a tunnel, the tunnel an answer; and if the
+//! The life of one request: its host and path become a name, the name a place on a tunnel, the tunnel an answer; and if the
 //! tunnel fails first, another tunnel, where that is safe. The same for every kind of visitor: generic over the body.
 
 use std::future::{Future, poll_fn};
@@ -17,6 +17,7 @@ use tidegate_shared::clock;
 use tidegate_shared::inbound::Inbound;
 use tidegate_shared::interim::{Fate, Interims};
 use tidegate_shared::message::{DETAIL, DETAIL_MAX, declared_length};
+use tidegate_shared::name::VisitorHost;
 use tidegate_shared::page::full_stop;
 use tidegate_shared::pump::{Pump, Stop};
 use tidegate_shared::tls::VisitorCerts;
@@ -25,9 +26,11 @@ use tokio::time::{Sleep, sleep};
 use crate::access::{Access, Record};
 use crate::failure::Failure;
 use crate::forward::{Origin, Outgoing, Policy, is_idempotent};
+use crate::listen::Front;
 use crate::metrics::Metrics;
 use crate::page::REASON;
 use crate::pool::{Pool, Tried, Unavailable};
+use crate::route::Target;
 use crate::tunnel::{Ending, Lease, Life, Tunnel};
 use crate::upload::{Fault, Upload};
 
@@ -52,9 +55,20 @@ pub struct Visit {
     /// Which certificates were offered, and for which SNI.
     pub tls: Option<(Arc<VisitorCerts>, Option<String>)>,
     pub origin: Origin,
+    /// The listener that it came to.
+    pub front: Arc<Front>,
 }
 
 impl Visit {
+    /// The name whose tunnels a request goes to: what a route says, or else the host that it asks for.
+    pub fn name(&self, host: VisitorHost<'_>, path: &str, fields: &HeaderMap) -> String {
+        let routes = &self.front.routes;
+        match routes.target(host.name(), path, fields) {
+            Some(Target::Tunnel(name)) => name.as_str().to_owned(),
+            None => host.name().to_owned(),
+        }
+    }
+
     /// Whether the connection was opened for a name whose certificate does not cover this one (RFC 9110 §15.5.20).
     pub fn misdirects(&self, host: &str) -> bool {
         matches!(&self.tls, Some((certs, Some(sni))) if !certs.covers(Some(sni), host))
@@ -82,7 +96,8 @@ pub trait Side {
 /// A request, ready to go to an agent.
 #[derive(Debug)]
 pub struct Ask<B> {
-    pub host: String,
+    /// Whose tunnels it goes to.
+    pub name: String,
     pub head: Outgoing,
     /// `None` where the head is all there is.
     pub body: Option<B>,
@@ -131,7 +146,7 @@ where
     S: Side,
 {
     let Ask {
-        host,
+        name,
         head,
         body,
         protocol,
@@ -145,7 +160,7 @@ where
     let mut body = Upload::new(body, most);
     let mut last: Option<Failure> = None;
     loop {
-        let lease = lease(pool, &host, &tried, octets, record, side).await;
+        let lease = lease(pool, &name, &tried, octets, record, side).await;
         let mut lease = match (lease, last) {
             (Ok(lease), _) => lease,
             // The tunnel that was tried is still there, and no limit is what went wrong with it.
@@ -201,7 +216,7 @@ where
                 (idempotent || had_body) && untouched && {
                     let mut tried = tried.clone();
                     tried.add(&tunnel);
-                    tried.count() < ATTEMPTS && pool.has_alternative(&host, &tried)
+                    tried.count() < ATTEMPTS && pool.has_alternative(&name, &tried)
                 }
             },
             tried: &tried,
@@ -226,7 +241,7 @@ where
                 others.add(&tunnel);
                 if upload.is_untouched()
                     && others.count() < ATTEMPTS
-                    && pool.has_other_agent(&host, &others)
+                    && pool.has_other_agent(&name, &others)
                 {
                     Verdict {
                         failure: Failure::TunnelLost,
@@ -337,19 +352,19 @@ fn app_is_down<T>(response: &Response<T>) -> bool {
 
 async fn lease<S: Side>(
     pool: &Pool,
-    host: &str,
+    name: &str,
     tried: &Tried,
     octets: usize,
     record: &mut Record,
     side: &mut S,
 ) -> Result<Lease, Unavailable> {
     let before = Instant::now();
-    if let Some(lease) = pool.take(host, tried)? {
+    if let Some(lease) = pool.take(name, tried)? {
         record.pick += before.elapsed();
         return Ok(lease);
     }
     side.held(true);
-    let mut held = pin!(pool.hold(host, tried, octets));
+    let mut held = pin!(pool.hold(name, tried, octets));
     let outcome = poll_fn(|cx| {
         if let Poll::Ready(failure) = side.poll_over(cx) {
             return Poll::Ready(Err(Unavailable::plain(failure)));

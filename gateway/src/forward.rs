@@ -3,6 +3,7 @@
 //! Fields that concern one hop go, the fields that say who asked are ours to set, everything else stays: path octets,
 //! field values and their order within a name, methods nobody knows.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use http::header::{COOKIE, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, VIA};
@@ -66,6 +67,12 @@ impl std::str::FromStr for Range {
                 .ok_or_else(wrong)?,
         };
         Ok(Self { address, prefix })
+    }
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
     }
 }
 

@@ -1,9 +1,9 @@
 //! The gateway: visitors in front, agents that dialled in behind.
 //!
 //! ```text
-//! visitor ─▶ listen ─▶ visitor ─▶ forward ─▶ exchange ─▶ pool ─▶ tunnel ═══▶ (agent) ─▶ app
-//!            accept    TLS, h1,   head made  one request  pick    one connection,
-//!            limits    h2, time   ours       and retry    hold    pinged and driven
+//! visitor ─▶ listen ─▶ visitor ─▶ forward ─▶ route ─▶ exchange ─▶ pool ─▶ tunnel ═══▶ (agent) ─▶ app
+//!            accept    TLS, h1,   head made  which    one request  pick    one connection,
+//!            limits    h2, time   ours       name     and retry    hold    pinged and driven
 //! agent ═══▶ listen ─▶ tunnel::accept: mTLS ─▶ name ─▶ reversal ─▶ pool files it ─▶ tunnel::drive
 //! ```
 //!
@@ -12,6 +12,8 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used))]
 
 pub mod config; // what the user may say
+
+mod files; // certificates and keys that it names
 
 pub mod app; // opens, runs, ends
 
@@ -26,6 +28,8 @@ pub mod door; // whom a connection is from
 pub mod visitor; // a visitor's connection
 
 pub mod forward; // a visitor's head made into an agent's
+
+pub mod route; // whose it is
 
 pub mod exchange; // the life of a request
 

@@ -21,6 +21,7 @@ use crate::door::{Arrival, Door};
 use crate::failure::Failure;
 use crate::metrics::Metrics;
 use crate::page;
+use crate::route::Routes;
 use crate::source::{Entry, Sources};
 use crate::tunnel::accept::{Intake, Security};
 use crate::visitor::{Reception, Secured};
@@ -92,6 +93,7 @@ impl Crowd {
 pub struct Front {
     pub door: Door,
     pub secured: Option<Secured>,
+    pub routes: Routes,
 }
 
 /// What a tunnels' listener has in front.

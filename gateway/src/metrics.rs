@@ -40,7 +40,7 @@ pub struct Metrics {
     pub idle_overdue: Counter,
     pub accept_failed: Counter,
     pub log_dropped: Counter,
-    pub proxy_headers: door::Counters,
+    pub proxy_headers: door::Listeners,
 }
 
 /// Tunnels that were not filed, by the layer that refused them.
@@ -320,7 +320,7 @@ impl Collector for Live {
                 .all_taken()
                 .map(|(listener, version, value)| {
                     let labels = vec![
-                        ("listener", listener.to_owned()),
+                        ("listener", listener.to_string()),
                         ("version", version.to_string()),
                     ];
                     (labels, value)
@@ -337,7 +337,7 @@ impl Collector for Live {
                 .all_mismatches()
                 .map(|(listener, kind, value)| {
                     let labels = vec![
-                        ("listener", listener.to_owned()),
+                        ("listener", listener.to_string()),
                         ("why", kind.label().to_owned()),
                     ];
                     (labels, value)

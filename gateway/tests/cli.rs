@@ -75,7 +75,11 @@ fn refused(options: &[&str]) -> String {
     let output = tidegated(&[&["run"], options, &rest].concat());
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(64), "{options:?}: {said}");
-    assert_eq!(said.lines().count(), 1, "{options:?}: {said}");
+    // One line for each mistake.
+    assert!(
+        said.lines().all(|line| line.starts_with("tidegated: ")),
+        "{options:?}: {said}"
+    );
     said
 }
 
@@ -151,7 +155,7 @@ fn a_limit_for_a_part_above_the_whole_is_refused_where_it_was_set() {
     ] {
         let said = refused(&[&format!("{whole}=10"), &format!("{part}=11")]);
         assert!(
-            said.contains(&format!("{part} 11")) && said.contains(&format!("{whole} is 10")),
+            said.contains(&format!("{part}: 11")) && said.contains(&format!("{whole} is 10")),
             "{said}"
         );
         // Whoever lowers the whole alone, or sets both alike, meets the next mistake.

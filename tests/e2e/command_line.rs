@@ -280,6 +280,8 @@ async fn the_readme_names_every_option_and_no_other() {
     for (program, command) in [
         ("tidegate", "http"),
         ("tidegated", "run"),
+        ("tidegated", "check"),
+        ("tidegated", "config"),
         ("tidegated", "tunnels"),
         ("tidegate-certs", "init"),
         ("tidegate-certs", "issue"),

@@ -300,9 +300,12 @@ async fn a_header_where_none_is_due_names_itself() {
     for (listener, option) in [
         (
             "visitors-tls",
-            "--visitors-tls-proxy required --proxy-from 127.0.0.1",
+            "--visitors-tls-proxy required, and 127.0.0.1 in --proxy-from",
         ),
-        ("tunnels", "--tunnels-proxy required --proxy-from 127.0.0.1"),
+        (
+            "tunnels",
+            "--tunnels-proxy required, and 127.0.0.1 in --proxy-from",
+        ),
     ] {
         let label = format!("listener=\"{listener}\"");
         let unexpected = "why=\"unexpected\"";
@@ -443,11 +446,11 @@ async fn options_that_need_each_other_say_so() {
     for (options, said) in [
         (
             &["--visitors-proxy", "required"][..],
-            "--visitors-proxy needs --proxy-from",
+            "--visitors-proxy: this needs --proxy-from",
         ),
         (
             &["--proxy-from", "10.0.0.0/8"],
-            "--proxy-from changes nothing without",
+            "--proxy-from: this changes nothing without",
         ),
         (
             &["--visitors-proxy", "on"],

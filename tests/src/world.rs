@@ -49,6 +49,7 @@ pub struct Builder {
     tunnels: String,
     limits: Vec<OsString>,
     identity: Option<(PathBuf, PathBuf)>,
+    config: Option<String>,
 }
 
 #[derive(Debug)]
@@ -82,6 +83,13 @@ impl Builder {
         self
     }
 
+    /// Gives the gateway a configuration file with this text, beside the options.
+    #[must_use]
+    pub fn config(mut self, text: &str) -> Self {
+        self.config = Some(text.to_owned());
+        self
+    }
+
     /// Runs the gateway under `prlimit` with these arguments.
     #[must_use]
     pub fn prlimit(mut self, limit: &str) -> Self {
@@ -111,6 +119,11 @@ impl Builder {
             options.extend(["--visitors-cert".into(), pki.server(&[name]).into()]);
         }
         options.extend(self.options);
+        if let Some(text) = self.config {
+            let file = dir.path().join("gateway.toml");
+            std::fs::write(&file, text).unwrap();
+            options.extend(["--config".into(), file.into()]);
+        }
         let command = GatewayCommand {
             wrapper: self.limits,
             options,
@@ -165,6 +178,7 @@ impl World {
             tunnels: "127.0.0.1:0".to_owned(),
             limits: Vec::new(),
             identity: None,
+            config: None,
         }
     }
 

@@ -43,6 +43,8 @@ pub struct Intake {
     pub handshake_within: Duration,
     /// Whether agents may hold wildcards.
     pub wildcards: bool,
+    /// The names that agents may bring; `None` for any.
+    pub names: Option<Arc<[NamePattern]>>,
     pub drain: Drain,
     pub ids: Ids,
 }
@@ -163,23 +165,45 @@ impl Intake {
                 ));
             }
         };
-        match certificate {
-            Ok(certificate) => {
+        let named = certificate
+            .map_err(|refusal| (refusal.label(), refusal.to_string()))
+            .and_then(|certificate| match self.served(&certificate.names) {
+                Ok(names) => Ok((names, certificate)),
+                Err(why) => Err(("not-served", why)),
+            });
+        match named {
+            Ok((names, certificate)) => {
                 let agent = Agent {
                     primary: certificate.primary,
-                    names: certificate.names,
+                    names,
                     address,
                     not_after: Some(certificate.facts.not_after),
                     fingerprint: certificate.facts.fingerprint_sha256,
                 };
                 self.reverse(tls, agent).await
             }
-            Err(refusal) => {
-                let mut refused = Refused::new("certificate", refusal.label(), refusal.to_string());
+            Err((label, why)) => {
+                let mut refused = Refused::new("certificate", label, why);
                 refused.tell = Some(tls);
                 Err(refused)
             }
         }
+    }
+
+    /// Those of an agent's names that are served here.
+    fn served(&self, brought: &[NamePattern]) -> Result<Vec<NamePattern>, String> {
+        let Some(served) = &self.names else {
+            return Ok(brought.to_vec());
+        };
+        let is_served = |name: &&NamePattern| served.iter().any(|pattern| pattern.covers(name));
+        let names: Vec<_> = brought.iter().filter(is_served).cloned().collect();
+        if names.is_empty() {
+            return Err(format!(
+                "the gateway does not serve {}: its tunnels.names has none of them",
+                list(brought)
+            ));
+        }
+        Ok(names)
     }
 
     async fn clear(

@@ -265,11 +265,10 @@ fn refusal(
     let most = reception.limits.head;
     Box::new(move |status| {
         if let Some(stray) = early {
-            let tls = visit.tls.is_some();
-            reception.strays.came(stray, visit.visitor, tls);
+            let door = &visit.front.door;
+            reception.strays.came(stray, visit.visitor, door);
             if matches!(stray, Stray::ProxyV1 | Stray::ProxyV2) {
-                let listener = if tls { "visitors-tls" } else { "visitors" };
-                visit.gateway.metrics.proxy_headers.unexpected(listener);
+                door.counters.unexpected();
             }
         }
         let failure = match status {
@@ -416,13 +415,11 @@ async fn ask(
     check_framing(&request, &watched.pulse).map_err(refused)?;
     let authority = forward::authority(request.uri(), request.headers()).map_err(refused)?;
     record.host = Some(authority.clone());
-    let host = forward::host(&authority)
-        .map_err(refused)?
-        .name()
-        .to_owned();
-    if visit.misdirects(&host) {
+    let host = forward::host(&authority).map_err(refused)?;
+    if visit.misdirects(host.name()) {
         return Err(refused(Failure::Misdirected));
     }
+    let name = visit.name(host, request.uri().path(), request.headers());
     if let Some(most) = visit.gateway.max_body
         && declared(request.headers()).is_some_and(|length| length > most)
     {
@@ -456,7 +453,7 @@ async fn ask(
     };
     if let Some(upgrading) = upgrading {
         let ask = Ask {
-            host,
+            name,
             head,
             body: None,
             protocol: None,
@@ -469,7 +466,7 @@ async fn ask(
     }
     let body = (!body.is_end_stream() && may_have_body(&head.method)).then_some(body);
     let ask = Ask {
-        host,
+        name,
         head,
         body,
         protocol: None,

@@ -437,13 +437,11 @@ async fn ask(
     forward::check_target(request.method(), request.uri()).map_err(refused)?;
     let authority = forward::authority(request.uri(), request.headers()).map_err(refused)?;
     record.host = Some(authority.clone());
-    let host = forward::host(&authority)
-        .map_err(refused)?
-        .name()
-        .to_owned();
-    if visit.misdirects(&host) {
+    let host = forward::host(&authority).map_err(refused)?;
+    if visit.misdirects(host.name()) {
         return Err(refused(Failure::Misdirected));
     }
+    let name = visit.name(host, request.uri().path(), request.headers());
     // Fields that HTTP/2 forbids and `h2` lets pass would frame an HTTP/1 request at the app (RFC 9113 §8.2.2).
     if request.headers().contains_key(TRANSFER_ENCODING) || request.headers().contains_key(UPGRADE)
     {
@@ -488,7 +486,7 @@ async fn ask(
     let body = Inbound::new(recv);
     let streams = protocol.is_some() || (!body.is_end_stream() && may_have_body(&head.method));
     let ask = Ask {
-        host,
+        name,
         head,
         body: streams.then_some(body),
         protocol,

@@ -36,6 +36,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tracing::debug;
 
+use crate::config::listeners::Named;
 use crate::door::Arrival;
 use crate::exchange::{Gateway, Visit};
 use crate::forward::Origin;
@@ -74,6 +75,8 @@ pub struct Reception {
 pub struct Secured {
     pub config: Arc<ServerConfig>,
     pub certs: Arc<VisitorCerts>,
+    /// What names the certificates.
+    pub named: Named,
 }
 
 /// Which protocol a connection speaks.
@@ -90,7 +93,7 @@ impl Reception {
             // Boxed, so that a connection in clear text does not keep the room that TLS needs.
             return Box::pin(self.serve_tls(stream, arrival.from, secured, front)).await;
         }
-        let visit = self.visit(arrival.from, None);
+        let visit = self.visit(arrival.from, None, front);
         self.speak(stream, arrival.taken, visit).await;
     }
 
@@ -118,7 +121,7 @@ impl Reception {
                 self.gateway.metrics.tls_failed.inc();
                 let fault = HandshakeFault::from_io(&error);
                 if fault.label == "not-tls" && !named {
-                    self.strays.came(Stray::Clear, visitor, true);
+                    self.strays.came(Stray::Clear, visitor, &front.door);
                 }
                 return debug!(%visitor, "TLS with a visitor failed: {fault}");
             }
@@ -130,7 +133,7 @@ impl Reception {
         let session = tls.get_ref().1;
         let sni = session.server_name().map(str::to_owned);
         let http2 = session.alpn_protocol() == Some(b"h2");
-        let visit = self.visit(visitor, Some((secured.certs, sni)));
+        let visit = self.visit(visitor, Some((secured.certs, sni)), front);
         if http2 {
             Box::pin(h2::serve(self, tls, Bytes::new(), visit)).await;
         } else {
@@ -142,6 +145,7 @@ impl Reception {
         &self,
         visitor: SocketAddr,
         tls: Option<(Arc<VisitorCerts>, Option<String>)>,
+        front: Arc<Front>,
     ) -> Arc<Visit> {
         let origin = Origin::new(&self.gateway.policy, visitor, tls.is_some());
         Arc::new(Visit {
@@ -150,6 +154,7 @@ impl Reception {
             label: visitor.to_string().into(),
             tls,
             origin,
+            front,
         })
     }
 

@@ -9,6 +9,7 @@ use tidegate_shared::reversal::Seen;
 use tracing::warn;
 
 use crate::complaint::Complaint;
+use crate::door::Door;
 
 /// What an operator may have set up wrongly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,25 +34,28 @@ impl Stray {
         }
     }
 
-    /// What was seen, and what to change.
-    fn sentence(self, tls: bool) -> &'static str {
-        match (self, tls) {
-            (Self::Tls, false) => {
-                "a TLS handshake was begun at the port for clear text (--visitors): TLS is served by --visitors-tls and --visitors-cert"
-            }
-            (Self::Tls, true) => {
-                "a TLS handshake was begun inside TLS (--visitors-tls): something in front wraps it once more"
-            }
-            (Self::ProxyV1, _) => {
-                "a PROXY v1 header came where none is read: start with --visitors-proxy required and --proxy-from, or have what stands in front leave it out (HAProxy: send-proxy)"
-            }
-            (Self::ProxyV2, _) => {
-                "a PROXY v2 header came where none is read: start with --visitors-proxy required and --proxy-from, or have what stands in front leave it out (HAProxy: send-proxy-v2)"
-            }
-            (Self::Ssh, _) => "an SSH client came to a visitors' port: HTTP is served here",
-            (Self::Clear, _) => {
-                "something that is no TLS came to the port for TLS (--visitors-tls): clear text is served by --visitors"
-            }
+    /// What was seen at this door, and what to change.
+    fn sentence(self, door: &Door) -> String {
+        let (listener, required) = (&door.listener, door.named.set_to("required"));
+        let header = |version: &str, option: &str| {
+            format!(
+                "a PROXY {version} header came where none is read: start with {required} and {}, or have what stands in front leave it out (HAProxy: {option})",
+                door.from_named
+            )
+        };
+        match (self, door.tls) {
+            (Self::Tls, false) => format!(
+                "a TLS handshake was begun at the port for clear text ({listener}): TLS is served by --visitors-tls and --visitors-cert, or where a listener of a file has certificates"
+            ),
+            (Self::Tls, true) => format!(
+                "a TLS handshake was begun inside TLS ({listener}): something in front wraps it once more"
+            ),
+            (Self::ProxyV1, _) => header("v1", "send-proxy"),
+            (Self::ProxyV2, _) => header("v2", "send-proxy-v2"),
+            (Self::Ssh, _) => "an SSH client came to a visitors' port: HTTP is served here".into(),
+            (Self::Clear, _) => format!(
+                "something that is no TLS came to the port for TLS ({listener}): clear text is served by --visitors, or where a listener of a file has no certificates"
+            ),
         }
     }
 }
@@ -64,13 +68,13 @@ const KINDS: usize = Stray::Clear as usize + 1;
 pub struct Strays([Mutex<Complaint>; KINDS]);
 
 impl Strays {
-    pub(super) fn came(&self, stray: Stray, visitor: SocketAddr, tls: bool) {
+    pub(super) fn came(&self, stray: Stray, visitor: SocketAddr, door: &Door) {
         let due = self.0[stray as usize]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .due(Instant::now());
         if let Some(times) = due {
-            warn!(%visitor, times, "{}", stray.sentence(tls));
+            warn!(%visitor, times, "{}", stray.sentence(door));
         }
     }
 }

@@ -20,11 +20,24 @@ impl Variables {
     /// `mistake`, and the variables from which the options that it names have their values.
     #[must_use]
     pub fn name_in(&self, mistake: &str) -> String {
-        let named: Vec<String> = self
+        self.name_all_in(mistake, std::iter::empty())
+    }
+
+    /// The same where options have their values from `elsewhere` too: pairs of `--option` and what that is.
+    #[must_use]
+    pub fn name_all_in(
+        &self,
+        mistake: &str,
+        elsewhere: impl Iterator<Item = (String, String)>,
+    ) -> String {
+        let variables = self
             .0
             .iter()
+            .map(|(option, variable)| (option.clone(), format!("the variable {variable}")));
+        let named: Vec<String> = variables
+            .chain(elsewhere)
             .filter(|(option, _)| names(mistake, option))
-            .map(|(option, variable)| format!("{option} comes from the variable {variable}"))
+            .map(|(option, place)| format!("{option} comes from {place}"))
             .collect();
         if named.is_empty() {
             mistake.to_owned()
@@ -66,6 +79,19 @@ pub fn read<C: Parser>(
     let variables = used(&C::command(), &matches);
     let cli = C::from_arg_matches(&matches).map_err(asked)?;
     Ok((cli, variables))
+}
+
+/// Reads the same line and the environment once more, with what `with` has changed of the command: defaults, mostly.
+///
+/// # Errors
+/// As clap has it.
+pub fn again<C: Parser>(
+    words: &[OsString],
+    with: impl FnOnce(Command) -> Command,
+) -> Result<(C, ArgMatches), clap::Error> {
+    let matches = prepared(with(C::command())).try_get_matches_from(words)?;
+    let cli = C::from_arg_matches(&matches)?;
+    Ok((cli, matches))
 }
 
 /// Says what clap has to say where it gave no arguments, and returns the exit status. Help and the version were asked for

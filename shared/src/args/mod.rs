@@ -9,7 +9,7 @@ use crate::window;
 
 mod line; // the command line and the variables beside it
 
-pub use line::{Variables, answer, read};
+pub use line::{Variables, again, answer, read};
 
 /// The longest time that an option takes. Any longer one is a slip of the hand, and sums of times stay far from overflow.
 pub const LONGEST: Duration = Duration::from_secs(365 * 86_400);

@@ -269,6 +269,14 @@ pub fn init(format: Format, filter: &str) -> Result<Sink, String> {
     Ok(sink)
 }
 
+/// Whether [`init`] would take this filter.
+///
+/// # Errors
+/// A sentence that says why not.
+pub fn check_level(filter: &str) -> Result<(), String> {
+    parsed(filter).map(drop)
+}
+
 /// A word alone is a level. To `EnvFilter` it might also be the name of a target, and a mistyped level would log nothing.
 fn parsed(filter: &str) -> Result<EnvFilter, String> {
     let wrong = |what: &dyn std::fmt::Display| {

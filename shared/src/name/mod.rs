@@ -170,6 +170,15 @@ impl NamePattern {
         matches!(self, Self::Wildcard(_))
     }
 
+    /// Whether whatever `other` stands for is meant.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        self == other
+            || other
+                .exact()
+                .is_some_and(|name| self.matches(name.as_str()))
+    }
+
     /// Whether `host`, in comparable form, is meant. A wildcard does not cover the name that it stands below.
     #[must_use]
     pub fn matches(&self, host: &str) -> bool {

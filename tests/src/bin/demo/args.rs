@@ -8,7 +8,7 @@ use clap::{CommandFactory, FromArgMatches, Parser};
 use tidegate_agent::cli::{self as agent, Http};
 use tidegate_agent::target::Target;
 use tidegate_gateway::app::Trouble;
-use tidegate_gateway::config::{self as gateway, Run};
+use tidegate_gateway::config as gateway;
 use tidegate_shared::args::listen_loopback;
 
 use crate::certificates::Certificates;
@@ -73,7 +73,7 @@ impl Args {
         &self,
         visitors: SocketAddr,
         certificates: &Certificates,
-    ) -> Result<Run, Trouble> {
+    ) -> Result<gateway::Config, Trouble> {
         let mut argv: Vec<OsString> = vec![
             "tidegated".into(),
             "run".into(),
@@ -89,12 +89,7 @@ impl Args {
         if self.quiet() {
             argv.push("--no-access-log".into());
         }
-        match parse::<gateway::Cli>(argv)?.command {
-            gateway::Command::Run(run) => Ok(run),
-            gateway::Command::Tunnels(_) => {
-                Err(Trouble::Ours("`run` was read as `tunnels`".into()))
-            }
-        }
+        gateway::Config::alone(&argv).map_err(Trouble::Config)
     }
 
     /// What `tidegate http` is told.
@@ -148,7 +143,7 @@ mod tests {
     fn the_programs_read_what_the_demo_writes() {
         let certificates = Certificates::make().unwrap();
         let args = Args::parse_from(["demo", "--log-level", "info"]);
-        let run = args.gateway(USUAL, &certificates).unwrap();
+        let run = args.gateway(USUAL, &certificates).unwrap().run;
         assert_eq!(run.visitors, Some(USUAL));
         assert!(run.identity.is_some() && !run.no_access_log);
         let target: Target = "3000".parse().unwrap();

@@ -38,7 +38,7 @@ fn main() -> ExitCode {
         Ok(Ending::Drained) => return ExitCode::SUCCESS,
         // What a shell reports for a program that Ctrl-C ended.
         Ok(Ending::Hurried) => return ExitCode::from(130),
-        Err(trouble @ Trouble::Usage(_)) => (USAGE, trouble),
+        Err(trouble @ (Trouble::Usage(_) | Trouble::Config(_))) => (USAGE, trouble),
         Err(trouble @ Trouble::Ours(_)) => (1, trouble),
     };
     // Where not even that can be written, the exit status says what there is to say.

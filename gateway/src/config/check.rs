@@ -1,0 +1,160 @@
+//! What settings need of each other, whoever said them: the command line, the environment or a file. Pure. Every mistake is
+//! told, not the first alone.
+
+use tidegate_shared::name::NamePattern;
+
+use super::Config;
+use super::table::Problem;
+use crate::door::Expect;
+
+/// Everything that is wrong. What is missing is told only where the `whole` of the file was understood.
+pub(super) fn problems(config: &Config, whole: bool) -> Vec<Problem> {
+    let mut all = Vec::new();
+    if whole {
+        all.extend(missing(config));
+    }
+    all.extend(clear_names(config));
+    all.extend(addresses(config));
+    all.extend(proxies(config));
+    for (id, text) in config.run.limits.check() {
+        all.push(config.sources.problem(id, text));
+    }
+    if let Err(wrong) = tidegate_shared::log::check_level(&config.run.log_level) {
+        all.push(config.sources.problem("log_level", wrong));
+    }
+    all
+}
+
+/// What is allowed and not advised.
+pub(super) fn advice(config: &Config) -> Vec<Problem> {
+    let optional = "`optional` guesses, which the specification advises against (proxy-protocol.txt §2): a balancer of proxy_from \
+                    that passes on what it is sent lets visitors choose their address; prefer `required` on a port of its own";
+    let listeners = config
+        .listeners
+        .iter()
+        .filter(|listener| listener.proxy.value == Expect::Optional)
+        .map(|listener| listener.proxy.named.problem(optional));
+    let tunnels = (config.run.proxy.tunnels_proxy == Expect::Optional)
+        .then(|| config.sources.problem("tunnels_proxy", optional));
+    listeners.chain(tunnels).collect()
+}
+
+fn missing(config: &Config) -> Vec<Problem> {
+    let (run, sources) = (&config.run, &config.sources);
+    let mut all = Vec::new();
+    if config.listeners.is_empty() {
+        all.push(Problem::plain(
+            "nothing listens for visitors; give --visitors ADDR, --visitors-tls ADDR with --visitors-cert PEM, or [listeners.NAME] in a file (--config)",
+        ));
+    }
+    if run.tunnels.is_none() && run.tunnels_clear.is_none() {
+        all.push(Problem::plain(
+            "agents have nowhere to dial; give --tunnels ADDR with --identity PEM and --ca PEM, or [tunnels] in a file (--config)",
+        ));
+    }
+    if run.tunnels.is_some() && (run.identity.is_none() || run.ca.is_none()) {
+        let text = "TLS with agents needs --identity PEM, the gateway's certificate and key, and --ca PEM, the authority of agents (in a file: `identity` and `ca`)";
+        all.push(sources.problem("tunnels", text));
+    }
+    if run.tunnels_clear.is_some() && run.tunnels_clear_name.is_empty() {
+        all.push(sources.problem(
+            "tunnels_clear",
+            "tunnels in clear text have no certificate that names them; give --tunnels-clear-name NAME (in a file: `clear_names`)",
+        ));
+    }
+    all
+}
+
+fn clear_names(config: &Config) -> Vec<Problem> {
+    let (run, sources) = (&config.run, &config.sources);
+    let mut all = Vec::new();
+    if run.tunnels_clear.is_none() && !run.tunnels_clear_name.is_empty() {
+        all.push(sources.problem(
+            "tunnels_clear_name",
+            "this changes nothing without --tunnels-clear ADDR (in a file: `clear`)",
+        ));
+    }
+    if let Some(names) = &config.names {
+        let served = |name: &&NamePattern| names.value.iter().any(|pattern| pattern.covers(name));
+        let strangers = run.tunnels_clear_name.iter().filter(|name| !served(name));
+        all.extend(strangers.map(|name| {
+            sources.problem(
+                "tunnels_clear_name",
+                format!("{name} is not among tunnels.names"),
+            )
+        }));
+    }
+    all
+}
+
+/// One address for two of the gateway's own listeners, which the system would report as somebody else's.
+fn addresses(config: &Config) -> Vec<Problem> {
+    let (run, sources) = (&config.run, &config.sources);
+    let of_listeners = config.listeners.iter().map(|listener| {
+        let named = &listener.address.named;
+        (named.to_string(), listener.address.value, named.problem(""))
+    });
+    let of_options = [
+        ("tunnels", run.tunnels),
+        ("tunnels_clear", run.tunnels_clear),
+        ("admin", run.admin),
+    ]
+    .into_iter()
+    .filter_map(|(id, address)| {
+        let problem = sources.problem(id, "");
+        let named = match &problem.spot {
+            Some(spot) => format!("{} ({spot})", problem.key),
+            None => problem.key.clone(),
+        };
+        Some((named, address?, problem))
+    });
+    let all: Vec<_> = of_listeners
+        .chain(of_options)
+        .filter(|(_, address, _)| address.port() != 0)
+        .collect();
+    let mut problems = Vec::new();
+    for (at, (named, address, problem)) in all.iter().enumerate() {
+        if let Some((other, ..)) = all[..at].iter().find(|(_, other, _)| other == address) {
+            problems.push(Problem {
+                text: format!(
+                    "{other} and {named} are both to listen on {address}; give one of them another port"
+                ),
+                ..problem.clone()
+            });
+        }
+    }
+    problems
+}
+
+fn proxies(config: &Config) -> Vec<Problem> {
+    let (run, sources) = (&config.run, &config.sources);
+    let whose =
+        "whose connections it may name: the addresses of the load balancers, such as 10.0.0.0/8";
+    let mut all = Vec::new();
+    let mut anybody = false;
+    for listener in &config.listeners {
+        let from = &listener.proxy_from;
+        let of_its_own = from.named != sources.named("proxy_from", "--proxy-from");
+        match (listener.proxy.value, from.value.is_empty()) {
+            (Expect::Off, false) if of_its_own => all.push(from.named.problem(
+                "this changes nothing where no PROXY header is expected; add proxy = \"required\"",
+            )),
+            (Expect::Off, _) => {}
+            (_, true) => all.push(listener.proxy.named.problem(format!(
+                "this needs --proxy-from (in a file: `proxy_from`), {whose}"
+            ))),
+            (_, false) => anybody |= !of_its_own,
+        }
+    }
+    let expects = run.proxy.tunnels_proxy != Expect::Off;
+    if expects && config.tunnels_proxy_from.value.is_empty() {
+        let text = format!("this needs --proxy-from (in a file: `proxy_from`), {whose}");
+        all.push(sources.problem("tunnels_proxy", text));
+    }
+    if !run.proxy.proxy_from.is_empty() && !anybody && (!expects || config.tunnels_proxy_from.given)
+    {
+        let text = "this changes nothing without --visitors-proxy, --visitors-tls-proxy or --tunnels-proxy (in a file: `proxy`)";
+        all.push(sources.problem("proxy_from", text));
+    }
+    all
+}

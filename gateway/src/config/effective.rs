@@ -1,0 +1,237 @@
+//! The configuration as it counts, written as a file that means the same: every value, and where it comes from. Pure.
+
+use std::fmt::{self, Write as _};
+
+use clap::{Arg, CommandFactory as _};
+
+use super::listeners::{Listener, Named};
+use super::routes::Routed;
+use super::settings::{Source, is_flag, is_list, key_of, long};
+use super::{Cli, Config};
+use crate::door::Expect;
+use crate::route::Target;
+
+/// Where comments begin, if what stands before is not longer.
+const COMMENTS_AT: usize = 40;
+
+/// See [`Config::to_text`].
+pub(super) fn text(config: &Config, all: bool) -> String {
+    let command = Cli::command();
+    let run = command.find_subcommand("run").unwrap_or(&command);
+    let mut out = format!("# tidegated {}\n", env!("CARGO_PKG_VERSION"));
+    for table in [
+        "",
+        "forwarding",
+        "proxy_protocol",
+        "limits",
+        "times",
+        "tunnels",
+    ] {
+        let mut lines = String::new();
+        for option in run.get_arguments() {
+            if let Some((of, key)) = key_of(option)
+                && of == table
+            {
+                lines.push_str(&line_of(config, option, key, all));
+            }
+        }
+        if table == "tunnels" {
+            names(config, &mut lines);
+        }
+        if lines.is_empty() {
+            continue;
+        }
+        if !table.is_empty() {
+            let _infallible = write!(out, "\n[{table}]\n");
+        }
+        out.push_str(&lines);
+    }
+    for listener in &config.listeners {
+        describe(listener, all, &mut out);
+    }
+    let file = config.run.config.as_ref();
+    let file = file
+        .map(|file| file.display().to_string())
+        .unwrap_or_default();
+    for routed in &config.routes {
+        route(routed, &file, &mut out);
+    }
+    out
+}
+
+fn line_of(config: &Config, option: &Arg, key: &str, all: bool) -> String {
+    let id = option.get_id().as_str();
+    let source = config.sources.of_option(id);
+    if source == Source::Default && !all {
+        return String::new();
+    }
+    let raw: Vec<String> = config
+        .matches
+        .get_raw(id)
+        .into_iter()
+        .flatten()
+        .map(|value| value.to_string_lossy().into_owned())
+        .collect();
+    let value = if is_flag(option) {
+        Some(config.matches.get_flag(id).to_string())
+    } else if is_list(option) {
+        let quoted: Vec<String> = raw.iter().map(|value| quoted(value)).collect();
+        Some(format!("[{}]", quoted.join(", ")))
+    } else {
+        raw.first()
+            .map(|value| bare_or_quoted(value))
+            .or_else(|| follows(config, id))
+    };
+    match value {
+        Some(value) => entry(&format!("{key} = {value}"), &whence(&source)),
+        None => entry(&format!("# {key} ="), &format!("not set; {}", long(option))),
+    }
+}
+
+/// What counts where nothing was set and another value decides.
+fn follows(config: &Config, id: &str) -> Option<String> {
+    let limits = &config.run.limits;
+    let value = match id {
+        "max_visitors_per_source" => limits.visitors_per_source(),
+        "max_tunnels_per_name" => limits.tunnels_per_name(),
+        "max_tunnels_per_source" => limits.tunnels_per_source(),
+        "max_held_per_name" => limits.held_per_name(),
+        "max_body" => 0,
+        "workers" => crate::app::workers(&config.run),
+        _ => return None,
+    };
+    Some(value.to_string())
+}
+
+fn names(config: &Config, lines: &mut String) {
+    if let Some(names) = &config.names {
+        lines.push_str(&listed("names", names.value.iter(), &names.named));
+    }
+    let from = &config.tunnels_proxy_from;
+    if from.given {
+        lines.push_str(&listed("proxy_from", from.value.iter(), &from.named));
+    }
+}
+
+fn describe(listener: &Listener, all: bool, out: &mut String) {
+    let _infallible = write!(
+        out,
+        "\n[listeners.{}]\nmode = \"http\"\n",
+        key(&listener.name)
+    );
+    let Listener {
+        address,
+        certificates,
+        proxy,
+        proxy_from,
+        ..
+    } = listener;
+    let text = format!("address = {}", quoted(&address.value.to_string()));
+    out.push_str(&entry(&text, &place(&address.named)));
+    if !certificates.value.is_empty() {
+        let files = certificates.value.iter().map(|file| file.display());
+        out.push_str(&listed("certificates", files, &certificates.named));
+    }
+    if proxy.given || all {
+        let text = format!("proxy = {}", quoted(&proxy.value.to_string()));
+        let comment = if proxy.given {
+            place(&proxy.named)
+        } else {
+            "default".to_owned()
+        };
+        out.push_str(&entry(&text, &comment));
+    }
+    if proxy.value != Expect::Off {
+        out.push_str(&listed(
+            "proxy_from",
+            proxy_from.value.iter(),
+            &proxy_from.named,
+        ));
+    }
+}
+
+fn listed(key: &str, values: impl Iterator<Item: fmt::Display>, named: &Named) -> String {
+    let values: Vec<String> = values.map(|value| quoted(&value.to_string())).collect();
+    entry(&format!("{key} = [{}]", values.join(", ")), &place(named))
+}
+
+fn place(named: &Named) -> String {
+    match named {
+        Named::Option(option) => (*option).to_owned(),
+        Named::Key { spot, .. } => spot.to_string(),
+    }
+}
+
+fn route(routed: &Routed, file: &str, out: &mut String) {
+    let route = &routed.route;
+    out.push('\n');
+    out.push_str(&entry("[[routes]]", &format!("{file}:{}", routed.line)));
+    if let Some(host) = &route.host {
+        let _infallible = writeln!(out, "host = {}", quoted(&host.to_string()));
+    }
+    if !route.path.is_empty() {
+        let _infallible = writeln!(out, "path = {}", quoted(&route.path));
+    }
+    if !route.fields.is_empty() {
+        let fields = route.fields.iter().map(|(name, value)| {
+            let value = String::from_utf8_lossy(value.as_bytes());
+            format!("{} = {}", key(name.as_str()), quoted(&value))
+        });
+        let _infallible = writeln!(
+            out,
+            "headers = {{ {} }}",
+            fields.collect::<Vec<_>>().join(", ")
+        );
+    }
+    if !routed.listeners.is_empty() {
+        let names = routed.listeners.iter().map(|name| quoted(name));
+        let _infallible = writeln!(
+            out,
+            "listeners = [{}]",
+            names.collect::<Vec<_>>().join(", ")
+        );
+    }
+    match &route.target {
+        Target::Tunnel(name) => {
+            let _infallible = writeln!(out, "tunnel = {}", quoted(name.as_str()));
+        }
+    }
+}
+
+fn entry(text: &str, comment: &str) -> String {
+    format!("{text:<COMMENTS_AT$} # {comment}\n")
+}
+
+fn whence(source: &Source) -> String {
+    match source {
+        Source::Line { option } => option.clone(),
+        Source::Variable { name } => format!("the variable {name}"),
+        Source::File { key: _, spot } => spot.to_string(),
+        Source::Default => "default".to_owned(),
+    }
+}
+
+/// A whole number as it is, anything else as a string.
+fn bare_or_quoted(value: &str) -> String {
+    match value.parse::<i64>() {
+        Ok(number) => number.to_string(),
+        Err(_) => quoted(value),
+    }
+}
+
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+/// A name as a key: quoted where it has dots.
+fn key(name: &str) -> String {
+    if name.contains('.')
+        || name
+            .bytes()
+            .any(|octet| !octet.is_ascii_alphanumeric() && !b"-_".contains(&octet))
+    {
+        quoted(name)
+    } else {
+        name.to_owned()
+    }
+}

@@ -1,0 +1,186 @@
+//! A configuration file, from its octets to what stands in it. A file is read to its end before anything of it counts, and tells
+//! all of its mistakes at once.
+
+use std::fs::File as Open;
+use std::io::Read as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use clap::Command;
+use tidegate_shared::name::NamePattern;
+use toml::de::DeTable;
+
+use super::listeners::{self, Listener, Said, ranges, said};
+use super::routes::{self, Routed};
+use super::settings::{self, Setting};
+use super::table::{Document, Problem, Table, Value};
+use crate::forward::Range;
+
+/// Octets of the longest file: some 500,000 routes.
+const MOST: u64 = 64 << 20;
+
+/// What a file says.
+#[derive(Debug, Default)]
+pub(super) struct File {
+    pub(super) settings: Vec<Setting>,
+    pub(super) listeners: Vec<Listener>,
+    pub(super) names: Option<Said<Arc<[NamePattern]>>>,
+    pub(super) tunnels_proxy_from: Option<Said<Vec<Range>>>,
+    pub(super) routes: Vec<Routed>,
+}
+
+/// Reads a file; `run` has the options that may stand in it.
+///
+/// # Errors
+/// What makes it no configuration file at all.
+pub(super) fn load(path: &Path, run: &Command) -> Result<(File, Vec<Problem>), Vec<Problem>> {
+    let name = path.display().to_string();
+    let wrong = |why: &dyn std::fmt::Display| {
+        vec![Problem::plain(format!(
+            "the configuration file {name} (--config) cannot be read: {why}"
+        ))]
+    };
+    let mut octets = Vec::new();
+    Open::open(path)
+        .and_then(|file| file.take(MOST + 1).read_to_end(&mut octets))
+        .map_err(|error| wrong(&error))?;
+    if octets.len() as u64 > MOST {
+        return Err(wrong(&format_args!("it has more than {} MiB", MOST >> 20)));
+    }
+    let text = match std::str::from_utf8(&octets) {
+        Ok(text) => text,
+        Err(error) => {
+            let line = octets[..error.valid_up_to()]
+                .split(|octet| *octet == b'\n')
+                .count();
+            return Err(wrong(&format_args!("line {line} is not UTF-8")));
+        }
+    };
+    parse(
+        &name,
+        text,
+        path.parent().unwrap_or_else(|| Path::new("")),
+        run,
+    )
+}
+
+/// Reads a file's text: what it says, as far as it can be understood, and what is wrong with it. What it names of files is
+/// relative to `folder`.
+///
+/// # Errors
+/// A text that is no TOML: what was understood of it would be guessed at.
+pub(super) fn parse(
+    name: &str,
+    text: &str,
+    folder: &Path,
+    run: &Command,
+) -> Result<(File, Vec<Problem>), Vec<Problem>> {
+    let document = Document::new(name, text);
+    let (parsed, errors) = DeTable::parse_recoverable(text);
+    for error in &errors {
+        let at = error.span().map_or(0, |span| span.start);
+        document.complain(at, "", error.message());
+    }
+    if !errors.is_empty() {
+        return Err(document.into_problems());
+    }
+    let root = Table::root(&document, parsed.get_ref());
+    let file = read(&document, root, folder, run);
+    Ok((file, document.into_problems()))
+}
+
+fn read(document: &Document<'_>, mut root: Table<'_>, folder: &Path, run: &Command) -> File {
+    let mut tunnels = root.table("tunnels");
+    let settings = settings::read(&mut root, tunnels.as_mut(), run, folder);
+    let mut names = None;
+    let mut tunnels_proxy_from = None;
+    if let Some(mut tunnels) = tunnels {
+        let of = &mut tunnels;
+        names = Some(said(of, "names", |value| {
+            let patterns = value.list();
+            let read = |value: &Value<'_>| value.parsed(NamePattern::from_operator);
+            Some(patterns.iter().filter_map(read).collect::<Arc<[_]>>())
+        }));
+        tunnels_proxy_from = Some(said(of, "proxy_from", |value| Some(ranges(value))));
+        tunnels.finish(|key| settings::home_of(key, run));
+    }
+    let names = names.filter(|names| names.given);
+    let listeners: Vec<Listener> = root
+        .table("listeners")
+        .map(Table::entries)
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|(name, value)| listeners::read(&name, value, folder))
+        .collect();
+    let routes = root.take("routes");
+    let served = names.as_ref().and_then(|names| names.value.as_deref());
+    let routes = routes::read(document, routes, &listeners, served);
+    root.finish(|key| settings::home_of(key, run));
+    File {
+        settings,
+        listeners,
+        names: names.map(|names| names.or(Arc::new([]))),
+        tunnels_proxy_from: tunnels_proxy_from
+            .filter(|from| from.given)
+            .map(Said::or_default),
+        routes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+    use proptest::prelude::*;
+
+    use super::super::options::Cli;
+    use super::*;
+
+    const WHOLE: &str = "workers = 2\n[listeners.a]\naddress = 80\ncertificates = ['x']\nproxy_from = '::1'\n\
+        [tunnels]\naddress = 0x10\nnames = ['*.a.test']\n[[routes]]\nhost = 'é.test'\nheaders = { a = 'b' }\n\
+        listeners = ['a']\ntunnel = 'x.a.test'\n[limits]\nmax_head = '64KiB'\n";
+
+    fn parsed(text: &str) -> Result<(File, Vec<Problem>), Vec<Problem>> {
+        let command = Cli::command();
+        let run = command.find_subcommand("run").unwrap();
+        parse("a.toml", text, Path::new("dir"), run)
+    }
+
+    #[test]
+    fn a_whole_file_is_read() {
+        let (file, problems) = parsed(WHOLE).unwrap();
+        assert_eq!(problems, []);
+        assert_eq!(
+            (file.settings.len(), file.listeners.len(), file.routes.len()),
+            (3, 1, 1)
+        );
+        let certificates = &file.listeners[0].certificates.value;
+        assert_eq!(certificates, &[Path::new("dir/x")]);
+    }
+
+    proptest! {
+        /// Whatever stands in a file, each complaint has a place within it.
+        #[test]
+        fn any_text_is_read_or_complained_of(
+            at in 0..WHOLE.len(), cut in 0..20_usize, put in "[\\[\\]=\"'\n a-e0-9.\\\\é{}#]{0,6}",
+        ) {
+            let mut text = WHOLE.as_bytes().to_vec();
+            text.splice(at..(at + cut).min(WHOLE.len()), put.bytes());
+            if let Ok(text) = String::from_utf8(text) {
+                let lines = text.lines().count() + 1;
+                let problems = match parsed(&text) {
+                    Ok((_, problems)) | Err(problems) => problems,
+                };
+                for problem in problems {
+                    let spot = problem.spot.expect("what is wrong in a file has a place");
+                    prop_assert!((1..=lines).contains(&spot.line) && spot.column >= 1, "{:?}", spot);
+                    prop_assert!(!problem.text.is_empty() && !problem.text.contains('\n'), "{}", problem.text);
+                }
+            }
+        }
+
+        #[test]
+        fn no_text_is_too_odd(text in "\\PC{0,200}") {
+            let _read = parsed(&text);
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! What the gateway is to do, from three places: the command line, the environment and a file, in that order of weight.
+//!
+//! ```text
+//!  words ─▶ options (clap) ─┬─────────────────────────────────────▶ Config ─▶ check ─▶ app
+//!                           └ --config ─▶ file ─▶ table ─▶ settings ┘ ▲
+//!                                          └▶ listeners, routes ──────┘
+//! ```
+//!
+//! Behind `load` nothing can meet an impossible value. A mistake says where it stands, and all of them are told at once.
+
+mod check; // what settings need of each other
+
+mod effective; // every value, with where it comes from
+
+mod file; // a file's text
+
+mod limits; // how much, how long
+
+pub mod listeners; // where visitors come in
+
+mod options; // the command line
+
+mod routes; // what goes where
+
+mod settings; // options that stand in a file
+
+mod table; // a file's tables, key by key
+
+use std::ffi::OsString;
+use std::sync::Arc;
+
+use clap::{ArgMatches, CommandFactory as _};
+use tidegate_shared::args;
+use tidegate_shared::name::NamePattern;
+
+use crate::files;
+use crate::forward::Range;
+pub use limits::{Limits, Patience};
+use listeners::{Listener, Said};
+pub use options::{Cli, Command, Run, Shown, Tunnels};
+pub use routes::Routed;
+pub use settings::{Source, Sources};
+pub use table::{Problem, Spot};
+
+/// Everything that the gateway is told, checked.
+#[derive(Debug)]
+pub struct Config {
+    /// The options, with what a file says of them.
+    pub run: Run,
+    pub listeners: Vec<Listener>,
+    /// The names that agents may bring; `None` for any.
+    pub names: Option<Said<Arc<[NamePattern]>>>,
+    /// Who may send PROXY headers to the tunnels' listeners.
+    pub tunnels_proxy_from: Said<Vec<Range>>,
+    pub routes: Vec<Routed>,
+    pub sources: Sources,
+    matches: ArgMatches,
+}
+
+impl Config {
+    /// Reads the file that `run` names, if any. `words` is the command line that `run` is from.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub fn load(run: &Run, words: &[OsString]) -> Result<Self, Vec<Problem>> {
+        let (config, problems) = Self::read(run, words)?;
+        told(problems).map(|()| config)
+    }
+
+    /// The same, and reads whatever files are named.
+    ///
+    /// # Errors
+    /// Everything that is wrong with any of it.
+    pub fn examine(run: &Run, words: &[OsString]) -> Result<Self, Vec<Problem>> {
+        let (config, mut problems) = Self::read(run, words)?;
+        problems.extend(files::read(&config).err().unwrap_or_default());
+        told(problems).map(|()| config)
+    }
+
+    /// From a command line alone: neither the environment nor a file counts.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub fn alone(words: &[OsString]) -> Result<Self, Vec<Problem>> {
+        let without = |command: clap::Command| {
+            command.mut_subcommands(|command| {
+                command.mut_args(|option| option.env(None::<&'static str>))
+            })
+        };
+        let (config, problems) = Self::assemble(words, file::File::default(), without, true)?;
+        told(problems).map(|()| config)
+    }
+
+    /// All that could be understood, and everything that is wrong.
+    fn read(run: &Run, words: &[OsString]) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
+        let command = Cli::command();
+        let known = command.find_subcommand("run").unwrap_or(&command);
+        let (file, mut problems) = match &run.config {
+            Some(path) => file::load(path, known)?,
+            None => Default::default(),
+        };
+        let whole = problems.is_empty();
+        let (config, more) = Self::assemble(words, file, |command| command, whole)?;
+        problems.extend(more);
+        Ok((config, problems))
+    }
+
+    /// What the words say, above what the file says. `whole` is whether all of the file was understood.
+    fn assemble(
+        words: &[OsString],
+        file: file::File,
+        with: impl FnOnce(clap::Command) -> clap::Command,
+        whole: bool,
+    ) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
+        let (cli, matches) = args::again::<Cli>(words, |command| {
+            settings::with_defaults(with(command), &file.settings)
+        })
+        .map_err(|error| vec![Problem::plain(error.to_string())])?;
+        let run = match cli.command {
+            Command::Run(run) | Command::Check(run) | Command::Config(Shown { run, .. }) => run,
+            Command::Tunnels(_) => return Err(vec![Problem::plain("`tunnels` runs no gateway")]),
+        };
+        let matches = matches
+            .subcommand()
+            .map_or_else(|| matches.clone(), |(_, matches)| matches.clone());
+        let command = Cli::command();
+        let known = command.find_subcommand("run").unwrap_or(&command);
+        let sources = Sources::of(known, &matches, file.settings);
+        let mut listeners = file.listeners;
+        let mut problems = listeners::merge(&mut listeners, &run, &sources);
+        let tunnels_proxy_from = file.tunnels_proxy_from.unwrap_or_else(|| Said {
+            value: run.proxy.proxy_from.clone(),
+            named: sources.named("proxy_from", "--proxy-from"),
+            given: false,
+        });
+        let config = Self {
+            run,
+            listeners,
+            names: file.names,
+            tunnels_proxy_from,
+            routes: file.routes,
+            sources,
+            matches,
+        };
+        problems.extend(check::problems(&config, whole));
+        Ok((config, problems))
+    }
+
+    /// What is allowed, and not advised.
+    pub fn advice(&self) -> Vec<Problem> {
+        check::advice(self)
+    }
+
+    /// The whole as a file, each value with where it comes from; of the defaults only with `all`.
+    pub fn to_text(&self, all: bool) -> String {
+        effective::text(self, all)
+    }
+}
+
+/// Mistakes that are told at once; nobody reads more.
+const TOLD: usize = 50;
+
+/// In the order of the file; those that stand in none go first.
+fn told(mut problems: Vec<Problem>) -> Result<(), Vec<Problem>> {
+    if problems.is_empty() {
+        return Ok(());
+    }
+    problems.sort_by_key(|problem| problem.spot.as_ref().map(|spot| (spot.line, spot.column)));
+    if problems.len() > TOLD {
+        let more = problems.len() - TOLD;
+        problems.truncate(TOLD);
+        problems.push(Problem::plain(format!("and {more} more like these")));
+    }
+    Err(problems)
+}

@@ -1,0 +1,167 @@
+//! `[[routes]]`: what a request must be like, and where it goes then. Pure; the table that is asked is `route`'s.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use http::header::{HeaderName, HeaderValue};
+use tidegate_shared::name::{AgentName, NamePattern};
+
+use super::listeners::Listener;
+use super::table::{Document, Table, Value, alike};
+use crate::route::{Route, Target};
+
+/// A route, and the listeners for whose visitors it is; all where there are none.
+#[derive(Clone, Debug)]
+pub struct Routed {
+    pub route: Route,
+    /// Where it stands.
+    pub line: usize,
+    pub listeners: Vec<Arc<str>>,
+}
+
+impl Routed {
+    /// Whether it is for the visitors of this listener.
+    pub fn is_for(&self, listener: &str) -> bool {
+        self.listeners.is_empty() || self.listeners.iter().any(|name| **name == *listener)
+    }
+}
+
+/// Reads all of `[[routes]]`; `served` are the names that agents may bring.
+pub(super) fn read(
+    document: &Document<'_>,
+    routes: Option<Value<'_>>,
+    listeners: &[Listener],
+    served: Option<&[NamePattern]>,
+) -> Vec<Routed> {
+    let tables = routes.map(Value::tables).unwrap_or_default();
+    let mut found = Vec::with_capacity(tables.len());
+    let mut places: HashMap<String, usize> = HashMap::with_capacity(tables.len());
+    for table in tables {
+        let at = table.at;
+        let Some(routed) = one(table, listeners, served) else {
+            continue;
+        };
+        let first = *places.entry(like(&routed)).or_insert(at);
+        if first != at {
+            let line = document.spot(first).line;
+            let text = format!("no request comes here: the route in line {line} wants the same");
+            document.complain(at, "routes", text);
+        }
+        found.push(routed);
+    }
+    found
+}
+
+/// What is the same for two routes of which only the first is ever taken.
+fn like(routed: &Routed) -> String {
+    let route = &routed.route;
+    let mut fields: Vec<String> = route
+        .fields
+        .iter()
+        .map(|(name, value)| format!("{name}: {value:?}"))
+        .collect();
+    fields.sort_unstable();
+    let mut listeners = routed.listeners.clone();
+    listeners.sort_unstable();
+    format!("{:?} {:?} {fields:?} {listeners:?}", route.host, route.path)
+}
+
+fn one(
+    mut table: Table<'_>,
+    listeners: &[Listener],
+    served: Option<&[NamePattern]>,
+) -> Option<Routed> {
+    let line = table.spot().line;
+    let host = table.take("host").map(|host| host.parsed(host_pattern));
+    let path = table.take("path").map(|value| {
+        let path = value.text()?;
+        if path.starts_with('/') && !path.contains(['?', '#', ' ']) && path.is_ascii() {
+            return Some(path.to_owned());
+        }
+        value.complain(format!(
+            "`{path}` is no path: it begins with `/`, and is written as in a request (`%C3%A9` for `é`), without a query"
+        ));
+        None
+    });
+    let fields: Vec<_> = table
+        .table("headers")
+        .map(Table::entries)
+        .unwrap_or_default()
+        .into_iter()
+        .map(|(name, value)| field(&name, &value))
+        .collect();
+    let named: Vec<_> = table
+        .take("listeners")
+        .map(Value::list)
+        .unwrap_or_default()
+        .iter()
+        .map(|value| listener(value, listeners))
+        .collect();
+    let target = match table.take("tunnel") {
+        Some(value) => tunnel(&value, served),
+        None => {
+            table.complain("it goes nowhere; add tunnel = \"NAME\", the name that an agent brings");
+            None
+        }
+    };
+    table.finish(|_| None);
+    Some(Routed {
+        route: Route {
+            host: host.map_or(Some(None), |host| host.map(Some))?,
+            path: path.map_or(Some(String::new()), |path| path)?,
+            fields: fields.into_iter().collect::<Option<_>>()?,
+            target: target?,
+        },
+        line,
+        listeners: named.into_iter().collect::<Option<_>>()?,
+    })
+}
+
+/// An exact host, or `*.` before one. Unlike in a certificate, a wildcard may be as wide as a public suffix: it is the
+/// operator's own traffic that it divides.
+fn host_pattern(text: &str) -> Result<NamePattern, String> {
+    let name = |text: &str| AgentName::from_operator(text).map_err(|bad| bad.to_string());
+    match text.strip_prefix("*.") {
+        Some(rest) => name(rest).map(NamePattern::Wildcard),
+        None if text == "*" => Err("for every host, leave `host` out".to_owned()),
+        None => name(text).map(NamePattern::Exact),
+    }
+}
+
+fn field(name: &str, value: &Value<'_>) -> Option<(HeaderName, HeaderValue)> {
+    let text = value.text()?;
+    let read = HeaderName::from_bytes(name.as_bytes());
+    match (read, HeaderValue::from_str(text)) {
+        (Ok(name), Ok(value)) => Some((name, value)),
+        (Err(_), _) => {
+            value.complain(format!("`{name}` is no name of a header field"));
+            None
+        }
+        (_, Err(_)) => {
+            value.complain("a field's value has no control characters");
+            None
+        }
+    }
+}
+
+fn listener(value: &Value<'_>, listeners: &[Listener]) -> Option<Arc<str>> {
+    let name = value.text()?;
+    let known = listeners.iter().find(|known| *known.name == *name);
+    if known.is_none() {
+        let names = listeners.iter().map(|known| &*known.name);
+        let hint =
+            alike(name, names).map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+        value.complain(format!("there is no listener `{name}`{hint}"));
+    }
+    known.map(|known| Arc::clone(&known.name))
+}
+
+fn tunnel(value: &Value<'_>, served: Option<&[NamePattern]>) -> Option<Target> {
+    let name = value.parsed(AgentName::from_operator)?;
+    if served.is_some_and(|served| !served.iter().any(|pattern| pattern.matches(name.as_str()))) {
+        value.complain(format!(
+            "no agent may bring `{name}`: it is not among tunnels.names"
+        ));
+    }
+    Some(Target::Tunnel(name))
+}

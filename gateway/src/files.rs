@@ -1,0 +1,78 @@
+//! The files that the configuration names, read and judged before a socket is opened: certificates, keys, authorities. Every
+//! mistake is told, at the place where the file is named. Reading is `shared::tls`'s business.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use tidegate_certs::anchor;
+use tidegate_certs::peer::gateway_identity;
+use tidegate_shared::tls::{Anchors, End, SwapIdentity, Trust, tunnel_server, visitor_server};
+
+use crate::config::{Config, Problem};
+use crate::visitor::Secured;
+
+/// What TLS needs.
+#[derive(Debug)]
+pub(crate) struct Files {
+    /// For each of [`Config::listeners`], in their order.
+    pub(crate) fronts: Vec<Option<Secured>>,
+    /// Towards agents.
+    pub(crate) trust: Option<Arc<Trust<ServerConfig>>>,
+}
+
+/// Reads them all.
+pub(crate) fn read(config: &Config) -> Result<Files, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let mut fronts = Vec::new();
+    for listener in &config.listeners {
+        let files = &listener.certificates;
+        let front = if files.value.is_empty() {
+            None
+        } else {
+            match visitor_server(&files.value) {
+                Ok((config, certs)) => Some(Secured {
+                    config,
+                    certs,
+                    named: files.named.clone(),
+                }),
+                Err(fault) => {
+                    problems.push(files.named.problem(fault.to_string()));
+                    None
+                }
+            }
+        };
+        fronts.push(front);
+    }
+    let trust = trust(config).unwrap_or_else(|problem| {
+        problems.push(problem);
+        None
+    });
+    if problems.is_empty() {
+        Ok(Files { fronts, trust })
+    } else {
+        Err(problems)
+    }
+}
+
+fn trust(config: &Config) -> Result<Option<Arc<Trust<ServerConfig>>>, Problem> {
+    let run = &config.run;
+    let (Some(_), Some(file), Some(ca)) = (run.tunnels, &run.identity, &run.ca) else {
+        return Ok(None);
+    };
+    let of = |id: &'static str| {
+        move |fault: &dyn fmt::Display| config.sources.problem(id, fault.to_string())
+    };
+    let loaded = SwapIdentity::load(file).map_err(|fault| of("identity")(&fault))?;
+    gateway_identity(loaded.current().leaf()).map_err(|refusal| {
+        of("identity")(&format_args!(
+            "agents will refuse the certificate in {}: {refusal}",
+            file.display()
+        ))
+    })?;
+    let anchors =
+        Anchors::load(ca, End::Gateway, anchor::require).map_err(|fault| of("ca")(&fault))?;
+    Trust::new(loaded, anchors, tunnel_server)
+        .map(Some)
+        .map_err(|fault| of("ca")(&fault))
+}

@@ -1,0 +1,344 @@
+//! The configuration file as a user meets it: what is said of a wrong one, who wins over whom, and what is printed of it.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on stops where it stands"
+)]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn tidegated(folder: &Path, args: &[&str], variables: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegated"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("TIDEGATE_") {
+            command.env_remove(name);
+        }
+    }
+    command.current_dir(folder).args(args);
+    command.envs(variables.iter().copied()).output().unwrap()
+}
+
+/// A folder with these files.
+fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        fs::write(folder.path().join(name), text).unwrap();
+    }
+    folder
+}
+
+/// What is said of a file that is wrong.
+fn told(text: &str) -> Vec<String> {
+    let folder = folder(&[("a.toml", text)]);
+    let output = tidegated(folder.path(), &["check", "--config", "a.toml"], &[]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(64), "{said}");
+    assert!(output.stdout.is_empty(), "{said}");
+    said.lines()
+        .map(|line| line.strip_prefix("tidegated: ").unwrap().to_owned())
+        .collect()
+}
+
+/// What is printed of a configuration, comments and spaces apart.
+fn shown(folder: &Path, args: &[&str], variables: &[(&str, &str)]) -> Vec<(String, String)> {
+    let output = tidegated(folder, &[&["config"], args].concat(), variables);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let line = |line: &str| {
+        let (setting, comment) = line.split_once(" # ").unwrap_or((line, ""));
+        (setting.trim().to_owned(), comment.trim().to_owned())
+    };
+    text.lines().map(line).collect()
+}
+
+const FINE: &str = r#"
+[listeners.web]
+address = "127.0.0.1:0"
+[tunnels]
+clear = "127.0.0.1:0"
+clear_names = "a.test"
+"#;
+
+#[test]
+fn every_mistake_has_its_place_and_all_are_told_at_once() {
+    let wrong = r#"
+max_visitors = 5
+wokers = 2
+log = "humann"
+[limits]
+max_visitors = "many"
+max_streams = 1.5
+max_visitors_per_source = 20000
+[listeners.web]
+adress = ":80"
+[listeners."we b"]
+address = ":81"
+[listeners.two]
+address = "nonsense"
+proxy = "requird"
+mode = "tpc"
+[tunnels]
+address = "127.0.0.1:8443"
+identity = "none.pem"
+ca = 7
+clear = "127.0.0.1:8443"
+[[routes]]
+host = "*.x.test"
+path = "api"
+tunnel = "a"
+[[routes]]
+listeners = ["tow"]
+headers = { "x y" = "1" }
+[[routes]]
+tunnel = "b"
+[[routes]]
+tunnel = "c"
+"#;
+    let told = told(wrong);
+    let places = [
+        ("a.toml:2:1: max_visitors: ", "it belongs in [limits]"),
+        ("a.toml:3:1: wokers: ", "did you mean `workers`?"),
+        ("a.toml:4:7: log: ", "humann"),
+        ("a.toml:6:16: limits.max_visitors: ", "from 1 to 1000000000"),
+        (
+            "a.toml:7:15: limits.max_streams: ",
+            "a number with a fraction",
+        ),
+        (
+            "a.toml:8:27: limits.max_visitors_per_source: 20000 could",
+            "--max-visitors is 10000",
+        ),
+        ("a.toml:19:12: tunnels.identity: ", "cannot read none.pem"),
+        ("a.toml:9:1: listeners.web: ", "no `address`"),
+        (
+            "a.toml:10:1: listeners.web.adress: ",
+            "did you mean `address`?",
+        ),
+        ("a.toml:11:1: listeners.\"we b\": ", "letters, digits"),
+        ("a.toml:14:11: listeners.two.address: ", "write it like"),
+        (
+            "a.toml:15:9: listeners.two.proxy: ",
+            "off, required and optional",
+        ),
+        ("a.toml:16:8: listeners.two.mode: ", "tpc"),
+        (
+            "a.toml:21:9: tunnels.clear: ",
+            "both to listen on 127.0.0.1:8443",
+        ),
+        ("a.toml:24:8: routes.path: ", "begins with `/`"),
+        ("a.toml:26:1: routes: ", "goes nowhere"),
+        ("a.toml:27:14: routes.listeners: ", "did you mean `two`?"),
+        (
+            "a.toml:28:21: routes.headers.\"x y\": ",
+            "no name of a header field",
+        ),
+        (
+            "a.toml:31:1: routes: ",
+            "the route in line 29 wants the same",
+        ),
+    ];
+    for (place, part) in places {
+        assert!(
+            told.iter()
+                .any(|line| line.starts_with(place) && line.contains(part)),
+            "{place}{part}: {told:#?}"
+        );
+    }
+    assert_eq!(told.len(), places.len(), "{told:#?}");
+}
+
+#[test]
+fn what_is_no_toml_or_no_file_is_told_with_its_line() {
+    let told_of = told("a = \n[b\n");
+    assert!(told_of[0].starts_with("a.toml:1:"), "{told_of:?}");
+    assert!(told_of[1].starts_with("a.toml:2:"), "{told_of:?}");
+    let twice = told("[limits]\nmax_streams = 1\nmax_streams = 2\n");
+    assert!(twice[0].starts_with("a.toml:3:1"), "{twice:?}");
+    let folder = folder(&[]);
+    fs::write(folder.path().join("a.toml"), b"# \n\xff").unwrap();
+    for (file, part) in [
+        ("a.toml", "line 2 is not UTF-8"),
+        ("b.toml", "No such file"),
+    ] {
+        let output = tidegated(folder.path(), &["run", "--config", file], &[]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(64), "{said}");
+        assert!(said.contains(file) && said.contains(part), "{said}");
+    }
+    let deep = format!("a = {}", "[".repeat(10_000));
+    assert!(told(&deep)[0].starts_with("a.toml:1:"));
+}
+
+#[test]
+fn what_is_missing_is_told_where_the_rest_is_fine() {
+    for (text, part) in [
+        ("", "nothing listens for visitors"),
+        ("", "agents have nowhere to dial"),
+        (
+            "[listeners.a]\naddress = 0\n[tunnels]\naddress = 0\n",
+            "a.toml:4:11: tunnels.address: TLS with agents needs",
+        ),
+        (
+            "[listeners.a]\naddress = 0\n[tunnels]\nclear = 0\n",
+            "a.toml:4:9: tunnels.clear: tunnels in clear text",
+        ),
+        (
+            "[listeners.a]\naddress = 0\nproxy = \"required\"\n",
+            "a.toml:3:9: listeners.a.proxy: this needs --proxy-from",
+        ),
+        (
+            "[listeners.a]\naddress = 0\nproxy_from = \"::1\"\n",
+            "a.toml:3:14: listeners.a.proxy_from: this changes nothing",
+        ),
+        (
+            "[listeners.a]\naddress = 0\ncertificates = \"none.pem\"\n",
+            "a.toml:3:16: listeners.a.certificates: ",
+        ),
+        (
+            "[listeners.visitors-tls]\naddress = 0\n",
+            "a.toml:2:11: listeners.visitors-tls.address: TLS needs a certificate",
+        ),
+        (
+            "[tunnels]\nnames = \"a.test\"\n[[routes]]\ntunnel = \"b.test\"\n",
+            "a.toml:4:10: routes.tunnel: no agent may bring",
+        ),
+        (
+            "[tunnels]\nnames = \"a.test\"\nclear = 0\nclear_names = \"b.test\"\n",
+            "a.toml:4:15: tunnels.clear_names: b.test is not among",
+        ),
+    ] {
+        let told = told(text);
+        assert!(
+            told.iter().any(|line| line.contains(part)),
+            "{part}: {told:#?}"
+        );
+    }
+}
+
+#[test]
+fn the_command_line_wins_over_the_environment_and_that_over_the_file() {
+    let text = format!(
+        "{FINE}[limits]\nmax_streams = 5\nmax_fields = 6\nmax_held = 7\n[forwarding]\nno_via = true\nno_forwarded = true\n"
+    );
+    let folder = folder(&[("a.toml", &text)]);
+    let shown = shown(
+        folder.path(),
+        &[
+            "--config",
+            "a.toml",
+            "--max-streams",
+            "50",
+            "--visitors",
+            "127.0.0.1:1",
+        ],
+        &[
+            ("TIDEGATE_MAX_STREAMS", "51"),
+            ("TIDEGATE_MAX_FIELDS", "61"),
+            ("TIDEGATE_NO_VIA", "no"),
+        ],
+    );
+    for (setting, comment) in [
+        ("max_streams = 50", "--max-streams"),
+        ("max_fields = 61", "the variable TIDEGATE_MAX_FIELDS"),
+        ("max_held = 7", "a.toml:10"),
+        ("no_forwarded = true", "a.toml:13"),
+        ("address = \"127.0.0.1:1\"", "--visitors"),
+        ("[listeners.visitors]", ""),
+        ("[listeners.web]", ""),
+    ] {
+        let pair = (setting.to_owned(), comment.to_owned());
+        assert!(shown.contains(&pair), "{pair:?}: {shown:#?}");
+    }
+    assert!(
+        !shown.iter().any(|(setting, _)| setting == "no_via = true"),
+        "{shown:#?}"
+    );
+    assert!(
+        !shown.iter().any(|(_, comment)| comment == "default"),
+        "{shown:#?}"
+    );
+}
+
+#[test]
+fn a_listener_of_the_command_line_takes_the_place_of_one_of_the_same_name() {
+    let text = FINE.replace("[listeners.web]", "[listeners.visitors]");
+    let folder = folder(&[("a.toml", &text)]);
+    let shown = shown(
+        folder.path(),
+        &["--config", "a.toml", "--visitors", "127.0.0.1:1"],
+        &[],
+    );
+    let addresses: Vec<_> = shown
+        .iter()
+        .filter(|(setting, _)| setting.starts_with("address"))
+        .collect();
+    assert_eq!(
+        addresses,
+        [&(
+            "address = \"127.0.0.1:1\"".to_owned(),
+            "--visitors".to_owned()
+        )]
+    );
+}
+
+#[test]
+fn what_is_printed_is_a_file_that_means_the_same() {
+    let text = format!(
+        "{FINE}names = [\"a.test\", \"*.b.test\"]\nproxy = \"required\"\nproxy_from = \"10.0.0.0/8\"\n\
+         [listeners.\"odd.name\"]\naddress = \"[::1]:0\"\nproxy = \"optional\"\nproxy_from = [\"::1\", \"10.1.0.0/16\"]\n\
+         [[routes]]\nhost = \"*.test\"\npath = \"/a%20b\"\nheaders = {{ x-a = \"\\\"1\\\" \\\\\" }}\nlisteners = \"odd.name\"\ntunnel = \"a.test\"\n\
+         [[routes]]\ntunnel = \"x.b.test\"\n[times]\nhold = 0\n"
+    );
+    let folder = folder(&[("a.toml", &text)]);
+    let once = shown(folder.path(), &["--effective", "--config", "a.toml"], &[]);
+    let settings: Vec<&str> = once.iter().map(|(setting, _)| setting.as_str()).collect();
+    fs::write(folder.path().join("b.toml"), settings.join("\n")).unwrap();
+    let again = shown(folder.path(), &["--effective", "--config", "b.toml"], &[]);
+    let values = |lines: &[(String, String)]| -> Vec<String> {
+        lines
+            .iter()
+            .map(|(setting, _)| setting.clone())
+            .filter(|setting| !setting.starts_with('#'))
+            .collect()
+    };
+    assert_eq!(values(&once), values(&again));
+    assert!(
+        once.contains(&("hold = 0".into(), "a.toml:23".into())),
+        "{once:#?}"
+    );
+}
+
+#[test]
+fn a_file_that_is_fine_says_so_and_what_is_not_advised() {
+    let text = format!("{FINE}proxy = \"optional\"\nproxy_from = \"10.0.0.0/8\"\n");
+    let folder = folder(&[("a.toml", &text)]);
+    let output = tidegated(folder.path(), &["check", "--config", "a.toml"], &[]);
+    assert_eq!(output.status.code(), Some(0));
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        said.starts_with("advice: a.toml:7:9: tunnels.proxy: `optional`"),
+        "{said}"
+    );
+    assert!(said.ends_with("ok: 1 for visitors, 0 routes\n"), "{said}");
+}
+
+/// Half a million lines are read in moments, and a lookup in them costs what it costs in ten (see `route`).
+#[test]
+fn a_hundred_thousand_routes_are_read() {
+    use std::fmt::Write as _;
+    let mut text = FINE.to_owned();
+    for number in 0..100_000 {
+        write!(
+            text,
+            "[[routes]]\nhost = \"h{number}.test\"\npath = \"/p{number}\"\ntunnel = \"a.test\"\n"
+        )
+        .unwrap();
+    }
+    let folder = folder(&[("a.toml", &text)]);
+    let output = tidegated(folder.path(), &["check", "--config", "a.toml"], &[]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.ends_with("100000 routes\n"), "{said}");
+}

@@ -1,0 +1,229 @@
+//! The configuration file of a running gateway: its listeners, its routes, the names that agents may bring, and the example that
+//! the README gives.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use tidegate_tests::apps::HttpApp;
+use tidegate_tests::eventually::SOON;
+use tidegate_tests::pki::Pki;
+use tidegate_tests::program::{built, run};
+use tidegate_tests::visitors::http1::get;
+use tidegate_tests::visitors::{H2Visitor, Visitor};
+use tidegate_tests::{HOST, World};
+
+#[tokio::test]
+async fn the_most_specific_route_says_whose_a_request_is() {
+    let world = World::builder()
+        .config(
+            r#"
+            [listeners.second]
+            address = "127.0.0.1:0"
+            [[routes]]
+            host = "www.test"
+            tunnel = "blog.test"
+            [[routes]]
+            host = "*.apps.test"
+            path = "/beta"
+            headers = { x-team = "qa" }
+            tunnel = "shop.test"
+            [[routes]]
+            host = "blog.test"
+            listeners = ["second"]
+            tunnel = "shop.test"
+            "#,
+        )
+        .start()
+        .await;
+    let (blog, shop) = (HttpApp::start("blog").await, HttpApp::start("shop").await);
+    let _blog = world.agent("blog.test", blog.target()).await;
+    let _shop = world.agent("shop.test", shop.target()).await;
+    let second = world.gateway.address("second").unwrap();
+    for (to, host, app) in [
+        (world.visitors, "www.test", "blog"),
+        (world.visitors, "WWW.test.:80", "blog"),
+        (world.visitors, "blog.test", "blog"),
+        (second, "www.test", "blog"),
+        (second, "blog.test", "shop"),
+        (second, "shop.test", "shop"),
+    ] {
+        let answer = get(to, host, "/hello").await;
+        assert_eq!(answer.text(), format!("hello from {app}\n"), "{host}");
+    }
+    let mut visitor = world.visitor().await;
+    for (path, team, status) in [
+        ("/beta/hello", "qa", 200),
+        ("/beta?x", "qa", 200),
+        ("/betahello", "qa", 503),
+        ("/beta/hello", "other", 503),
+    ] {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: a.apps.test\r\nX-Team: {team}\r\n\r\n");
+        visitor.send(request).await;
+        let answer = visitor.answer("GET").await;
+        // The app has nothing at most of these paths, and says so itself.
+        let ours = !answer.reason().is_empty();
+        assert_eq!(ours, status == 503, "{path} {team}: {}", answer.text());
+    }
+    let mut http2 = H2Visitor::connect(second).await;
+    let answer = http2.get("blog.test", "/hello").await;
+    assert_eq!(answer.text(), "hello from shop\n");
+}
+
+#[tokio::test]
+async fn a_route_to_a_name_without_a_tunnel_says_so_of_that_name() {
+    let world = World::builder()
+        .config("[[routes]]\nhost = \"www.test\"\ntunnel = \"gone.test\"\n")
+        .start()
+        .await;
+    let answer = world.get("www.test", "/").await;
+    assert_eq!((answer.status(), answer.reason()), (503, "no-such-name"));
+    world.gateway.wait_log(&["no-such-name", "www.test"]).await;
+}
+
+#[tokio::test]
+async fn an_agent_that_brings_no_name_that_is_served_is_told_so() {
+    let world = World::builder()
+        .config("[tunnels]\nnames = [\"blog.test\", \"*.apps.test\"]\n")
+        .start()
+        .await;
+    let app = HttpApp::start("blog").await;
+    let strangers = world.launch_agent(&world.pki.agent(&["shop.test"]), app.target(), &[]);
+    strangers
+        .wait_log(&["refused-by-gateway", "does not serve shop.test"])
+        .await;
+    world
+        .gateway
+        .wait_log(&[
+            "tunnel refused",
+            "does not serve shop.test",
+            "tunnels.names",
+        ])
+        .await;
+    // Of several names those that are served count.
+    let identity = world.pki.agent(&["blog.test", "shop.test", "a.apps.test"]);
+    let mut agent = world.launch_agent(&identity, app.target(), &[]);
+    agent.ready().await;
+    world.wait_filed(HOST, 4, SOON).await;
+    world.wait_filed("a.apps.test", 4, SOON).await;
+    assert_eq!(world.filed("shop.test").await, 0);
+    assert_eq!(world.get("shop.test", "/").await.reason(), "no-such-name");
+}
+
+#[tokio::test]
+async fn what_is_wrong_at_a_listener_of_the_file_names_its_key() {
+    let world = World::builder()
+        .config(
+            "[listeners.lb]\naddress = \"127.0.0.1:0\"\nproxy = \"required\"\nproxy_from = \"192.0.2.0/24\"\n\
+             [listeners.plain]\naddress = \"127.0.0.1:0\"\n",
+        )
+        .start()
+        .await;
+    let mut visitor = Visitor::connect(world.gateway.address("lb").unwrap()).await;
+    visitor.send_get(HOST, "/").await;
+    assert_eq!(visitor.closed_within(SOON).await, b"");
+    world
+        .gateway
+        .wait_log(&[
+            "listener=lb",
+            "add it to listeners.lb.proxy_from (",
+            "gateway.toml:4)",
+            "listeners.lb.proxy = \"off\"",
+        ])
+        .await;
+    let mut visitor = Visitor::connect(world.gateway.address("plain").unwrap()).await;
+    visitor
+        .send("PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nGET / HTTP/1.1\r\n\r\n")
+        .await;
+    assert_eq!(visitor.answer("GET").await.status(), 400);
+    world
+        .gateway
+        .wait_log(&["PROXY v1 header", "listeners.plain.proxy = \"required\""])
+        .await;
+    let mismatches = "tidegate_proxy_header_mismatches_total";
+    for label in ["listener=\"lb\"", "listener=\"plain\""] {
+        assert!(
+            world.metrics().await.sum(mismatches, &[label]) >= 1.0,
+            "{label}"
+        );
+    }
+}
+
+/// The block of the README that begins with this line.
+fn block_of_the_readme(first: &str) -> String {
+    let lines = include_str!("../../README.md").lines();
+    let block: Vec<&str> = lines
+        .skip_while(|line| line.trim() != first)
+        .take_while(|line| line.is_empty() || line.starts_with("    "))
+        .map(str::trim_start)
+        .collect();
+    assert!(block.len() > 3, "no block {first}");
+    block.join("\n")
+}
+
+/// `table.key` of every setting of a file, those in comments as well.
+fn keys(text: &str) -> BTreeSet<String> {
+    let mut table = "";
+    let mut keys = BTreeSet::new();
+    for line in text.lines().map(str::trim_start) {
+        if let Some(name) = line.strip_prefix('[') {
+            table = name
+                .trim_start_matches('[')
+                .split([']', '.'])
+                .next()
+                .unwrap();
+        }
+        let setting = line.strip_prefix("# ").unwrap_or(line);
+        if let Some((key, _)) = setting.split_once(" =")
+            && key.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+        {
+            keys.insert(format!("{table}.{key}"));
+        }
+    }
+    keys
+}
+
+#[tokio::test]
+async fn the_example_of_the_readme_is_fine_and_has_every_key() {
+    let text = block_of_the_readme("# gateway.toml");
+    let dir = tempfile::tempdir().unwrap();
+    let pki = Pki::create(dir.path(), "ca");
+    for (name, file) in [
+        ("gw.example.com", "gw.example.com.pem"),
+        ("www.example.com", "site.pem"),
+    ] {
+        fs::copy(pki.server(&[name]), dir.path().join(file)).unwrap();
+    }
+    // As it stands, and with everything that is commented out.
+    let named = keys(&text);
+    let is_setting = |line: &str| !keys(line).is_empty();
+    let mut all = String::new();
+    for line in text.lines() {
+        let setting = line.strip_prefix("# ").filter(|rest| is_setting(rest));
+        // Two of them are of one kind each, and the file says the other.
+        all.push_str(setting.unwrap_or(line));
+        all.push('\n');
+    }
+    let all = all.replace("proxy = \"off\"", "proxy = \"required\"");
+    for text in [&text, &all] {
+        let file = dir.path().join("gateway.toml");
+        fs::write(&file, text).unwrap();
+        let file = file.to_str().unwrap();
+        let checked = run(
+            &built("tidegated"),
+            &["check", "--config", file].map(Into::into),
+        )
+        .await;
+        assert!(
+            checked.stdout.ends_with("ok: 2 for visitors, 2 routes\n"),
+            "{}",
+            checked.stderr
+        );
+        let shown = run(
+            &built("tidegated"),
+            &["config", "--effective", "--config", file].map(Into::into),
+        )
+        .await;
+        let missing: Vec<_> = keys(&shown.stdout).difference(&named).cloned().collect();
+        assert!(missing.is_empty(), "the README's example lacks {missing:?}");
+    }
+}
