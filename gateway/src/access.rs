@@ -12,6 +12,7 @@ use serde::Serialize;
 use tidegate_shared::log::{Format, Sink};
 use tidegate_shared::when;
 
+use crate::backend::Server;
 use crate::failure::Failure;
 use crate::line;
 use crate::metrics::{Ids, Metrics};
@@ -62,6 +63,7 @@ impl Access {
             host: None,
             unparsed: None,
             tunnel: None,
+            server: None,
             status: None,
             reason: None,
             joined: false,
@@ -72,6 +74,7 @@ impl Access {
             headed: Instant::now(),
             hold: Duration::ZERO,
             pick: Duration::ZERO,
+            connect: Duration::ZERO,
             answered: None,
         }
     }
@@ -92,6 +95,8 @@ pub struct Record {
     /// The first line of what could not be parsed, escaped.
     unparsed: Option<String>,
     pub(crate) tunnel: Option<Arc<Tunnel>>,
+    /// Of a backend, where it went to one.
+    pub(crate) server: Option<Arc<Server>>,
     status: Option<StatusCode>,
     reason: Option<&'static str>,
     /// What follows a 101 goes on.
@@ -103,6 +108,8 @@ pub struct Record {
     headed: Instant,
     pub(crate) hold: Duration,
     pub(crate) pick: Duration,
+    /// Opening connections to servers of a backend.
+    pub(crate) connect: Duration,
     answered: Option<Instant>,
 }
 
@@ -128,7 +135,7 @@ impl Record {
         }
     }
 
-    /// A response head came through the tunnel.
+    /// A response head came from the app.
     pub(crate) fn answered(&mut self, status: StatusCode, at: Instant) {
         self.status = Some(status);
         self.answered = Some(at);
@@ -167,11 +174,12 @@ impl Record {
 
     fn times(&self, ended: Instant) -> Times {
         let answered = self.answered.unwrap_or(ended);
-        let asked = self.headed + self.hold + self.pick;
+        let asked = self.headed + self.hold + self.pick + self.connect;
         Times {
             head: self.headed.saturating_duration_since(self.began),
             hold: self.hold,
             pick: self.pick,
+            connect: self.connect,
             first: answered.saturating_duration_since(asked),
             body: ended.saturating_duration_since(answered),
             total: ended.saturating_duration_since(self.began),
@@ -195,12 +203,12 @@ impl Record {
         }
         out.extend_from_slice(b"\" ");
         let of_none = "name=- agent=- tunnel=-";
-        out.extend_from_slice(
-            self.tunnel
-                .as_ref()
-                .map_or(of_none, |tunnel| tunnel.label())
-                .as_bytes(),
-        );
+        let whose = match (&self.server, &self.tunnel) {
+            (Some(server), _) => server.label(),
+            (None, Some(tunnel)) => tunnel.label(),
+            (None, None) => of_none,
+        };
+        out.extend_from_slice(whose.as_bytes());
         out.extend_from_slice(b" status=");
         line::number(
             self.status.map_or(0, |status| u64::from(status.as_u16())),
@@ -217,6 +225,9 @@ impl Record {
             line::number(u64::from(self.attempts), out);
         }
         for (name, time) in self.times(ended).all() {
+            if name == "connect" && self.server.is_none() {
+                continue;
+            }
             out.push(b' ');
             out.extend_from_slice(name.as_bytes());
             out.push(b'=');
@@ -256,6 +267,8 @@ impl Record {
                 .map(|tunnel| tunnel.agent.primary.to_string()),
             agent: self.tunnel.as_ref().map(|tunnel| tunnel.agent.address),
             tunnel: self.tunnel.as_ref().map(|tunnel| tunnel.id),
+            backend: self.server.as_ref().map(|server| server.backend()),
+            server: self.server.as_ref().map(|server| server.name.as_str()),
             attempts: self.attempts,
             status: self.status.map_or(0, |status| status.as_u16()),
             reason: self.reason,
@@ -264,6 +277,7 @@ impl Record {
             head_ms: ms(times.head),
             hold_ms: ms(times.hold),
             pick_ms: ms(times.pick),
+            connect_ms: self.server.as_ref().map(|_server| ms(times.connect)),
             first_ms: ms(times.first),
             body_ms: ms(times.body),
             total_ms: ms(times.total),
@@ -277,17 +291,19 @@ struct Times {
     head: Duration,
     hold: Duration,
     pick: Duration,
+    connect: Duration,
     first: Duration,
     body: Duration,
     total: Duration,
 }
 
 impl Times {
-    fn all(&self) -> [(&'static str, Duration); 6] {
+    fn all(&self) -> [(&'static str, Duration); 7] {
         [
             ("head", self.head),
             ("hold", self.hold),
             ("pick", self.pick),
+            ("connect", self.connect),
             ("first", self.first),
             ("body", self.body),
             ("total", self.total),
@@ -349,6 +365,10 @@ struct View<'a> {
     name: Option<String>,
     agent: Option<SocketAddr>,
     tunnel: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backend: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server: Option<&'a str>,
     attempts: u32,
     status: u16,
     reason: Option<&'a str>,
@@ -357,6 +377,8 @@ struct View<'a> {
     head_ms: f64,
     hold_ms: f64,
     pick_ms: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connect_ms: Option<f64>,
     first_ms: f64,
     body_ms: f64,
     total_ms: f64,

@@ -1,8 +1,9 @@
 //! What a visitor is answered with, as a body: the app's octets as they come, or a few of our own. Holds the request's
-//! place on the tunnel and its record; both end with it. Written to HTTP/1 by hyper, to HTTP/2 by a pump; what the visitor
+//! place on the tunnel, or its connection to a backend, and its record; they end with it. Written to HTTP/1 by hyper, to HTTP/2 by a pump; what the visitor
 //! still sends when all of it is written goes on through `Answer::poll_rest`.
 
 use std::error::Error;
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -15,7 +16,8 @@ use tidegate_shared::inbound::Inbound;
 use tidegate_shared::pump::{Pump, Stop};
 
 use crate::access::Record;
-use crate::exchange::{Opened, broken};
+use crate::backend;
+use crate::exchange::{Opened, Stream, Way, broken};
 use crate::failure::Failure;
 use crate::tunnel::Lease;
 use crate::upload::{Fault, Upload};
@@ -32,6 +34,8 @@ pub struct Answer<B> {
 enum Kind<B> {
     Own(Bytes),
     Tunnel(Passing<B>),
+    Backend(Box<backend::answer::Passing>),
+    Joined(Box<backend::joined::Joined<B>>),
 }
 
 /// An app's answer on its way.
@@ -72,14 +76,21 @@ pub enum Rest {
 pub enum Cut {
     #[error("the tunnel cut the response short: {0}")]
     Tunnel(#[source] h2::Error),
+    #[error("the backend cut the response short: {0}")]
+    Backend(#[source] hyper::Error),
+    #[error("the backend cut an upgraded connection: {0}")]
+    Upgraded(#[source] io::Error),
+    #[error("nothing more of the response came")]
+    Stalled,
     #[error("the visitor's request ended before its end: {0:?}")]
     Visitor(Failure),
 }
 
 impl Cut {
-    const fn failure(&self) -> Failure {
+    pub(crate) const fn failure(&self) -> Failure {
         match self {
-            Self::Tunnel(_) => Failure::ResponseCut,
+            Self::Tunnel(_) | Self::Backend(_) | Self::Upgraded(_) => Failure::ResponseCut,
+            Self::Stalled => Failure::BackendTimeout,
             Self::Visitor(failure) => *failure,
         }
     }
@@ -93,16 +104,31 @@ impl<B> Answer<B> {
         }
     }
 
-    pub(crate) fn tunnel(opened: Opened<B>, record: Record) -> (response::Parts, Self) {
+    /// The app's answer, and the head to send before it.
+    pub(crate) fn of(opened: Opened<B>, record: Record) -> (response::Parts, Self) {
         let Opened {
             mut parts,
+            upgraded,
+            way,
+        } = opened;
+        let record = Some(record);
+        let Stream {
             inbound,
             headed_only,
             upload,
             lease,
             held_back,
-            upgraded,
-        } = opened;
+        } = match way {
+            Way::Tunnel(stream) => stream,
+            Way::Backend(passing) => {
+                let kind = Kind::Backend(passing);
+                return (parts, Self { kind, record });
+            }
+            Way::Joined(joined) => {
+                let kind = Kind::Joined(joined);
+                return (parts, Self { kind, record });
+            }
+        };
         if parts.status == StatusCode::NO_CONTENT {
             // It must not be there (RFC 9110 §8.6), whatever an agent lets through.
             parts.headers.remove(CONTENT_LENGTH);
@@ -122,7 +148,7 @@ impl<B> Answer<B> {
             parts,
             Self {
                 kind: Kind::Tunnel(passing),
-                record: Some(record),
+                record,
             },
         )
     }
@@ -134,6 +160,8 @@ impl<B> Answer<B> {
         match &self.kind {
             Kind::Own(octets) => octets.is_empty(),
             Kind::Tunnel(passing) => passing.is_whole(),
+            Kind::Backend(passing) => passing.is_whole(),
+            Kind::Joined(joined) => joined.is_whole(),
         }
     }
 
@@ -156,12 +184,18 @@ impl<B: Body<Data = Bytes, Error: Error + 'static> + Unpin> Answer<B> {
                     && (passing.unwanted || !passing.upload.is_finished())
                     && !passing.is_held_back()
             }
+            Kind::Backend(passing) => passing.leaves_rest(),
+            Kind::Joined(joined) => joined.leaves_rest(),
         }
     }
 
     /// Whether the visitor waits to be told to send a body (RFC 9110 §10.1.1), and will not be.
     pub(crate) fn is_held_back(&self) -> bool {
-        matches!(&self.kind, Kind::Tunnel(passing) if passing.is_held_back())
+        match &self.kind {
+            Kind::Own(_) | Kind::Joined(_) => false,
+            Kind::Tunnel(passing) => passing.is_held_back(),
+            Kind::Backend(passing) => passing.is_held_back(),
+        }
     }
 
     /// Moves what is left of the request's body.
@@ -174,23 +208,34 @@ impl<B: Body<Data = Bytes, Error: Error + 'static> + Unpin> Answer<B> {
                 Ok(false) if passing.unwanted => Rest::Unwanted,
                 // Of a visitor who left, the answer has nothing to say: it was whole.
                 Ok(false) | Err(Cut::Tunnel(_) | Cut::Visitor(Failure::VisitorGone)) => Rest::Done,
-                Err(cut @ Cut::Visitor(_)) => {
+                Err(cut) => {
                     if let Some(record) = &mut self.record {
                         record.failed(cut.failure());
                     }
                     Rest::Done
                 }
             },
+            Kind::Backend(passing) => {
+                let (rest, failure) = passing.poll_rest(cx);
+                if let (Some(failure), Some(record)) = (failure, &mut self.record) {
+                    record.failed(failure);
+                }
+                rest
+            }
+            Kind::Joined(joined) => joined.poll_rest(cx),
         }
     }
 
     /// Takes what still comes of an unwanted body, for nobody. Ready at its end.
     pub(crate) fn poll_unwanted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.finish();
-        let Kind::Tunnel(passing) = &mut self.kind else {
-            return Poll::Ready(());
-        };
-        while let Some(Ok(_unwanted)) = ready!(passing.upload.poll_body(cx)) {}
+        match &mut self.kind {
+            Kind::Own(_) | Kind::Joined(_) => {}
+            Kind::Tunnel(passing) => {
+                while let Some(Ok(_unwanted)) = ready!(passing.upload.poll_body(cx)) {}
+            }
+            Kind::Backend(passing) => ready!(passing.poll_unwanted(cx)),
+        }
         Poll::Ready(())
     }
 }
@@ -274,6 +319,8 @@ impl<B: Body<Data = Bytes, Error: Error + 'static> + Unpin> Body for Answer<B> {
                 Poll::Ready(Some(Ok(Frame::data(std::mem::take(octets)))))
             }
             Kind::Tunnel(passing) => passing.poll(cx),
+            Kind::Backend(passing) => passing.poll(cx),
+            Kind::Joined(joined) => joined.poll(cx),
         };
         if let (Poll::Ready(Some(Err(cut))), Some(record)) = (&frame, &mut this.record) {
             record.failed(cut.failure());
@@ -285,23 +332,36 @@ impl<B: Body<Data = Bytes, Error: Error + 'static> + Unpin> Body for Answer<B> {
         match &self.kind {
             Kind::Own(octets) => octets.is_empty(),
             Kind::Tunnel(passing) => passing.is_whole(),
+            Kind::Backend(passing) => passing.is_whole(),
+            Kind::Joined(joined) => joined.is_whole(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Own(octets) => SizeHint::with_exact(octets.len() as u64),
-            Kind::Tunnel(_) if self.is_end_stream() => SizeHint::with_exact(0),
-            Kind::Tunnel(_) => SizeHint::default(),
+            _ if self.is_end_stream() => SizeHint::with_exact(0),
+            _ => SizeHint::default(),
         }
     }
 }
 
 impl<B> Answer<B> {
-    /// Gives its place on the tunnel back, and writes its record.
+    /// Gives its place on the tunnel, or its connection, back, and writes its record.
     fn finish(&mut self) {
-        let Kind::Tunnel(passing) = &mut self.kind else {
-            return;
+        let passing = match &mut self.kind {
+            Kind::Own(_) => return,
+            Kind::Tunnel(passing) => passing,
+            Kind::Backend(passing) => {
+                passing.finish(self.record.as_mut());
+                return drop(self.record.take());
+            }
+            Kind::Joined(joined) => {
+                if let Some(mut record) = self.record.take() {
+                    joined.finish(&mut record);
+                }
+                return;
+            }
         };
         if let Some(mut record) = self.record.take() {
             record.received = passing.upload.sent();

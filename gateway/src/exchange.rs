@@ -24,6 +24,8 @@ use tidegate_shared::tls::VisitorCerts;
 use tokio::time::{Sleep, sleep};
 
 use crate::access::{Access, Record};
+use crate::backend::answer::Passing;
+use crate::backend::joined::Joined;
 use crate::failure::Failure;
 use crate::forward::{Origin, Outgoing, Policy, is_idempotent};
 use crate::listen::Front;
@@ -113,6 +115,25 @@ pub struct Ask<B> {
 #[derive(Debug)]
 pub struct Opened<B> {
     pub parts: response::Parts,
+    /// What it opened goes on in both directions for as long as either likes (RFC 8441).
+    pub upgraded: bool,
+    /// Where it comes from.
+    pub way: Way<B>,
+}
+
+/// Which way an answer comes, and the rest of its request goes.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "the large one is the usual one")]
+pub enum Way<B> {
+    Tunnel(Stream<B>),
+    Backend(Box<Passing>),
+    /// A server's connection behind a change of protocol.
+    Joined(Box<Joined<B>>),
+}
+
+/// A stream of a tunnel.
+#[derive(Debug)]
+pub struct Stream<B> {
     pub inbound: Inbound,
     /// A status after which nothing follows (RFC 9110 §15.3.5, §15.4.5), whatever the agent sends.
     pub headed_only: bool,
@@ -121,15 +142,13 @@ pub struct Opened<B> {
     pub lease: Lease,
     /// The visitor waits for a 100 that has not come (RFC 9110 §10.1.1).
     pub held_back: bool,
-    /// What it opened goes on in both directions for as long as either likes (RFC 8441).
-    pub upgraded: bool,
 }
 
 /// How often a request is tried, at most.
 const ATTEMPTS: usize = 4;
 
 /// A visitor that waits for a 100 is not kept waiting for ever by an app that never sends one (RFC 9110 §10.1.1).
-const CONTINUE_AFTER: Duration = Duration::from_secs(1);
+pub(crate) const CONTINUE_AFTER: Duration = Duration::from_secs(1);
 
 /// Interim responses of one request that are looked at before others have a turn.
 const INTERIMS_IN_A_TURN: u32 = 64;
@@ -227,11 +246,9 @@ where
         let held_back = matches!(wait.gate, Gate::Shut(_));
         side.body_due(None);
         let answered = |response, record: &mut Record, lease, upload| {
-            let opened = answered(response, record, lease, upload, sent_at, upgrades);
-            apps(Opened {
-                held_back,
-                ..opened
-            })
+            let (parts, mut stream) = answered(response, record, lease, upload, sent_at, upgrades);
+            stream.held_back = held_back;
+            apps(parts, stream, upgrades)
         };
         let failure = match outcome {
             Outcome::Answered(response) if app_is_down(&response) => {
@@ -291,7 +308,7 @@ fn answered<B>(
     upload: Pump<Upload<B>>,
     sent_at: Instant,
     upgrades: bool,
-) -> Opened<B> {
+) -> (response::Parts, Stream<B>) {
     let at = Instant::now();
     lease.answered(at.saturating_duration_since(sent_at));
     let (parts, recv) = response.into_parts();
@@ -303,25 +320,32 @@ fn answered<B>(
         StatusCode::NO_CONTENT => !upgrades,
         _ => false,
     };
-    Opened {
-        parts,
+    let stream = Stream {
         inbound,
         headed_only,
         upload,
         lease,
         held_back: false,
-        upgraded: upgrades,
-    }
+    };
+    (parts, stream)
 }
 
 /// Passes an app's answer. An agent's own becomes ours: with the request's id, and with nothing of the agent's in it but one
 /// short line of text.
-fn apps<B>(mut opened: Opened<B>) -> Result<Opened<B>, Unavailable> {
-    let failure = agents_own(opened.parts.status, &opened.parts.headers);
+fn apps<B>(
+    mut parts: response::Parts,
+    mut stream: Stream<B>,
+    upgraded: bool,
+) -> Result<Opened<B>, Unavailable> {
+    let failure = agents_own(parts.status, &parts.headers);
     // Agents use it between themselves and us.
-    let detail = opened.parts.headers.remove(DETAIL);
+    let detail = parts.headers.remove(DETAIL);
     let Some(failure) = failure else {
-        return Ok(opened);
+        return Ok(Opened {
+            parts,
+            upgraded,
+            way: Way::Tunnel(stream),
+        });
     };
     let about = detail
         .as_ref()
@@ -330,8 +354,8 @@ fn apps<B>(mut opened: Opened<B>) -> Result<Opened<B>, Unavailable> {
             let kept = &detail[..detail.len().min(DETAIL_MAX)];
             format!("The agent says: {kept}{}", full_stop(kept))
         });
-    if !opened.upload.is_finished() {
-        opened.upload.reset(Reason::CANCEL);
+    if !stream.upload.is_finished() {
+        stream.upload.reset(Reason::CANCEL);
     }
     Err(Unavailable { failure, about })
 }

@@ -72,13 +72,25 @@ pub enum Failure {
     UpgradeInvalid,
     /// CONNECT to somewhere, which an agent does not offer.
     ConnectUnsupported,
+    /// From here on what concerns a backend: none of its servers may be used.
+    NoServer,
+    /// Every fit server has as many connections as it may, and none became free in time.
+    BackendBusy,
+    /// No connection to a server.
+    BackendUnreachable,
+    /// The server closed the connection without an answer.
+    BackendClosed,
+    /// What the server answered is not HTTP as it should be.
+    BackendInvalid,
+    /// The server did nothing for too long: no answer, or no more of it.
+    BackendTimeout,
     /// What else came on the same HTTP/2 connection ended it.
     ConnectionError,
     /// The visitor left.
     VisitorGone,
     /// The visitor took nothing of a response that had begun, or sent nothing of a body that was still due.
     VisitorStalled,
-    /// A response that had begun broke off on its way through the tunnel.
+    /// A response that had begun broke off on its way from the app.
     ResponseCut,
 }
 
@@ -118,6 +130,12 @@ impl Failure {
             Self::UpgradeIgnored => "upgrade-ignored",
             Self::UpgradeInvalid => "upgrade-invalid",
             Self::ConnectUnsupported => "connect-unsupported",
+            Self::NoServer => "no-server",
+            Self::BackendBusy => "backend-busy",
+            Self::BackendUnreachable => "backend-unreachable",
+            Self::BackendClosed => "backend-closed",
+            Self::BackendInvalid => "backend-invalid-response",
+            Self::BackendTimeout => "backend-timeout",
             Self::ConnectionError => "connection-error",
             Self::VisitorGone => "visitor-gone",
             Self::VisitorStalled => "visitor-stalled",
@@ -148,6 +166,8 @@ impl Failure {
             | Self::AgentGone
             | Self::AllEjected
             | Self::Limit
+            | Self::NoServer
+            | Self::BackendBusy
             | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
             Self::TunnelLost
             | Self::BadResponse
@@ -157,10 +177,14 @@ impl Failure {
             | Self::AppInvalid
             | Self::UpgradeIgnored
             | Self::UpgradeInvalid
+            | Self::BackendUnreachable
+            | Self::BackendClosed
+            | Self::BackendInvalid
             | Self::ResponseCut => StatusCode::BAD_GATEWAY,
-            Self::TunnelSilent | Self::ResponseTimeout | Self::AppTimeout => {
-                StatusCode::GATEWAY_TIMEOUT
-            }
+            Self::TunnelSilent
+            | Self::ResponseTimeout
+            | Self::AppTimeout
+            | Self::BackendTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::ConnectUnsupported => StatusCode::NOT_IMPLEMENTED,
             Self::ConnectionError | Self::VisitorGone => {
                 StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST)
@@ -176,7 +200,8 @@ impl Failure {
             | Self::AllEjected
             | Self::TooManyConnections
             | Self::TooManyCancelled => Some(5),
-            Self::Limit | Self::Draining => Some(1),
+            Self::NoServer => Some(30),
+            Self::Limit | Self::BackendBusy | Self::Draining => Some(1),
             _ => None,
         }
     }
@@ -238,6 +263,12 @@ impl Failure {
             Self::UpgradeIgnored => "The app did not change the protocol as it was asked to.",
             Self::UpgradeInvalid => "The app answered a change of protocol wrongly.",
             Self::ConnectUnsupported => "The agent of this name passes requests to its app only.",
+            Self::NoServer => "No server is set to take this request.",
+            Self::BackendBusy => "The servers have as much to do as they may; try again.",
+            Self::BackendUnreachable => "The server cannot be reached.",
+            Self::BackendClosed => "The server closed the connection without an answer.",
+            Self::BackendInvalid => "The server's answer is not HTTP as it should be.",
+            Self::BackendTimeout => "The server did not answer in time.",
             Self::ConnectionError => "The connection broke for what else came on it.",
             Self::VisitorGone => "The visitor left.",
             Self::VisitorStalled => "The visitor took nothing of the response for too long.",
@@ -271,7 +302,7 @@ impl From<BadLength> for Failure {
 }
 
 /// All of them, for the metrics to show at zero.
-pub const ALL: [Failure; 36] = [
+pub const ALL: [Failure; 42] = [
     Failure::Malformed,
     Failure::NoHost,
     Failure::ManyHosts,
@@ -304,6 +335,12 @@ pub const ALL: [Failure; 36] = [
     Failure::UpgradeIgnored,
     Failure::UpgradeInvalid,
     Failure::ConnectUnsupported,
+    Failure::NoServer,
+    Failure::BackendBusy,
+    Failure::BackendUnreachable,
+    Failure::BackendClosed,
+    Failure::BackendInvalid,
+    Failure::BackendTimeout,
     Failure::ConnectionError,
     Failure::VisitorGone,
     Failure::VisitorStalled,

@@ -45,6 +45,8 @@ pub mod pick; // which tunnel
 
 pub mod tunnel; // one tunnel
 
+pub mod backend; // servers that are dialled
+
 pub mod failure; // every way to fail, folded once
 
 pub mod page; // what a visitor reads then

@@ -1,8 +1,8 @@
 //! What the gateway counts. The structures are passed in, so that a test reads its own; the page is written by `admin`.
 //! Gauges of tunnels and streams are not kept here: they are read off the pool when asked for, so they cannot drift.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -11,6 +11,7 @@ use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::backend::{self, Backend};
 use crate::door;
 use crate::failure::{ALL, Failure};
 use crate::pool::Pool;
@@ -41,6 +42,7 @@ pub struct Metrics {
     pub accept_failed: Counter,
     pub log_dropped: Counter,
     pub proxy_headers: door::Listeners,
+    backends: OnceLock<Arc<[Arc<Backend>]>>,
 }
 
 /// Tunnels that were not filed, by the layer that refused them.
@@ -83,6 +85,11 @@ impl Metrics {
             by_failure: ALL.iter().map(|_| Counter::default()).collect(),
             ..Self::default()
         }
+    }
+
+    /// Shows these from here on; once.
+    pub fn show_backends(&self, backends: Arc<[Arc<Backend>]>) {
+        let _shown_already = self.backends.set(backends);
     }
 
     pub(crate) fn request_ended(&self, status: u16, received: u64, sent: u64) {
@@ -135,7 +142,7 @@ pub fn registry(
     let plain: [(&str, &str, &Counter); 11] = [
         (
             "request_retries",
-            "Requests sent a second time, on another tunnel",
+            "Requests sent a second time, on another tunnel or connection",
             &metrics.retries,
         ),
         (
@@ -209,9 +216,9 @@ impl std::fmt::Debug for Live {
     }
 }
 
-type Labels = Vec<(&'static str, String)>;
+pub(crate) type Labels = Vec<(&'static str, String)>;
 
-fn counters(
+pub(crate) fn counters(
     encoder: &mut DescriptorEncoder<'_>,
     (name, help): (&str, &str),
     rows: impl Iterator<Item = (Labels, u64)>,
@@ -226,7 +233,7 @@ fn counters(
     Ok(())
 }
 
-fn gauges(
+pub(crate) fn gauges(
     encoder: &mut DescriptorEncoder<'_>,
     (name, help): (&str, &str),
     unit: Option<&Unit>,
@@ -242,7 +249,7 @@ fn gauges(
     Ok(())
 }
 
-fn count(value: usize) -> f64 {
+pub(crate) fn count(value: usize) -> f64 {
     // Exact up to 2^53, which no count of connections reaches.
     value as f64
 }
@@ -351,6 +358,9 @@ impl Collector for Live {
             ),
             std::iter::once((Vec::new(), (self.log_dropped)())),
         )?;
+        if let Some(backends) = metrics.backends.get() {
+            backend::encode(backends, encoder)?;
+        }
         self.encode_tunnels(encoder)
     }
 }

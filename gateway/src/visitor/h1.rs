@@ -333,7 +333,7 @@ async fn respond(
     watched.pulse.response_began();
     let (mut response, close) = match outcome {
         Ok(Responded::Tunnel(opened)) => {
-            let (parts, answer) = Answer::tunnel(opened, record);
+            let (parts, answer) = Answer::of(opened, record);
             let close = close || answer.is_held_back();
             if version == Version::HTTP_10
                 && !head_only

@@ -303,7 +303,7 @@ async fn exchange(
     let mut front = Front::new(respond, Arc::clone(&reception), ledger);
     let asking = ask(&reception.limits, &visit, request, &mut record, &mut front);
     let (parts, answer) = match asking.await {
-        Ok(opened) => Answer::tunnel(opened, record),
+        Ok(opened) => Answer::of(opened, record),
         Err(Unavailable {
             failure: Failure::VisitorGone,
             ..

@@ -44,6 +44,7 @@ use crate::listen::Front;
 use pulse::Patience;
 use stray::Stray;
 pub use stray::Strays;
+pub(crate) use upgrade::accept;
 
 /// What a visitor may use, and for how long.
 #[derive(Clone, Debug)]

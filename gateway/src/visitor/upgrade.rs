@@ -22,7 +22,8 @@ use tidegate_shared::message::{STATUS, UPGRADE_OPTIONAL, connection_names, may_u
 use tracing::debug;
 
 use crate::access::Record;
-use crate::exchange::{Ask, Opened, Side, Visit, open};
+use crate::backend::joined::Joined;
+use crate::exchange::{Ask, Opened, Side, Stream, Visit, Way, open};
 use crate::failure::Failure;
 use crate::page::REASON;
 use crate::pool::Unavailable;
@@ -93,15 +94,20 @@ pub(super) async fn http1<S: Side>(
         .headers
         .insert(UPGRADE_OPTIONAL, HeaderValue::from_static("1"));
     let mut opened = open(visit, ask, record, side).await?;
-    if !opened.parts.status.is_success() || has_content(&opened.parts) {
-        if let Some(status) = ordinary(&mut opened.parts) {
-            record.ignored(status);
+    let refused = !opened.parts.status.is_success() || has_content(&opened.parts);
+    let (parts, with) = match opened.way {
+        Way::Tunnel(stream) if !refused => (opened.parts, With::Stream(stream)),
+        Way::Joined(joined) => (opened.parts, With::Server(joined)),
+        Way::Tunnel(_) | Way::Backend(_) => {
+            if let Some(status) = ordinary(&mut opened.parts) {
+                record.ignored(status);
+            }
+            return Ok(Http1::Plain(opened));
         }
-        return Ok(Http1::Plain(opened));
-    }
+    };
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    *response.headers_mut() = opened.parts.headers.clone();
+    *response.headers_mut() = parts.headers;
     let headers = response.headers_mut();
     for framing in [
         CONTENT_LENGTH,
@@ -117,7 +123,7 @@ pub(super) async fn http1<S: Side>(
     {
         headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
     }
-    Ok(Http1::Switched(response, Joining { on_upgrade, opened }))
+    Ok(Http1::Switched(response, Joining { on_upgrade, with }))
 }
 
 /// Whether it is an ordinary answer, whatever its status: an agreement has no content (RFC 9110 §9.3.6). A HAProxy agent
@@ -140,10 +146,18 @@ fn ordinary(parts: &mut response::Parts) -> Option<StatusCode> {
     Some(status)
 }
 
-/// A visitor's connection and a tunnel's stream that are to be one.
+/// A visitor's connection, and what it is to be one with.
 pub(super) struct Joining {
     on_upgrade: OnUpgrade,
-    opened: Opened<Incoming>,
+    with: With,
+}
+
+#[expect(clippy::large_enum_variant, reason = "the large one is the usual one")]
+enum With {
+    /// A tunnel's stream.
+    Stream(Stream<Incoming>),
+    /// The connection of a backend's server.
+    Server(Box<Joined<Incoming>>),
 }
 
 impl Joining {
@@ -157,19 +171,33 @@ impl Joining {
         stall: Duration,
         mut record: Record,
     ) {
-        let Opened {
-            inbound,
-            upload,
-            lease,
-            ..
-        } = self.opened;
-        let _held = lease;
+        let (on_upgrade, with) = (self.on_upgrade, self.with);
         let joined = async {
-            let upgraded = TokioIo::new(self.on_upgrade.await?);
+            let upgraded = TokioIo::new(on_upgrade.await?);
+            let stream = match with {
+                With::Stream(stream) => stream,
+                With::Server(joined) => return Ok(Box::pin(joined.run(upgraded, stall)).await),
+            };
+            let Stream {
+                inbound,
+                upload,
+                lease,
+                ..
+            } = stream;
+            let _held = lease;
             let stream = upload.into_stream();
-            Ok(duplex::join(upgraded, stream, inbound, Some(stall)).await)
+            let (traffic, result) = duplex::join(upgraded, stream, inbound, Some(stall)).await;
+            let failure = result.err().map(|broken| {
+                debug!(%visitor, ?traffic, "an upgraded connection broke: {broken}");
+                match broken {
+                    Broken::Io(_) => Failure::VisitorGone,
+                    Broken::Stalled(_) => Failure::VisitorStalled,
+                    Broken::Reset(_) | Broken::Gone(_) => Failure::ResponseCut,
+                }
+            });
+            Ok((traffic.sent, traffic.received, failure))
         };
-        let (traffic, result) = match drain.until_last_call(joined).await {
+        let (received, sent, failure) = match drain.until_last_call(joined).await {
             Some(Ok(ended)) => ended,
             Some(Err::<_, hyper::Error>(error)) => {
                 record.failed(Failure::VisitorGone);
@@ -178,21 +206,16 @@ impl Joining {
             None => return record.failed(Failure::Draining),
         };
         record.parted();
-        record.received = traffic.sent;
-        record.sent = traffic.received;
-        if let Err(broken) = result {
-            record.failed(match broken {
-                Broken::Io(_) => Failure::VisitorGone,
-                Broken::Stalled(_) => Failure::VisitorStalled,
-                Broken::Reset(_) | Broken::Gone(_) => Failure::ResponseCut,
-            });
-            debug!(%visitor, ?traffic, "an upgraded connection broke: {broken}");
+        record.received = received;
+        record.sent = sent;
+        if let Some(failure) = failure {
+            record.failed(failure);
         }
     }
 }
 
 /// `Sec-WebSocket-Accept` for a key (RFC 6455 §4.2.2): over HTTP/2 nobody sends it, so the hop that speaks HTTP/1 makes it.
-fn accept(key: &[u8]) -> String {
+pub(crate) fn accept(key: &[u8]) -> String {
     const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
     BASE64.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, &[key, GUID].concat()).as_ref())
 }

@@ -5,6 +5,8 @@
 //! they hold up every answer on a kept connection. `Link` knows whether more is due, `Line` has the socket; this is what they
 //! share.
 
+use std::io;
+use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::Context;
 
@@ -18,6 +20,8 @@ pub(super) struct Haste {
     heard: AtomicBool,
     /// The next read that finds nothing acknowledges them.
     due: AtomicBool,
+    /// The next read that finds nothing asks the system whether there is nothing.
+    doubted: AtomicBool,
 }
 
 impl Haste {
@@ -39,6 +43,21 @@ impl Haste {
             self.due.store(true, Relaxed);
             cx.waker().wake_by_ref();
         }
+    }
+
+    /// Nothing may be on its way from the app: what the runtime has not heard of yet is to be found.
+    pub(super) fn doubt(&self) {
+        self.doubted.store(true, Relaxed);
+    }
+
+    /// Whether a read that found nothing is doubted, once; and if so, whether the system knows better.
+    pub(super) fn is_mistaken(&self, tcp: Option<&TcpStream>) -> bool {
+        self.doubted.swap(false, Relaxed)
+            && tcp.is_some_and(|tcp| {
+                let mut room = [MaybeUninit::uninit()];
+                let found = SockRef::from(tcp).peek(&mut room);
+                !matches!(found, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+            })
     }
 
     /// A read found nothing.

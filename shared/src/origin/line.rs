@@ -1,6 +1,7 @@
 //! A connection to an app, as its octets go: in clear text, over TLS, or through a Unix socket. Counts what the app has
 //! taken, and acknowledges at once what more is due of. Opened by whoever knows where the app is.
 
+use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,6 +21,16 @@ pub struct Line {
     way: Way,
     haste: Arc<Haste>,
     taken: Arc<AtomicU64>,
+    /// Dropped with it.
+    _held: Option<Held>,
+}
+
+struct Held(#[expect(dead_code, reason = "held to be dropped")] Box<dyn Send + Sync>);
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Held")
+    }
 }
 
 #[derive(Debug)]
@@ -35,6 +46,7 @@ impl From<Way> for Line {
             way,
             haste: Arc::default(),
             taken: Arc::default(),
+            _held: None,
         }
     }
 }
@@ -58,6 +70,12 @@ impl From<TlsStream<TcpStream>> for Line {
 }
 
 impl Line {
+    /// Keeps something for as long as the connection is there, such as a place among those that there may be.
+    pub fn holding(mut self, held: impl Send + Sync + 'static) -> Self {
+        self._held = Some(Held(Box::new(held)));
+        self
+    }
+
     /// What is to be acknowledged, and when.
     pub(super) fn haste(&self) -> Arc<Haste> {
         Arc::clone(&self.haste)
@@ -106,6 +124,9 @@ impl AsyncRead for Line {
         let before = buf.filled().len();
         let polled = whichever!(way, io => Pin::new(io).poll_read(cx, buf));
         if polled.is_pending() {
+            if haste.is_mistaken(way.tcp()) {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+            }
             haste.found_nothing(way.tcp());
         } else if buf.filled().len() > before {
             haste.heard();

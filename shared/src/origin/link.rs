@@ -113,6 +113,27 @@ impl<B: Upload> Link<B> {
         self.haste.more_is_due(cx);
     }
 
+    /// How many octets the app has taken on it, kept by the connection itself.
+    pub fn taken(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.taken)
+    }
+
+    /// Before a request that must not be lost: if the app has closed the connection, or said something that nobody asked for,
+    /// the request comes back unsent, even where the runtime has not heard of it yet.
+    pub fn look_first(&self) {
+        self.haste.doubt();
+    }
+
+    /// Whether HTTP on it has ended.
+    pub const fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Whether it waits for another request, as far as it has been driven.
+    pub fn is_ready(&self) -> bool {
+        !self.over && self.requests.is_ready()
+    }
+
     /// Whether it could carry another request.
     pub(super) fn is_open(&mut self, cx: &mut Context<'_>) -> bool {
         self.drive(cx).is_pending() && self.requests.is_ready()
@@ -120,7 +141,7 @@ impl<B: Upload> Link<B> {
 
     /// The same right after a response, when the connection has mostly been driven as far as it goes.
     pub fn is_reusable(&mut self, cx: &mut Context<'_>) -> bool {
-        !self.over && (self.requests.is_ready() || self.is_open(cx))
+        self.is_ready() || (!self.over && self.is_open(cx))
     }
 
     /// Sends a request and waits for the head of its response, `within` at most, or for the one who asks to go away.

@@ -42,6 +42,11 @@ impl<B: Upload> Pool<B> {
         resting.pop()
     }
 
+    /// Whether none rests.
+    pub fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
     /// Takes back a connection that is ready for another request.
     pub fn put(&self, now: u64, mut link: Box<Link<B>>) {
         link.rested_since = now;

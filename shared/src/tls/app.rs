@@ -1,5 +1,5 @@
-//! The configuration for an agent's `https://` target: an ordinary TLS client, whom to trust being the operator's
-//! choice. Not for the tunnel.
+//! The configuration for an agent's `https://` target and a gateway's backend: an ordinary TLS client, whom to trust being the
+//! operator's choice. Not for the tunnel.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls_platform_verifier::Verifier;
 
-use super::{Authorities, PemFile, TlsFault, provider};
+use super::{Authorities, PemFile, SwapIdentity, TlsFault, provider};
 
 /// Whose certificates an app may present.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,11 +27,29 @@ pub enum AppTrust {
     Insecure,
 }
 
-/// A client configuration for the app, offering `alpn` in this order.
+/// A client configuration for an agent's app, offering `alpn` in this order.
 ///
 /// # Errors
 /// A file that cannot be used, or a system without authorities.
 pub fn app_client(trust: &AppTrust, alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, TlsFault> {
+    if *trust == AppTrust::Insecure {
+        tracing::warn!(
+            "the app's certificate is NOT verified: whoever can answer at its address can read and change everything"
+        );
+    }
+    origin_client(trust, alpn, None)
+}
+
+/// The same for whatever is dialled, with the certificate that is shown where one is asked for. Whoever asks for
+/// [`AppTrust::Insecure`] warns of it.
+///
+/// # Errors
+/// As above.
+pub fn origin_client(
+    trust: &AppTrust,
+    alpn: &[&[u8]],
+    identity: Option<Arc<SwapIdentity>>,
+) -> Result<Arc<ClientConfig>, TlsFault> {
     let provider = provider();
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
@@ -47,16 +65,14 @@ pub fn app_client(trust: &AppTrust, alpn: &[&[u8]]) -> Result<Arc<ClientConfig>,
                 .dangerous()
                 .with_custom_certificate_verifier(Arc::new(verifier))
         }
-        AppTrust::Insecure => {
-            tracing::warn!(
-                "the app's certificate is NOT verified: whoever can answer at its address can read and change everything"
-            );
-            builder
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(Anyone(provider)))
-        }
+        AppTrust::Insecure => builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anyone(provider))),
     };
-    let mut config = builder.with_no_client_auth();
+    let mut config = match identity {
+        Some(identity) => builder.with_client_cert_resolver(identity),
+        None => builder.with_no_client_auth(),
+    };
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(Arc::new(config))
 }

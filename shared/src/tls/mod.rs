@@ -39,7 +39,7 @@ mod app;
 mod fault;
 
 pub use anchors::{Anchors, End, Fit, Unfit};
-pub use app::{AppTrust, app_client};
+pub use app::{AppTrust, app_client, origin_client};
 pub use fault::{By, HandshakeFault, Layer};
 pub use identity::{Identity, SwapIdentity};
 pub use pem::{PemFile, read_bounded};

@@ -1,0 +1,375 @@
+//! What an operator says of a backend. Plain and pure: whoever reads it from a file fills these, asks [`Backend::problems`], and
+//! makes a running [`super::Backend`] of what has none.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+
+/// Servers that do the same, and how they share what comes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// What routes, the log and the metrics call it.
+    pub name: String,
+    pub balance: Balance,
+    /// Where its servers speak TLS.
+    pub tls: Option<Tls>,
+    pub terms: Terms,
+    pub servers: Vec<Server>,
+}
+
+/// One place where connections go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Unique within its backend.
+    pub name: String,
+    pub address: Address,
+    /// Its share of what comes, against the others'; 0 for none at all.
+    pub weight: u16,
+    /// Used only while none of the others is fit.
+    pub backup: bool,
+    /// Connections to it, resting ones included; `None` for any number.
+    pub max_connections: Option<NonZeroUsize>,
+}
+
+impl Server {
+    /// With everything but its place as usual.
+    pub fn new(name: &str, address: Address) -> Self {
+        Self {
+            name: name.to_owned(),
+            address,
+            weight: 1,
+            backup: false,
+            max_connections: None,
+        }
+    }
+}
+
+/// Who takes the next request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Balance {
+    /// One after another, by weight.
+    #[default]
+    RoundRobin,
+    /// The one with the fewest requests in flight, by weight.
+    Least,
+}
+
+impl FromStr for Balance {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "round-robin" => Ok(Self::RoundRobin),
+            "least" => Ok(Self::Least),
+            _ => Err(format!(
+                "`{text}` is no way to balance; write round-robin or least"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Balance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::RoundRobin => "round-robin",
+            Self::Least => "least",
+        })
+    }
+}
+
+/// A host, by name or by number, and a port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Address {
+    pub host: String,
+    pub port: u16,
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            format!("`{text}` is no address; write HOST:PORT, 192.0.2.7:8080 or [2001:db8::7]:8080")
+        };
+        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+        let host = match host.strip_prefix('[') {
+            Some(rest) => {
+                let inner = rest.strip_suffix(']').ok_or_else(wrong)?;
+                inner
+                    .parse::<std::net::Ipv6Addr>()
+                    .map_err(|_bad| wrong())?;
+                inner
+            }
+            None => host,
+        };
+        let named = !host.is_empty()
+            && host.len() <= 253
+            && host
+                .bytes()
+                .all(|octet| octet.is_ascii_alphanumeric() || b"-._".contains(&octet));
+        if !named && host.parse::<std::net::Ipv6Addr>().is_err()
+            || host.contains(':') != text.starts_with('[')
+            || !port.bytes().all(|octet| octet.is_ascii_digit())
+        {
+            return Err(wrong());
+        }
+        match port.parse() {
+            Ok(0) | Err(_) => Err(format!(
+                "`{port}` is not a port; write a number from 1 to 65535"
+            )),
+            Ok(port) => Ok(Self {
+                host: host.to_ascii_lowercase(),
+                port,
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// TLS towards a backend's servers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// The authorities that are believed, as a PEM file; `None` for the system's.
+    pub ca: Option<PathBuf>,
+    /// The name that is asked for and that the certificate must have; `None` for each server's host.
+    pub server_name: Option<String>,
+    /// What is shown to a server that asks for a certificate: a PEM file with its chain and its key.
+    pub client_certificate: Option<PathBuf>,
+    /// Anybody's certificate is taken: whoever can answer at the address is then the server.
+    pub unverified: bool,
+}
+
+/// How a backend's servers are used. Times are for one attempt each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// How often a request is tried again, where that is safe.
+    pub retries: u32,
+    /// For TCP and TLS together.
+    pub connect: Duration,
+    /// How long a request waits while every fit server has as many connections as it may.
+    pub queue: Duration,
+    /// How many may wait so.
+    pub queued: usize,
+    /// From the last octet of a request that a server took to the head of its response; `None` for as long as the gateway's
+    /// `--response-timeout`.
+    pub response: Option<Duration>,
+    /// Without an octet of a response that has begun; `None` for ever, as some responses are.
+    pub inactivity: Option<Duration>,
+    /// How long a connection may rest between two requests.
+    pub keep_alive: Duration,
+    /// Failures in a row after which a server is left out; 0 for never.
+    pub eject_after: u32,
+    /// For how long, the first time; each further time twice as long.
+    pub eject: Duration,
+    /// And at most so long.
+    pub eject_most: Duration,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self {
+            retries: 2,
+            connect: Duration::from_secs(3),
+            queue: Duration::from_secs(5),
+            queued: 1000,
+            response: None,
+            inactivity: None,
+            keep_alive: Duration::from_secs(30),
+            eject_after: 3,
+            eject: Duration::from_secs(5),
+            eject_most: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Retries beyond this help nobody who waits.
+const MOST_RETRIES: u32 = 10;
+
+impl Backend {
+    /// Everything that is wrong with it, each as a sentence that says what to write.
+    pub fn problems(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        let name = &self.name;
+        if self.servers.is_empty() {
+            found.push(format!(
+                "backend `{name}` has no server; add one, like one = \"10.0.0.1:8080\""
+            ));
+        } else if self.servers.iter().all(|server| server.weight == 0) {
+            found.push(format!(
+                "every server of backend `{name}` has weight 0, so that none would be used; give one a weight of 1 or more"
+            ));
+        }
+        let mut names = HashSet::new();
+        for server in &self.servers {
+            if !names.insert(&server.name) {
+                found.push(format!(
+                    "backend `{name}` has two servers called `{}`; rename one",
+                    server.name
+                ));
+            }
+        }
+        if let Some(tls) = &self.tls {
+            found.extend(tls.problems(name, &self.servers));
+        }
+        found.extend(self.terms.problems(name));
+        found
+    }
+}
+
+impl Tls {
+    fn problems(&self, backend: &str, servers: &[Server]) -> Vec<String> {
+        let mut found = Vec::new();
+        if self.unverified && self.ca.is_some() {
+            found.push(format!(
+                "backend `{backend}`: verify = false takes any certificate, and `ca` would have no effect; leave one of the two out"
+            ));
+        }
+        let hosts = servers.iter().map(|server| &server.address.host);
+        for host in self
+            .server_name
+            .iter()
+            .chain(hosts.filter(|_| self.server_name.is_none()))
+        {
+            if ServerName::try_from(host.as_str()).is_err() {
+                found.push(format!(
+                    "backend `{backend}`: `{host}` cannot be a certificate's name; write the name that its certificate has as tls.server_name"
+                ));
+            }
+        }
+        found
+    }
+}
+
+impl Terms {
+    fn problems(&self, backend: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        if self.retries > MOST_RETRIES {
+            found.push(format!(
+                "backend `{backend}`: {} retries are more than anybody waits for; write {MOST_RETRIES} or fewer",
+                self.retries
+            ));
+        }
+        let whole = [
+            ("connect timeout", Some(self.connect)),
+            ("response timeout", self.response),
+            ("inactivity timeout", self.inactivity),
+        ];
+        for (what, time) in whole {
+            if time.is_some_and(|time| time.is_zero()) {
+                found.push(format!(
+                    "backend `{backend}`: with a {what} of 0 nothing would ever come about; write a time like 3s"
+                ));
+            }
+        }
+        if self.eject_after > 0 && (self.eject.is_zero() || self.eject_most < self.eject) {
+            found.push(format!(
+                "backend `{backend}`: a server is left out for {:?} at first and {:?} at most; the first must be above 0 and not above the second",
+                self.eject, self.eject_most
+            ));
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_a_host_and_a_port() {
+        for (text, shown) in [
+            ("10.0.0.1:80", "10.0.0.1:80"),
+            ("App.internal:8080", "app.internal:8080"),
+            ("my_app:1", "my_app:1"),
+            ("[2001:db8::1]:443", "[2001:db8::1]:443"),
+        ] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), shown);
+        }
+        for text in [
+            "",
+            "app",
+            ":80",
+            "app:",
+            "app:0",
+            "app:65536",
+            "app:+80",
+            "::1:80",
+            "[::1]",
+            "[a]:80",
+            "a b:80",
+            "a/b:80",
+            "http://a:80",
+        ] {
+            assert!(text.parse::<Address>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_said_at_once() {
+        let server = |name: &str| Server::new(name, "10.0.0.1:80".parse().unwrap());
+        let good = Backend {
+            name: "alb".to_owned(),
+            balance: Balance::default(),
+            tls: None,
+            terms: Terms::default(),
+            servers: vec![server("one")],
+        };
+        assert_eq!(good.problems(), Vec::<String>::new());
+        let empty = Backend {
+            servers: Vec::new(),
+            ..good.clone()
+        };
+        assert!(empty.problems()[0].contains("has no server"));
+        let bad = Backend {
+            tls: Some(Tls {
+                ca: Some("ca.pem".into()),
+                server_name: Some("a b".to_owned()),
+                unverified: true,
+                ..Tls::default()
+            }),
+            terms: Terms {
+                retries: 11,
+                connect: Duration::ZERO,
+                eject_most: Duration::from_secs(1),
+                ..Terms::default()
+            },
+            servers: [server("one"), server("one")]
+                .map(|server| Server {
+                    weight: 0,
+                    ..server
+                })
+                .to_vec(),
+            ..good
+        };
+        let problems = bad.problems();
+        for part in [
+            "weight 0",
+            "two servers called `one`",
+            "no effect",
+            "`a b` cannot be a certificate's name",
+            "11 retries",
+            "connect timeout of 0",
+            "left out for 5s",
+        ] {
+            assert!(
+                problems.iter().any(|problem| problem.contains(part)),
+                "{part}: {problems:?}"
+            );
+        }
+        assert_eq!(problems.len(), 7, "{problems:?}");
+    }
+}

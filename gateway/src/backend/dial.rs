@@ -1,0 +1,99 @@
+//! A connection to a server: its name resolved, its addresses tried in turn, TLS where it is spoken; all within one time.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tidegate_shared::origin::Line;
+use tidegate_shared::origin::dial::plain;
+use tidegate_shared::socket;
+use tidegate_shared::tls::HandshakeFault;
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::TlsConnector;
+
+use super::config::Address;
+
+/// What is spoken to a server, and whom it must be.
+#[derive(Clone, Debug)]
+pub(super) struct Secured {
+    pub(super) config: Arc<ClientConfig>,
+    pub(super) name: ServerName<'static>,
+}
+
+/// Opens a connection, `within` at most. The error is why there is none, as it follows the server's name and a colon.
+pub(super) async fn dial(
+    address: &Address,
+    tls: Option<&Secured>,
+    within: Duration,
+) -> Result<Line, String> {
+    let until = Instant::now() + within;
+    let tcp = reach(address, until, within).await?;
+    socket::tune_plain(&tcp);
+    let Some(Secured { config, name }) = tls else {
+        return Ok(tcp.into());
+    };
+    let handshake = TlsConnector::from(Arc::clone(config)).connect(name.clone(), tcp);
+    match timeout_at(until, Box::pin(handshake)).await {
+        Ok(Ok(stream)) => Ok(stream.into()),
+        Ok(Err(error)) => Err(untrusted(&HandshakeFault::from_io(&error))),
+        Err(_elapsed) => Err(format!(
+            "no TLS handshake within {within:?}; does it speak TLS there?"
+        )),
+    }
+}
+
+/// Tries every address that a name has. Those that are left share the time that is left, so that one that swallows everything
+/// does not keep the next from being tried.
+async fn reach(address: &Address, until: Instant, within: Duration) -> Result<TcpStream, String> {
+    let silent = || format!("no connection within {within:?}");
+    let host = address.host.as_str();
+    let found = timeout_at(until, lookup_host((host, address.port)))
+        .await
+        .map_err(|_elapsed| format!("{host} was not resolved within {within:?}"))?
+        .map_err(|error| format!("{host} cannot be resolved: {error}"))?;
+    let mut left = found.collect::<Vec<_>>().into_iter();
+    let mut first: Option<String> = None;
+    while let Some(next) = left.next() {
+        let share = u32::try_from(left.len())
+            .unwrap_or(u32::MAX)
+            .saturating_add(1);
+        let time = until.saturating_duration_since(Instant::now()) / share;
+        let why = match timeout(time, TcpStream::connect(next)).await {
+            Ok(Ok(tcp)) => return Ok(tcp),
+            Ok(Err(error)) => unreachable(&error),
+            Err(_elapsed) => silent(),
+        };
+        first.get_or_insert(why);
+    }
+    Err(first.unwrap_or_else(|| format!("{host} has no address")))
+}
+
+fn unreachable(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "a firewall on this machine does not let the connection out".to_owned()
+        }
+        _ => plain(error),
+    }
+}
+
+/// What is wrong with TLS, and what to write about it.
+fn untrusted(fault: &HandshakeFault) -> String {
+    match fault.label {
+        "not-tls" => "it does not speak TLS; leave `tls` out, or give the port that does".to_owned(),
+        "alpn-mismatch" => "it refuses HTTP/1.1 by ALPN".to_owned(),
+        "unknown-ca" | "authority-shown" => {
+            "its certificate was not issued by an authority that is believed; give that authority's certificate, or the \
+             server's own if it is self-signed, as tls.ca"
+                .to_owned()
+        }
+        // The sentences are for tunnels, whose other end is a peer.
+        _ => fault
+            .to_string()
+            .replace("the peer's", "its")
+            .replace("the peer", "it"),
+    }
+}

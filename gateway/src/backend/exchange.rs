@@ -1,0 +1,393 @@
+//! The life of one request to a backend: a server is picked, a connection found or opened, the request sent; and if that fails,
+//! another server, where it is safe. The request's own future drives the server's connection.
+
+use std::error::Error;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, Version};
+use http_body::Body;
+use hyper::body::Incoming;
+use tidegate_shared::message::{strip_agents, strip_hop_by_hop};
+use tidegate_shared::origin::{Miss, is_idempotent};
+use tokio::time::{sleep, timeout_at};
+
+use super::answer::Passing;
+use super::asking::{Asker, Patience};
+use super::balance::Pick;
+use super::body::{Carried, Feed, Slot};
+use super::head::for_http1;
+use super::server::{Grant, InFlight, Kept, May, What};
+use super::{Backend, Tried, upgrade};
+use crate::access::Record;
+use crate::exchange::{Ask, Gateway, Opened, Side, Way};
+use crate::failure::Failure;
+use crate::forward::Outgoing;
+use crate::pool::Unavailable;
+use crate::upload::Upload;
+
+/// How long a request waits before it is tried once more with a server that it has failed with; each further time twice as
+/// long.
+const SAME_SERVER_AFTER: Duration = Duration::from_millis(100);
+
+/// Sends a request to one of a backend's servers and waits for the head of its answer.
+///
+/// # Errors
+/// Why there is none; the visitor is to be told.
+pub async fn open<B, S>(
+    gateway: &Gateway,
+    backend: &Arc<Backend>,
+    ask: Ask<B>,
+    record: &mut Record,
+    side: &mut S,
+) -> Result<Opened<B>, Unavailable>
+where
+    B: Body<Data = Bytes, Error: Error + 'static> + Send + Unpin + 'static,
+    S: Side,
+{
+    if let Some(protocol) = ask.protocol.clone() {
+        let opening = upgrade::open(gateway, backend, ask, &protocol, record, side);
+        return Box::pin(opening).await.map_err(Unavailable::plain);
+    }
+    let idempotent = is_idempotent(&ask.head.method);
+    let feed = ask.body.map(|body| {
+        let body = Upload::new(Some(body), gateway.max_body);
+        Arc::new(Slot::new(body, ask.expects)) as Arc<dyn Feed>
+    });
+    let may = if idempotent && feed.is_none() {
+        May::Rested
+    } else {
+        May::Recent
+    };
+    let mut errand = Errand {
+        backend,
+        head: for_http1(ask.head, feed.is_some()),
+        holds_back: ask.expects && feed.is_some(),
+        feed,
+        idempotent,
+        upgrades: false,
+        may,
+        tried: Tried::default(),
+    };
+    let outcome = errand.run(gateway, record, side).await;
+    side.body_due(None);
+    let (in_flight, kept, response) = outcome.map_err(Unavailable::plain)?;
+    Ok(errand.answered(in_flight, kept, response, record))
+}
+
+/// One request, and what has been tried with it.
+pub(super) struct Errand<'a> {
+    backend: &'a Arc<Backend>,
+    head: Outgoing,
+    feed: Option<Arc<dyn Feed>>,
+    /// The visitor waits for a 100 before it sends its body.
+    holds_back: bool,
+    idempotent: bool,
+    /// It asks for a change of protocol.
+    upgrades: bool,
+    may: May,
+    tried: Tried,
+}
+
+/// Why an attempt came to nothing.
+enum Lost {
+    /// The visitor left, or what it sent is no request, or time is up.
+    Over(Failure),
+    /// A connection that had rested was closed, and nothing was sent on it.
+    Stale,
+    /// The server's failure. `sent` where it may have had an octet of the request.
+    Failed { what: What, why: String, sent: bool },
+}
+
+impl What {
+    const fn failure(self) -> Failure {
+        match self {
+            Self::Unreachable => Failure::BackendUnreachable,
+            Self::Closed => Failure::BackendClosed,
+            Self::Timeout => Failure::BackendTimeout,
+            Self::Invalid => Failure::BackendInvalid,
+            Self::Cut => Failure::ResponseCut,
+        }
+    }
+}
+
+impl<'a> Errand<'a> {
+    /// One that asks for a change of protocol: on a connection of its own, which never comes back.
+    pub(super) fn of_upgrade(backend: &'a Arc<Backend>, head: Outgoing) -> Self {
+        Self {
+            backend,
+            head,
+            feed: None,
+            holds_back: false,
+            idempotent: false,
+            upgrades: true,
+            may: May::Fresh,
+            tried: Tried::default(),
+        }
+    }
+
+    /// Goes from server to server until one has answered.
+    pub(super) async fn run<S: Side>(
+        &mut self,
+        gateway: &Gateway,
+        record: &mut Record,
+        side: &mut S,
+    ) -> Result<(InFlight, Kept, Response<Incoming>), Failure> {
+        loop {
+            self.pause(side).await?;
+            let (in_flight, grant) = self.admit(record, side).await?;
+            let server = Arc::clone(&in_flight.0);
+            let kept = matches!(grant, Grant::Kept(_));
+            record.server = Some(Arc::clone(&server));
+            let outcome = self.attempt(&in_flight, grant, record, side).await;
+            // One on a connection that turned out to be closed has met no server.
+            if !matches!(outcome, Err(Lost::Stale)) {
+                record.attempts += 1;
+                if record.attempts > 1 {
+                    gateway.metrics.retries.inc();
+                }
+            }
+            let (what, why, sent) = match outcome {
+                Ok((kept, response)) => return Ok((in_flight, kept, response)),
+                Err(Lost::Over(failure)) => return Err(failure),
+                Err(Lost::Stale) => continue,
+                Err(Lost::Failed { what, why, sent }) => (what, why, sent),
+            };
+            drop(in_flight);
+            let repeatable = self.is_untouched() && (self.idempotent || !sent);
+            if what == What::Closed && kept && repeatable {
+                // Servers close a connection right after a response too. Once is chance; a fresh one must tell.
+                self.may = May::Fresh;
+                continue;
+            }
+            server.failed(what, &why);
+            self.tried.0.extend(self.backend.place_of(&server));
+            let again = matches!(what, What::Unreachable | What::Closed) && repeatable;
+            if !again || self.tried.0.len() > self.backend.terms.retries as usize {
+                return Err(what.failure());
+            }
+        }
+    }
+
+    fn is_untouched(&self) -> bool {
+        let untouched = |feed: &Arc<dyn Feed>| !feed.progress().touched;
+        self.feed.as_ref().is_none_or(untouched)
+    }
+
+    /// Gives a server some time with which the request has failed, where there is no other.
+    async fn pause<S: Side>(&self, side: &mut S) -> Result<(), Failure> {
+        let times = self.tried.0.len();
+        if times == 0 || !self.backend.has_tried_all(&self.tried) {
+            return Ok(());
+        }
+        let doubled = u32::try_from(times - 1).unwrap_or(u32::MAX).min(4);
+        let wait = SAME_SERVER_AFTER * 2_u32.pow(doubled);
+        until_over(sleep(wait), side).await
+    }
+
+    /// Finds a server and a connection, or the right to open one; waits for it where every fit server is full.
+    async fn admit<S: Side>(
+        &self,
+        record: &mut Record,
+        side: &mut S,
+    ) -> Result<(InFlight, Grant), Failure> {
+        let before = Instant::now();
+        // Those who wait come first.
+        if self.backend.queue.count() == 0
+            && let Some(found) = self.take()?
+        {
+            record.pick += before.elapsed();
+            return Ok(found);
+        }
+        side.held(true);
+        let found = until_over(self.wait_for_room(), side).await;
+        side.held(false);
+        record.hold += before.elapsed();
+        found?
+    }
+
+    fn take(&self) -> Result<Option<(InFlight, Grant)>, Failure> {
+        // Another may take the room between the look and the step: as often as there are servers, and not for ever.
+        for _ in 0..=self.backend.servers.len() {
+            match self.backend.pick(&self.tried) {
+                Pick::None => return Err(Failure::NoServer),
+                Pick::Wait => return Ok(None),
+                Pick::Take(index) => {
+                    let server = &self.backend.servers[index];
+                    if let Some(grant) = server.grant(self.may) {
+                        return Ok(Some((InFlight::on(server), grant)));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    async fn wait_for_room(&self) -> Result<(InFlight, Grant), Failure> {
+        let queue = &self.backend.queue;
+        let until = tokio::time::Instant::now() + self.backend.terms.queue;
+        let mut came_back = false;
+        loop {
+            let turn = queue.join(came_back).ok_or(Failure::BackendBusy)?;
+            // What became free before it was joined has told nobody.
+            if queue.count() == 1
+                && let Some(found) = self.take()?
+            {
+                return Ok(found);
+            }
+            let Ok(Ok(mut turn)) = timeout_at(until, turn).await else {
+                return Err(Failure::BackendBusy);
+            };
+            if let Some(found) = self.take()? {
+                turn.spend();
+                return Ok(found);
+            }
+            // There may be room at a server that is no use to this one, and is to the next.
+            turn.pass_on();
+            came_back = true;
+        }
+    }
+
+    /// Sends the request on a connection that was found, or on one that is opened for it.
+    async fn attempt<S: Side>(
+        &self,
+        in_flight: &InFlight,
+        grant: Grant,
+        record: &mut Record,
+        side: &mut S,
+    ) -> Result<(Kept, Response<Incoming>), Lost> {
+        let server = &in_flight.0;
+        let rested = matches!(grant, Grant::Kept(_));
+        let mut kept = match grant {
+            Grant::Kept(kept) => {
+                if self.may != May::Rested {
+                    kept.link.look_first();
+                }
+                kept
+            }
+            Grant::Fresh(permit) => {
+                let began = Instant::now();
+                let connected = until_over(server.connect(permit), side).await;
+                record.connect += began.elapsed();
+                let unreachable = |why| Lost::Failed {
+                    what: What::Unreachable,
+                    why,
+                    sent: false,
+                };
+                connected.map_err(Lost::Over)?.map_err(unreachable)?
+            }
+        };
+        server.counts.requests.inc();
+        let taken = kept.link.taken();
+        let before = taken.load(Relaxed);
+        let response = self.backend.terms.response;
+        let patience = response.map(|within| Patience::new(within, Arc::clone(&taken)));
+        let mut asker = Asker::new(
+            side,
+            self.feed.as_deref(),
+            self.holds_back,
+            &mut record.received,
+            patience,
+        );
+        let missed = match kept.link.ask(self.request(), &mut asker, None).await {
+            Ok(response)
+                if response.status() == StatusCode::SWITCHING_PROTOCOLS && !self.upgrades =>
+            {
+                "it changed the protocol, which nobody had asked for (RFC 9110 §7.8)".to_owned()
+            }
+            Ok(response) => return Ok((kept, response)),
+            Err(Miss::Unsent(_)) if rested => return Err(Lost::Stale),
+            Err(Miss::Unwanted) => {
+                return Err(match asker.over {
+                    Some(Failure::BackendTimeout) | None => Lost::Failed {
+                        what: What::Timeout,
+                        why: format!("nothing for {:?}", response.unwrap_or_default()),
+                        sent: true,
+                    },
+                    Some(failure) => Lost::Over(failure),
+                });
+            }
+            Err(Miss::Invalid(why)) => why,
+            Err(Miss::Unsent(_) | Miss::Closed | Miss::Slow) => {
+                if let Some(failure) = self.feed.as_ref().and_then(|feed| feed.progress().fault) {
+                    return Err(Lost::Over(failure));
+                }
+                let sent = taken.load(Relaxed) != before;
+                let why = if sent {
+                    "it had the request, or a part of it"
+                } else {
+                    "it had nothing of the request yet"
+                };
+                return Err(Lost::Failed {
+                    what: What::Closed,
+                    why: why.to_owned(),
+                    sent,
+                });
+            }
+        };
+        Err(Lost::Failed {
+            what: What::Invalid,
+            why: missed,
+            sent: true,
+        })
+    }
+
+    fn request(&self) -> Request<Carried> {
+        let mut request = Request::new(Carried::new(self.feed.as_ref()));
+        *request.method_mut() = self.head.method.clone();
+        *request.uri_mut() = self.head.uri.clone();
+        *request.headers_mut() = self.head.headers.clone();
+        *request.version_mut() = Version::HTTP_11;
+        request
+    }
+
+    /// An answer that has begun.
+    pub(super) fn answered<B>(
+        &mut self,
+        in_flight: InFlight,
+        kept: Kept,
+        response: Response<Incoming>,
+        record: &mut Record,
+    ) -> Opened<B> {
+        in_flight.0.answered();
+        let (mut parts, body) = response.into_parts();
+        record.answered(parts.status, Instant::now());
+        strip_hop_by_hop(&mut parts.headers);
+        strip_agents(&mut parts.headers);
+        parts.extensions.clear();
+        let feed = self.feed.take();
+        let mut held_back = false;
+        if let Some(feed) = &feed {
+            held_back = self.holds_back && feed.is_shut();
+            // Whether it comes is the visitor's to decide from here on.
+            feed.open();
+        }
+        let within = self.backend.terms.inactivity;
+        let passing = Passing::new(in_flight, kept, body, feed, held_back, within);
+        Opened {
+            parts,
+            upgraded: false,
+            way: Way::Backend(Box::new(passing)),
+        }
+    }
+}
+
+/// Waits for something, unless there is no use in waiting any more.
+async fn until_over<S: Side, T>(
+    something: impl Future<Output = T>,
+    side: &mut S,
+) -> Result<T, Failure> {
+    let mut something = pin!(something);
+    poll_fn(|cx| {
+        if let Poll::Ready(failure) = side.poll_over(cx) {
+            return Poll::Ready(Err(failure));
+        }
+        something.as_mut().poll(cx).map(Ok)
+    })
+    .await
+}

@@ -1,0 +1,95 @@
+//! What is counted of backends and their servers, as `metrics` shows it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus_client::encoding::DescriptorEncoder;
+
+use super::Backend;
+use super::server::{Server, What};
+use crate::metrics::{Labels, count, counters, gauges};
+
+/// Writes all of it; nothing where there are no backends.
+pub(crate) fn encode(
+    backends: &[Arc<Backend>],
+    encoder: &mut DescriptorEncoder<'_>,
+) -> fmt::Result {
+    if backends.is_empty() {
+        return Ok(());
+    }
+    let servers = || backends.iter().flat_map(|backend| backend.servers());
+    let labels = |server: &Server| -> Labels {
+        vec![
+            ("backend", server.backend().to_owned()),
+            ("server", server.name.clone()),
+        ]
+    };
+    counters(
+        encoder,
+        ("backend_requests", "Requests sent to a server of a backend"),
+        servers().map(|server| (labels(server), server.counts.requests.get())),
+    )?;
+    counters(
+        encoder,
+        (
+            "backend_connections",
+            "Connections opened to a server of a backend",
+        ),
+        servers().map(|server| (labels(server), server.counts.connections.get())),
+    )?;
+    counters(
+        encoder,
+        (
+            "backend_failures",
+            "Requests that a server of a backend failed, each attempt counted, by what was wrong",
+        ),
+        servers().flat_map(|server| {
+            What::ALL.map(|what| {
+                let mut labels = labels(server);
+                labels.push(("why", what.label().to_owned()));
+                (labels, server.counts.failures[what as usize].get())
+            })
+        }),
+    )?;
+    let each =
+        |value: fn(&Server) -> f64| servers().map(move |server| (labels(server), value(server)));
+    gauges(
+        encoder,
+        (
+            "backend_open_connections",
+            "Connections to a server of a backend, in use or resting",
+        ),
+        None,
+        each(|server| count(server.open())),
+    )?;
+    gauges(
+        encoder,
+        (
+            "backend_in_flight",
+            "Requests in flight on a server of a backend",
+        ),
+        None,
+        each(|server| count(server.outstanding())),
+    )?;
+    gauges(
+        encoder,
+        (
+            "backend_server_out",
+            "1 while a server of a backend is left out for its failures",
+        ),
+        None,
+        each(|server| if server.is_out() { 1.0 } else { 0.0 }),
+    )?;
+    gauges(
+        encoder,
+        (
+            "backend_queued",
+            "Requests that wait because every fit server of the backend is full",
+        ),
+        None,
+        backends.iter().map(|backend| {
+            let labels = vec![("backend", backend.name.to_string())];
+            (labels, count(backend.queue.count()))
+        }),
+    )
+}

@@ -1,0 +1,196 @@
+//! Backends: servers that the gateway dials. A target of routes like the tunnels of a name.
+//!
+//! ```text
+//! exchange::open ─▶ balance (which server) ─▶ queue (room for a connection) ─▶ server (one that rests, or dial)
+//!        ▲                                                                        │
+//!        └── another server, where that is safe ◀── fitness (failures in a row) ◀─┴─▶ answer, in the visitor's own task
+//! ```
+//!
+//! Modules stand in the order in which a request meets them.
+
+pub mod config; // what an operator says of one
+
+pub mod exchange; // a request on its way to a server
+
+mod head; // as a server is to read it
+
+mod balance; // whose turn it is
+
+mod fitness; // who is left out
+
+mod queue; // who waits for room
+
+mod server; // connections, and what becomes of them
+
+mod dial; // TCP and TLS
+
+mod body; // a visitor's body on its way
+
+mod asking; // who waits for the answer, and how long
+
+pub mod answer; // a server's answer on its way back
+
+mod upgrade; // a change of protocol
+
+pub mod joined; // what follows it
+
+mod metrics; // what is counted
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use tidegate_shared::clock;
+use tidegate_shared::drain::Drain;
+use tidegate_shared::tls::{AppTrust, SwapIdentity, TlsFault, origin_client};
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{error, info, warn};
+
+use balance::{Pick, Round, pick};
+use config::{Balance, Terms};
+use dial::Secured;
+pub(crate) use metrics::encode;
+use queue::{Queue, Room};
+pub use server::Server;
+
+/// Servers that do the same.
+#[derive(Debug)]
+pub struct Backend {
+    pub name: Arc<str>,
+    servers: Vec<Arc<Server>>,
+    balance: Balance,
+    round: Mutex<Round>,
+    queue: Arc<Queue>,
+    terms: Terms,
+    /// What is shown to servers that ask for a certificate.
+    identity: Option<Arc<SwapIdentity>>,
+}
+
+/// Servers with which one request has failed, by their place in the backend.
+#[derive(Clone, Debug, Default)]
+struct Tried(Vec<usize>);
+
+impl Backend {
+    /// From what an operator says, which has no [`config::Backend::problems`]. `workers` are the gateway's.
+    ///
+    /// # Errors
+    /// A file of `tls` that cannot be used.
+    pub fn new(backend: &config::Backend, workers: usize) -> Result<Arc<Self>, TlsFault> {
+        let name: Arc<str> = backend.name.as_str().into();
+        let queue = Queue::new(backend.terms.queued);
+        let mut identity = None;
+        let mut config = None;
+        if let Some(tls) = &backend.tls {
+            identity = tls
+                .client_certificate
+                .as_deref()
+                .map(SwapIdentity::load)
+                .transpose()?;
+            let trust = match &tls.ca {
+                _ if tls.unverified => AppTrust::Insecure,
+                Some(path) => AppTrust::File(path.clone()),
+                None => AppTrust::System,
+            };
+            if tls.unverified {
+                warn!(
+                    "backend {name}: its servers' certificates are NOT verified (verify = false): whoever can answer at their addresses can read and change everything"
+                );
+            }
+            config = Some(origin_client(&trust, &[b"http/1.1"], identity.clone())?);
+        }
+        let secured = |server: &config::Server| {
+            let (Some(config), Some(tls)) = (&config, &backend.tls) else {
+                return Ok(None);
+            };
+            let name = tls.server_name.as_ref().unwrap_or(&server.address.host);
+            // One that cannot be a name is among the problems.
+            let name = ServerName::try_from(name.clone())
+                .map_err(|error| TlsFault::Build(format!("`{name}`: {error}")))?;
+            let config = Arc::clone(config);
+            Ok(Some(Secured { config, name }))
+        };
+        let mut servers = Vec::with_capacity(backend.servers.len());
+        for server in &backend.servers {
+            let most = server.max_connections.map(usize::from);
+            let room = Room::new(most, Arc::clone(&queue));
+            let tls = secured(server)?;
+            let server = Server::new(&name, server, tls, backend.terms, room, workers);
+            servers.push(Arc::new(server));
+        }
+        Ok(Arc::new(Self {
+            name,
+            balance: backend.balance,
+            round: Mutex::new(Round::new(servers.len())),
+            servers,
+            queue,
+            terms: backend.terms,
+            identity,
+        }))
+    }
+
+    /// Its servers, in the operator's order.
+    pub fn servers(&self) -> &[Arc<Server>] {
+        &self.servers
+    }
+
+    /// Which server a request goes to that has failed with some.
+    fn pick(&self, tried: &Tried) -> Pick {
+        let now = clock::now_ms();
+        let candidate = |index: usize| self.servers[index].candidate(tried.0.contains(&index), now);
+        let mut round = self.round.lock().unwrap_or_else(PoisonError::into_inner);
+        pick(self.balance, &mut round, self.servers.len(), candidate)
+    }
+
+    fn place_of(&self, server: &Arc<Server>) -> Option<usize> {
+        self.servers.iter().position(|one| Arc::ptr_eq(one, server))
+    }
+
+    /// Whether a request has failed with every server that it could go to.
+    fn has_tried_all(&self, tried: &Tried) -> bool {
+        let mut servers = self.servers.iter().enumerate();
+        servers.all(|(index, server)| tried.0.contains(&index) || server.is_idle())
+    }
+
+    /// Reads the certificate again that is shown to servers, if it has changed.
+    fn renew(&self) {
+        let Some(identity) = &self.identity else {
+            return;
+        };
+        let name = &self.name;
+        match identity.reload_if_changed(|_any| Ok(())) {
+            Ok(true) => info!("backend {name}: the client certificate was read again"),
+            Ok(false) => {}
+            Err(fault) => error!(
+                "backend {name}: the client certificate was changed and is not used, the one in use stays: {fault}"
+            ),
+        }
+    }
+}
+
+/// How often resting connections are looked after.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// Looks after the resting connections of the worker that it runs on, until everything finishes. To be run on each; on one of
+/// them with `renews`, which looks after certificates too.
+pub async fn attend(backends: Arc<[Arc<Backend>]>, renews: bool, drain: Drain) {
+    let mut ticks = interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = drain.finishing() => return,
+            _ = ticks.tick() => {}
+        }
+        let now = clock::now_ms();
+        for backend in backends.iter() {
+            for server in &backend.servers {
+                server.sweep(now);
+            }
+            if renews {
+                backend.renew();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,350 @@
+//! One server of a backend while the gateway runs: its connections, what becomes of its requests, and whether it is fit.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use prometheus_client::metrics::counter::Counter;
+use tidegate_shared::origin::{FRESH_MS, Link, Pool};
+use tidegate_shared::{clock, workers};
+use tracing::{info, warn};
+
+use super::balance::{Candidate, Standing};
+use super::body::Carried;
+use super::config::{self, Address, Terms};
+use super::dial::{Secured, dial};
+use super::fitness::{Change, Fitness};
+use super::queue::{Permit, Room};
+use crate::complaint::Complaint;
+
+/// See the module's head.
+pub struct Server {
+    pub name: String,
+    pub address: Address,
+    backend: Arc<str>,
+    /// `backend=… server=…`, for the access log.
+    label: String,
+    weight: u16,
+    backup: bool,
+    tls: Option<Secured>,
+    terms: Terms,
+    /// One per worker.
+    pools: Vec<Pool<Carried>>,
+    room: Arc<Room>,
+    outstanding: AtomicUsize,
+    /// Until when it is left out; 0 where it is not.
+    out_until: AtomicU64,
+    /// An answer would change something in `fitness`.
+    blemished: AtomicBool,
+    fitness: Mutex<Fitness>,
+    complaints: Mutex<[Complaint; WHATS]>,
+    pub(super) counts: Counts,
+}
+
+/// What a server has been through.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) requests: Counter,
+    pub(super) connections: Counter,
+    pub(super) failures: [Counter; WHATS],
+}
+
+/// What can be wrong with a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum What {
+    Unreachable,
+    Closed,
+    Timeout,
+    Invalid,
+    Cut,
+}
+
+const WHATS: usize = 5;
+
+impl What {
+    pub(super) const ALL: [Self; WHATS] = [
+        Self::Unreachable,
+        Self::Closed,
+        Self::Timeout,
+        Self::Invalid,
+        Self::Cut,
+    ];
+
+    /// One word, for metrics.
+    pub(super) const fn label(self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::Closed => "closed",
+            Self::Timeout => "timeout",
+            Self::Invalid => "invalid-response",
+            Self::Cut => "cut",
+        }
+    }
+}
+
+/// A connection for one request, or the right to open one.
+pub(super) enum Grant {
+    Kept(Kept),
+    Fresh(Permit),
+}
+
+/// A connection in use, and the worker among whose it rests.
+pub(super) struct Kept {
+    pub(super) link: Box<Link<Carried>>,
+    home: usize,
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kept").field("home", &self.home).finish()
+    }
+}
+
+/// Which connections a request may go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum May {
+    /// One that has rested for however long.
+    Rested,
+    /// One that was used a moment ago: the request cannot be repeated, and the server may be about to close the others.
+    Recent,
+    /// Only one that nobody has used.
+    Fresh,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    pub(super) fn new(
+        backend: &Arc<str>,
+        server: &config::Server,
+        tls: Option<Secured>,
+        terms: Terms,
+        room: Arc<Room>,
+        workers: usize,
+    ) -> Self {
+        let rest_ms = u64::try_from(terms.keep_alive.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            name: server.name.clone(),
+            address: server.address.clone(),
+            backend: Arc::clone(backend),
+            label: format!("backend={backend} server={}", server.name),
+            weight: server.weight,
+            backup: server.backup,
+            tls,
+            terms,
+            pools: (0..workers.max(1)).map(|_| Pool::new(rest_ms)).collect(),
+            room,
+            outstanding: AtomicUsize::new(0),
+            out_until: AtomicU64::new(0),
+            blemished: AtomicBool::new(false),
+            fitness: Mutex::default(),
+            complaints: Mutex::default(),
+            counts: Counts::default(),
+        }
+    }
+
+    /// What the access log says of it.
+    pub(crate) fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// The backend that it belongs to.
+    pub(crate) fn backend(&self) -> &str {
+        &self.backend
+    }
+
+    /// Requests in flight on it.
+    pub(super) fn outstanding(&self) -> usize {
+        self.outstanding.load(Relaxed)
+    }
+
+    /// Connections to it, in use or resting.
+    pub(super) fn open(&self) -> usize {
+        self.room.open()
+    }
+
+    /// Whether the operator has given it no share.
+    pub(super) const fn is_idle(&self) -> bool {
+        self.weight == 0
+    }
+
+    /// Whether it is left out for its failures.
+    pub(super) fn is_out(&self) -> bool {
+        self.out_until.load(Relaxed) != 0
+    }
+
+    pub(super) fn candidate(&self, tried: bool, now: u64) -> Candidate {
+        let until = self.out_until.load(Relaxed);
+        let standing = match (self.weight, tried, until > now, self.backup) {
+            (0, ..) => Standing::Idle,
+            (_, true, ..) => Standing::Tried,
+            (_, _, false, false) => Standing::Fit,
+            (_, _, false, true) => Standing::FitBackup,
+            (_, _, true, false) => Standing::Out,
+            (_, _, true, true) => Standing::OutBackup,
+        };
+        Candidate {
+            standing,
+            weight: u32::from(self.weight),
+            outstanding: self.outstanding(),
+            room: self.room.has_room() || self.pools.iter().any(|pool| !pool.is_empty()),
+        }
+    }
+
+    /// A connection that rests, or the right to open one. `None` where there are as many as there may be.
+    pub(super) fn grant(&self, may: May) -> Option<Grant> {
+        let now = clock::now_ms();
+        let until = self.out_until.load(Relaxed);
+        if until != 0 && until <= now {
+            self.with_fitness(|fitness| fitness.tried(now));
+        }
+        let at_most = match may {
+            May::Rested => Some(u64::MAX),
+            May::Recent => Some(FRESH_MS),
+            May::Fresh => None,
+        };
+        let here = workers::here().min(self.pools.len() - 1);
+        let kept = |home: usize| {
+            let link = self.pools[home].take(now, at_most?)?;
+            Some(Grant::Kept(Kept { link, home }))
+        };
+        if let Some(grant) = kept(here).or_else(|| self.room.permit().map(Grant::Fresh)) {
+            return Some(grant);
+        }
+        // What rests on other workers counts as well: it is used from here, or makes room.
+        for (home, pool) in self.pools.iter().enumerate() {
+            if let Some(grant) = kept(home) {
+                return Some(grant);
+            }
+            if let Some(stale) = pool.take(now, u64::MAX) {
+                drop(stale);
+                if let Some(permit) = self.room.permit() {
+                    return Some(Grant::Fresh(permit));
+                }
+            }
+        }
+        None
+    }
+
+    /// Opens a connection. The error is why there is none.
+    pub(super) async fn connect(&self, permit: Permit) -> Result<Kept, String> {
+        let line = dial(&self.address, self.tls.as_ref(), self.terms.connect).await?;
+        self.counts.connections.inc();
+        let link = Link::open(line.holding(permit))
+            .await
+            .map_err(|error| error.to_string())?;
+        Ok(Kept {
+            link,
+            home: workers::here().min(self.pools.len() - 1),
+        })
+    }
+
+    /// Takes back a connection that is ready for another request.
+    pub(super) fn take_back(&self, kept: Kept) {
+        self.pools[kept.home].put(clock::now_ms(), kept.link);
+        if self.room.is_limited() {
+            self.room.rests();
+        }
+    }
+
+    /// Closes what the server has closed, and what has rested for long; of the worker that asks.
+    pub(super) fn sweep(&self, now: u64) {
+        if let Some(pool) = self.pools.get(workers::here()) {
+            pool.sweep(now);
+        }
+    }
+
+    /// It has answered.
+    pub(super) fn answered(&self) {
+        if self.blemished.load(Relaxed) {
+            let now = clock::now_ms();
+            let change = self.with_fitness(|fitness| fitness.answered(now));
+            self.tell(change, "");
+        }
+    }
+
+    /// A request has failed on it, for this.
+    pub(super) fn failed(&self, what: What, why: &str) {
+        self.count(what, why);
+        let now = clock::now_ms();
+        let change = self.with_fitness(|fitness| fitness.failed(now, &self.terms));
+        self.tell(change, why);
+    }
+
+    /// Something went wrong that says nothing of the next request.
+    pub(super) fn count(&self, what: What, why: &str) {
+        self.counts.failures[what as usize].inc();
+        let mut complaints = self
+            .complaints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let Some(times) = complaints[what as usize].due(Instant::now()) else {
+            return;
+        };
+        drop(complaints);
+        let (backend, name, address) = (&self.backend, &self.name, &self.address);
+        let often = match times {
+            1 => String::new(),
+            _ => format!(" ({times} times since this was last said)"),
+        };
+        let said = match what {
+            What::Unreachable => "cannot be reached",
+            What::Closed => "closed the connection without an answer",
+            What::Timeout => "has not answered in time",
+            What::Invalid => "did not answer in HTTP as it should be",
+            What::Cut => "broke off its answer",
+        };
+        warn!("backend {backend}: server {name} ({address}) {said}: {why}{often}");
+    }
+
+    fn with_fitness<T>(&self, change: impl FnOnce(&mut Fitness) -> T) -> T {
+        let mut fitness = self.fitness();
+        let changed = change(&mut fitness);
+        self.out_until.store(fitness.out_until(), Relaxed);
+        self.blemished.store(fitness.is_blemished(), Relaxed);
+        changed
+    }
+
+    fn fitness(&self) -> MutexGuard<'_, Fitness> {
+        self.fitness.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, change: Option<Change>, why: &str) {
+        let (backend, name, address) = (&self.backend, &self.name, &self.address);
+        match change {
+            Some(Change::Out { for_ms, failures }) => warn!(
+                "backend {backend}: server {name} ({address}) is left out for {:?}, and longer if it stays so: {failures} requests in a row failed, the last one for this: {why}",
+                Duration::from_millis(for_ms)
+            ),
+            Some(Change::Back { after_ms }) => info!(
+                "backend {backend}: server {name} ({address}) answers again, after {:?}",
+                Duration::from_millis(after_ms)
+            ),
+            None => {}
+        }
+    }
+}
+
+/// A request in flight, for whoever counts them.
+#[derive(Debug)]
+pub(super) struct InFlight(pub(super) Arc<Server>);
+
+impl InFlight {
+    pub(super) fn on(server: &Arc<Server>) -> Self {
+        server.outstanding.fetch_add(1, Relaxed);
+        Self(Arc::clone(server))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.outstanding.fetch_sub(1, Relaxed);
+    }
+}
