@@ -27,6 +27,7 @@ pub struct Access {
     /// Tells the runs of the program apart, so that an id is unique for ever.
     run: u32,
     ids: Ids,
+    connections: Ids,
 }
 
 impl Access {
@@ -38,7 +39,13 @@ impl Access {
             metrics,
             run,
             ids: Ids::default(),
+            connections: Ids::default(),
         }
+    }
+
+    /// An id for a visitor's connection: unique over all runs of the program, and none of a request's.
+    pub(crate) fn connection_id(&self) -> String {
+        format!("{:08x}-c{}", self.run, self.connections.next())
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {

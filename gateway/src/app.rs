@@ -11,6 +11,7 @@ use tidegate_shared::descriptors;
 use tidegate_shared::drain::Drain;
 use tidegate_shared::log::Sink;
 use tidegate_shared::proxy_header;
+use tidegate_shared::reversal::Marks;
 use tidegate_shared::reversal::io::Terms;
 use tidegate_shared::signals::{Hangup, Unasked};
 use tidegate_shared::socket;
@@ -443,6 +444,7 @@ fn intake(config: &Config, pool: &Arc<Pool>, metrics: &Arc<Metrics>) -> Intake {
         terms: Terms {
             settle_within: run.patience.settle_timeout,
             max_streams: run.limits.max_tunnel_streams,
+            marks: Marks::VISITOR,
             ..Terms::default()
         },
         care: Care {

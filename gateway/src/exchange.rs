@@ -28,6 +28,7 @@ use crate::backend::answer::Passing;
 use crate::backend::joined::Joined;
 use crate::failure::Failure;
 use crate::forward::{Origin, Outgoing, Policy, is_idempotent};
+use crate::introduction::Introduction;
 use crate::listen::Front;
 use crate::metrics::Metrics;
 use crate::page::REASON;
@@ -59,6 +60,7 @@ pub struct Visit {
     pub origin: Origin,
     /// The listener that it came to.
     pub front: Arc<Front>,
+    pub introduction: Introduction,
 }
 
 impl Visit {
@@ -199,7 +201,13 @@ where
         // Noted before it is sent: the driver that the sending wakes looks whether somebody waits.
         let sent_at = Instant::now();
         lease.waits(clock::ms(sent_at));
-        let sent = send(&tunnel, head.clone(), protocol.clone(), ends);
+        let mut told = head.clone();
+        if tunnel.wants_visitors {
+            visit
+                .introduction
+                .tell(&mut told.headers, visit, &record.id());
+        }
+        let sent = send(&tunnel, told, protocol.clone(), ends);
         record.attempts += 1;
         record.tunnel = Some(Arc::clone(&tunnel));
         let Some((response, stream)) = sent else {

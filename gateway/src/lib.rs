@@ -31,6 +31,8 @@ pub mod forward; // a visitor's head made into an agent's
 
 pub mod route; // whose it is
 
+pub mod introduction; // who asked, for the agent
+
 pub mod exchange; // the life of a request
 
 pub mod upload; // a request's body

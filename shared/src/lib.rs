@@ -23,6 +23,8 @@ pub mod duplex; // an upgraded connection and one HTTP/2 stream, joined
 
 pub mod message; // fields that concern one hop only
 
+pub mod visitor; // who asked, said with each request over a tunnel
+
 pub mod interim; // what is passed of what an app says before its answer
 
 pub mod origin; // HTTP/1.1 to an app, by whoever asks it

@@ -1,5 +1,6 @@
 //! The socket as `h2` sees it: what was read before the reversal is replayed, a preface is put before the first write or
-//! taken away from it, frames are watched as they pass, and a frame of our own can be put between two of `h2`'s.
+//! taken away from it, our marks are put into the first SETTINGS, frames are watched as they pass, and a frame of our own can
+//! be put between two of `h2`'s.
 //!
 //! Everything else goes straight through, vectored writes included: `h2` picks its copy threshold from
 //! `is_write_vectored`.
@@ -15,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::clock;
 use crate::reversal::frames::{Boundaries, FrameWatch, Goaway};
-use crate::reversal::{End, Fault, PREFACE, PeerSettings, Seen, Step, opening};
+use crate::reversal::{End, Fault, HEAD, Marks, PREFACE, PeerSettings, Seen, Step, opening};
 
 /// What can be known of a connection from outside the task that owns it.
 #[derive(Debug, Default)]
@@ -152,6 +153,9 @@ pub struct Seam<T> {
     swallow: usize,
     /// Goes out before what `h2` writes.
     first: Bytes,
+    marks: Marks,
+    /// What `h2` has written of its SETTINGS, until they are whole and can be marked; `None` where nothing is to be.
+    settings: Option<Vec<u8>>,
     /// A frame of our own on its way out, between two of `h2`'s.
     ours: Bytes,
     /// Frames that had been read at the last pause.
@@ -163,8 +167,8 @@ pub struct Seam<T> {
 const FRAMES_IN_A_TURN: u64 = 1024;
 
 impl<T> Seam<T> {
-    /// `seen` is what was read already, from a frame boundary on.
-    pub fn new(io: T, opening: Opening, seen: Bytes) -> (Self, Arc<Wire>) {
+    /// `seen` is what was read already, from a frame boundary on; `marks` is said to the peer in our SETTINGS.
+    pub fn new(io: T, opening: Opening, seen: Bytes, marks: Marks) -> (Self, Arc<Wire>) {
         let wire = Arc::new(Wire::default());
         wire.heard.store(clock::now_ms(), Relaxed);
         let gateway = opening == Opening::SwallowPreface;
@@ -190,6 +194,8 @@ impl<T> Seam<T> {
             } else {
                 Bytes::from_static(PREFACE)
             },
+            marks,
+            settings: (marks != Marks::NONE).then(Vec::new),
             ours: Bytes::new(),
             paused_at: 0,
         };
@@ -411,6 +417,32 @@ impl<T: AsyncWrite + Unpin> Seam<T> {
         self.swallow -= run;
         Ok(run)
     }
+
+    /// Keeps what `h2` writes until its SETTINGS are whole, and has them sent with our marks.
+    fn marked(&mut self, mut settings: Vec<u8>, octets: &[u8]) -> io::Result<usize> {
+        let whole = |settings: &[u8]| match settings.first_chunk::<HEAD>() {
+            Some([0, high, low, 4, 0, ..]) => {
+                Ok(HEAD + usize::from(u16::from_be_bytes([*high, *low])))
+            }
+            Some(_) => Err(io::Error::other("h2 did not write SETTINGS first")),
+            None => Ok(HEAD),
+        };
+        let mut taken = 0;
+        while settings.len() < whole(&settings)? && taken < octets.len() {
+            let run = (whole(&settings)? - settings.len()).min(octets.len() - taken);
+            settings.extend_from_slice(&octets[taken..taken + run]);
+            taken += run;
+        }
+        if settings.len() < HEAD || settings.len() < whole(&settings)? {
+            self.settings = Some(settings);
+            return Ok(taken);
+        }
+        self.written.passed(&settings);
+        self.wire.sent.fetch_add(settings.len() as u64, Relaxed);
+        self.marks.put(&mut settings);
+        self.first = [&self.first, settings.as_slice()].concat().into();
+        Ok(taken)
+    }
 }
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Seam<T> {
@@ -422,6 +454,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Seam<T> {
         let this = &mut *self;
         if this.swallow > 0 {
             return Poll::Ready(this.swallowed(octets));
+        }
+        if let Some(settings) = this.settings.take() {
+            return Poll::Ready(this.marked(settings, octets));
         }
         ready!(this.poll_ours(cx))?;
         let n = ready!(Pin::new(&mut this.io).poll_write(cx, octets))?;
@@ -436,12 +471,12 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Seam<T> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        if this.swallow > 0 {
+        if this.swallow > 0 || this.settings.is_some() {
             let first = slices
                 .iter()
                 .find(|slice| !slice.is_empty())
                 .map_or(&[][..], |slice| slice);
-            return Poll::Ready(this.swallowed(first));
+            return Pin::new(this).poll_write(cx, first);
         }
         ready!(this.poll_ours(cx))?;
         let n = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, slices))?;
@@ -462,7 +497,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Seam<T> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         // A preface alone would go out as a segment of its own; `h2` always has SETTINGS to send with it.
-        if this.first.is_empty() {
+        if this.first.len() != PREFACE.len() {
             ready!(this.poll_ours(cx))?;
         }
         Pin::new(&mut this.io).poll_flush(cx)
@@ -493,7 +528,8 @@ mod tests {
         for cut in 1..wire.len() {
             for room in 1..=10 {
                 let (near, mut far) = tokio::io::duplex(64);
-                let (mut seam, shared) = Seam::new(near, Opening::SwallowPreface, Bytes::new());
+                let (mut seam, shared) =
+                    Seam::new(near, Opening::SwallowPreface, Bytes::new(), Marks::NONE);
                 let (first, second) = wire.split_at(cut);
                 far.write_all(first).await.unwrap();
                 let mut seen = Vec::new();
@@ -519,13 +555,55 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn marks_go_into_the_first_settings_however_they_are_written() {
+        let settings = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 100];
+        let then = frame(8, 4);
+        let mut marked = settings.to_vec();
+        Marks::VISITOR.put(&mut marked);
+        for (opening, before) in [
+            (Opening::SwallowPreface, PREFACE.as_slice()),
+            (Opening::BothPrefaces, &[]),
+        ] {
+            let written = [before, &settings, &then].concat();
+            let mut expected = [marked.as_slice(), &then].concat();
+            if opening == Opening::BothPrefaces {
+                expected.splice(0..0, *PREFACE);
+            }
+            for piece in 1..=written.len() {
+                let (near, mut far) = tokio::io::duplex(256);
+                let (mut seam, wire) = Seam::new(near, opening, Bytes::new(), Marks::VISITOR);
+                for octets in written.chunks(piece) {
+                    seam.write_all(octets).await.unwrap();
+                    seam.flush().await.unwrap();
+                }
+                wire.inject(frame(6, 8));
+                seam.flush().await.unwrap();
+                drop(seam);
+                let mut sent = Vec::new();
+                far.read_to_end(&mut sent).await.unwrap();
+                let whole = [expected.as_slice(), &frame(6, 8)].concat();
+                assert_eq!(sent, whole, "{opening:?}, {piece} at a time");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_settings_is_not_marked() {
+        let (near, _far) = tokio::io::duplex(256);
+        let (mut seam, _) = Seam::new(near, Opening::BothPrefaces, Bytes::new(), Marks::VISITOR);
+        let refused = seam.write_all(&frame(8, 4)).await.unwrap_err();
+        assert!(refused.to_string().contains("SETTINGS"), "{refused}");
+    }
+
+    #[tokio::test]
     async fn an_end_inside_a_head_is_a_tear() {
         let wire = [frame(1, 3), frame(8, 4)].concat();
         let whole = frame(1, 3).len();
         for end in whole..whole + 9 {
             for room in [1, 4, 64] {
                 let (near, mut far) = tokio::io::duplex(64);
-                let (mut seam, _) = Seam::new(near, Opening::SwallowPreface, Bytes::new());
+                let (mut seam, _) =
+                    Seam::new(near, Opening::SwallowPreface, Bytes::new(), Marks::NONE);
                 far.write_all(&wire[..end]).await.unwrap();
                 drop(far);
                 let mut buffer = vec![0; room];

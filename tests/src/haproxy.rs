@@ -91,6 +91,18 @@ impl Haproxy {
         ca: &Path,
         ports: GatewayPorts,
     ) -> Self {
+        Self::gateway_with(installed, dir, identity, ca, ports, "").await
+    }
+
+    /// As [`Haproxy::gateway`], with one more line for its visitors' frontend.
+    pub async fn gateway_with(
+        installed: &Installed,
+        dir: &Path,
+        identity: &Path,
+        ca: &Path,
+        ports: GatewayPorts,
+        line: &str,
+    ) -> Self {
         let (identity, ca) = (identity.display(), ca.display());
         let GatewayPorts { visitors, tunnels } = ports;
         let body = format!(
@@ -99,6 +111,7 @@ impl Haproxy {
              \x20   tcp-request session attach-srv be-rev/dev name ssl_c_s_dn(CN),lower\n\
              frontend pub\n\
              \x20   bind {visitors}\n\
+             \x20   {line}\n\
              \x20   use_backend be-rev\n\
              backend be-rev\n\
              \x20   http-reuse always\n\

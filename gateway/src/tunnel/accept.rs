@@ -261,7 +261,7 @@ impl Intake {
             agent,
             workers::here(),
             places,
-            peer.extended_connect(),
+            &peer,
             wire,
             requests,
         ));

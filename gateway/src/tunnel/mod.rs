@@ -24,6 +24,7 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use tidegate_shared::clock;
 use tidegate_shared::name::NamePattern;
+use tidegate_shared::reversal::{Marks, PeerSettings};
 use tidegate_shared::seam::Wire;
 use tokio::sync::Notify;
 
@@ -136,6 +137,8 @@ pub struct Tunnel {
     pub places: Places,
     /// Whether the agent announced RFC 8441.
     pub upgrades: bool,
+    /// Whether the agent wants to be told who asks.
+    pub wants_visitors: bool,
     pub since: SystemTime,
     pub since_ms: u64,
     pub wire: Arc<Wire>,
@@ -167,7 +170,7 @@ impl Tunnel {
         agent: Agent,
         worker: usize,
         places: Places,
-        upgrades: bool,
+        peer: &PeerSettings,
         wire: Arc<Wire>,
         requests: SendRequest<Bytes>,
     ) -> Self {
@@ -177,7 +180,8 @@ impl Tunnel {
             agent,
             worker,
             places,
-            upgrades,
+            upgrades: peer.extended_connect(),
+            wants_visitors: peer.marks.contains(Marks::VISITOR),
             since: SystemTime::now(),
             since_ms: clock::now_ms(),
             wire,

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use rustls::ServerConfig;
+use rustls::{ProtocolVersion, ServerConfig};
 use tidegate_shared::drain::Drain;
 use tidegate_shared::reversal::PREFACE;
 use tidegate_shared::tls::{HandshakeFault, VisitorCerts};
@@ -40,6 +40,7 @@ use crate::config::listeners::Named;
 use crate::door::Arrival;
 use crate::exchange::{Gateway, Visit};
 use crate::forward::Origin;
+use crate::introduction::Introduction;
 use crate::listen::Front;
 use pulse::Patience;
 use stray::Stray;
@@ -92,19 +93,22 @@ impl Reception {
     pub async fn serve(self: Arc<Self>, stream: TcpStream, arrival: Arrival, front: Arc<Front>) {
         if let Some(secured) = front.secured.clone() {
             // Boxed, so that a connection in clear text does not keep the room that TLS needs.
-            return Box::pin(self.serve_tls(stream, arrival.from, secured, front)).await;
+            return Box::pin(self.serve_tls(stream, arrival, secured, front)).await;
         }
-        let visit = self.visit(arrival.from, None, front);
+        let introduction = Introduction::new(arrival.to.or_else(|| stream.local_addr().ok()));
+        let visit = self.visit(arrival.from, None, front, introduction);
         self.speak(stream, arrival.taken, visit).await;
     }
 
     async fn serve_tls(
         self: Arc<Self>,
         stream: TcpStream,
-        visitor: SocketAddr,
+        arrival: Arrival,
         secured: Secured,
         front: Arc<Front>,
     ) {
+        let visitor = arrival.from;
+        let to = arrival.to.or_else(|| stream.local_addr().ok());
         // Boxed, so that a connection does not keep the room that its handshake needed.
         let mut named = false;
         let accepting = Box::pin(async {
@@ -134,7 +138,14 @@ impl Reception {
         let session = tls.get_ref().1;
         let sni = session.server_name().map(str::to_owned);
         let http2 = session.alpn_protocol() == Some(b"h2");
-        let visit = self.visit(visitor, Some((secured.certs, sni)), front);
+        let alpn: Option<&[u8]> = match session.alpn_protocol() {
+            Some(b"h2") => Some(b"h2"),
+            Some(b"http/1.1") => Some(b"http/1.1"),
+            _ => None,
+        };
+        let version = session.protocol_version().and_then(tls_version);
+        let introduction = Introduction::new(to).over_tls(version, alpn);
+        let visit = self.visit(visitor, Some((secured.certs, sni)), front, introduction);
         if http2 {
             Box::pin(h2::serve(self, tls, Bytes::new(), visit)).await;
         } else {
@@ -147,6 +158,7 @@ impl Reception {
         visitor: SocketAddr,
         tls: Option<(Arc<VisitorCerts>, Option<String>)>,
         front: Arc<Front>,
+        introduction: Introduction,
     ) -> Arc<Visit> {
         let origin = Origin::new(&self.gateway.policy, visitor, tls.is_some());
         Arc::new(Visit {
@@ -156,6 +168,7 @@ impl Reception {
             tls,
             origin,
             front,
+            introduction,
         })
     }
 
@@ -180,6 +193,15 @@ impl Reception {
             }
             Err(_elapsed) => h1::head_timeout(stream, &visit, began, None).await,
         }
+    }
+}
+
+/// As OpenSSL names it, whose words PROXY headers use (proxy-protocol.txt §2.2.6).
+fn tls_version(version: ProtocolVersion) -> Option<&'static str> {
+    match version {
+        ProtocolVersion::TLSv1_3 => Some("TLSv1.3"),
+        ProtocolVersion::TLSv1_2 => Some("TLSv1.2"),
+        _ => None,
     }
 }
 

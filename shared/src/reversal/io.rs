@@ -14,7 +14,7 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::time::timeout;
 
-use super::{End, Fault, PeerSettings, Seen, Step, opening};
+use super::{End, Fault, Marks, PeerSettings, Seen, Step, opening};
 use crate::seam::{Opening, Seam, Wire};
 
 /// What we announce to the peer and hold it to. Everything that `h2` would leave unlimited is set.
@@ -32,6 +32,8 @@ pub struct Terms {
     pub max_header_list: u32,
     /// Octets of one stream that may wait to be written.
     pub send_buffer: usize,
+    /// What a peer that is a Tidegate is told of us.
+    pub marks: Marks,
 }
 
 impl Default for Terms {
@@ -43,6 +45,7 @@ impl Default for Terms {
             max_streams: 256,
             max_header_list: 64 * 1024,
             send_buffer: 256 * 1024,
+            marks: Marks::NONE,
         }
     }
 }
@@ -121,7 +124,7 @@ where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let (settings, seen) = settle(&mut io, terms.settle_within).await?;
-    let (seam, wire) = Seam::new(io, Opening::SwallowPreface, seen);
+    let (seam, wire) = Seam::new(io, Opening::SwallowPreface, seen, terms.marks);
     let most = settings
         .max_concurrent_streams
         .unwrap_or(terms.max_streams)
@@ -174,7 +177,7 @@ pub async fn dial<T>(io: T, terms: &Terms) -> Result<Dialled<T>, Unsettled>
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    let (seam, wire) = Seam::new(io, Opening::BothPrefaces, Bytes::new());
+    let (seam, wire) = Seam::new(io, Opening::BothPrefaces, Bytes::new(), terms.marks);
     let mut builder = server::Builder::new();
     builder
         .initial_window_size(terms.stream_window)

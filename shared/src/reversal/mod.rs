@@ -14,8 +14,10 @@
 pub mod frames;
 pub mod io;
 
+mod marks;
 mod seen;
 
+pub use marks::Marks;
 pub use seen::Seen;
 
 use std::fmt;
@@ -60,6 +62,8 @@ pub struct PeerSettings {
     pub max_frame_size: Option<u32>,
     pub max_header_list_size: Option<u32>,
     pub enable_connect_protocol: Option<u32>,
+    /// What only a Tidegate says.
+    pub marks: Marks,
 }
 
 /// Why an opening was refused; says what was seen where a SETTINGS frame was due.
@@ -162,6 +166,7 @@ impl PeerSettings {
                 5 => settings.max_frame_size = Some(value),
                 6 => settings.max_header_list_size = Some(value),
                 8 => settings.enable_connect_protocol = Some(value),
+                marks::PARAMETER => settings.marks = Marks::read(value),
                 _ => {}
             }
         }
@@ -254,6 +259,25 @@ mod tests {
         );
         assert!(!of(&[(8, 1), (4, 16_384), (3, 100)]), "HAProxy's");
         assert!(!of(&[]));
+    }
+
+    #[test]
+    fn a_tidegate_is_told_from_others() {
+        let of = |entries: &[(u16, u32)]| match opening(End::Agent, &settings_frame(entries)) {
+            Step::Settled { settings, .. } => settings.marks,
+            other => panic!("{other:?}"),
+        };
+        let mut marked = settings_frame(&[(8, 1), (3, 100)]);
+        Marks::VISITOR.put(&mut marked);
+        let Step::Settled { settings, .. } = opening(End::Agent, &marked) else {
+            panic!("not settled")
+        };
+        assert!(settings.marks.contains(Marks::VISITOR));
+        assert_eq!(settings.max_concurrent_streams, Some(100));
+        assert_eq!(of(&[(8, 1), (3, 100)]), Marks::NONE, "HAProxy's");
+        assert_eq!(of(&[(0xf744, 1)]), Marks::NONE, "somebody's experiment");
+        assert_eq!(of(&[(0xf744, 0xffff_ffff)]), Marks::NONE);
+        assert_eq!(of(&[(0x0a0a, 0x5447_0001)]), Marks::NONE, "grease");
     }
 
     fn settings_frame(entries: &[(u16, u32)]) -> Vec<u8> {

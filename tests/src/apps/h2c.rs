@@ -48,6 +48,12 @@ impl H2cApp {
         format!("http://{}", self.address)
     }
 
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// How many request streams were reset by the client before their end.
     #[must_use]
     pub fn resets(&self) -> usize {
