@@ -102,7 +102,14 @@ impl Agent {
             orders,
             complete: Arc::clone(&complete),
         };
-        info!("visitors go to the app at {}", self.config.app.target);
+        let target = &self.config.app.target;
+        match &self.config.app.greeting {
+            Some(plan) => info!(
+                "visitors go to the app at {target}, each behind a PROXY {} header",
+                plan.version
+            ),
+            None => info!("visitors go to the app at {target}"),
+        }
         self.sweep(&app);
         let (drain, for_wake) = (self.drain.clone(), Arc::clone(&give));
         let unasked = std::mem::take(&mut self.unasked);

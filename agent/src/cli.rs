@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use http::HeaderName;
+use tidegate_shared::proxy_header::Version;
 use tidegate_shared::{args, log};
 
 use crate::target::Target;
@@ -105,6 +107,21 @@ pub struct Http {
     #[arg(long, value_name = "WHOSE", env = "TIDEGATE_HOST_HEADER", value_enum, default_value_t = HostHeader::Keep)]
     pub host_header: HostHeader,
 
+    /// Begin each connection to the app with a PROXY header of this version, which names the visitor. The app must expect it.
+    #[arg(long, value_name = "v1|v2", env = "TIDEGATE_PROXY_PROTOCOL", value_parser = proxy_version)]
+    pub proxy_protocol: Option<Version>,
+
+    /// Where the gateway is no tidegated, as HAProxy: the field to whose end it appends the visitor's address, as
+    /// x-forwarded-for. The last element counts; what visitors write before it does not.
+    #[arg(
+        long,
+        value_name = "FIELD",
+        env = "TIDEGATE_VISITOR_FROM",
+        requires = "proxy_protocol",
+        value_parser = field_name
+    )]
+    pub visitor_from: Option<HeaderName>,
+
     /// Dial the gateway in clear text, without any identity. For tests and networks that you trust wholly.
     #[arg(long, env = "TIDEGATE_CLEAR", conflicts_with_all = ["identity", "ca", "server_name"])]
     pub clear: bool,
@@ -174,6 +191,20 @@ impl Http {
             other => other.to_owned(),
         }
     }
+}
+
+fn proxy_version(text: &str) -> Result<Version, String> {
+    match text {
+        "v1" => Ok(Version::V1),
+        "v2" => Ok(Version::V2),
+        _ => Err(format!("`{text}` is neither v1 nor v2")),
+    }
+}
+
+fn field_name(text: &str) -> Result<HeaderName, String> {
+    text.parse().map_err(|_none| {
+        format!("`{text}` is no field's name; write it like x-forwarded-for, without a colon")
+    })
 }
 
 fn tunnels(text: &str) -> Result<u16, String> {

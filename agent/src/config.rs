@@ -14,6 +14,7 @@ use rustls_pki_types::ServerName;
 use tidegate_certs::anchor;
 use tidegate_shared::clock;
 use tidegate_shared::liveness::Patience;
+use tidegate_shared::reversal::Marks;
 use tidegate_shared::reversal::io::Terms;
 use tidegate_shared::tls::{
     Anchors, AppTrust, End, PemFile, SwapIdentity, Trust, agent_client, app_client,
@@ -118,7 +119,11 @@ fn dialler(told: &Http, gateway: &Gateway, tls: Option<&Renewable>) -> Result<Di
         .map_err(|_| format!("--server-name: `{name}` is neither a host name nor an address"))?;
     Ok(Dialler {
         tls: tls.map(|trust| (Arc::clone(trust), name)),
-        terms: Terms::default(),
+        terms: Terms {
+            // The gateway need not tell what nobody is told.
+            marks: told.proxy_protocol.map_or(Marks::NONE, |_| Marks::VISITOR),
+            ..Terms::default()
+        },
         connect_within: told.connect_timeout,
         told: Arc::default(),
     })
@@ -156,6 +161,10 @@ fn app(told: &Http) -> Result<app::Settings, String> {
         own_trust: told.target_ca.is_some(),
         http2: told.h2,
         host,
+        greeting: told.proxy_protocol.map(|version| app::Plan {
+            version,
+            from: told.visitor_from.clone(),
+        }),
         connect_within: told.app_connect_timeout,
         first_byte_within: Some(told.app_timeout).filter(|limit| !limit.is_zero()),
         rest_within: REST_WITHIN,

@@ -45,4 +45,5 @@ mod stampede;
 mod stopping;
 mod trailers;
 mod vanished;
+mod visitor_address;
 mod websocket;

@@ -49,6 +49,8 @@ pub mod hosts; // names of the test's own
 
 pub mod haproxy; // a real HAProxy at either end
 
+pub mod nginx; // a real nginx as the app
+
 pub use by_hand::ByHand;
 pub use eventually::{eventually, within};
 pub use site::{HOST, Site};

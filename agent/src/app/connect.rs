@@ -5,20 +5,25 @@ use std::borrow::Cow;
 use tidegate_shared::origin::Line;
 use tidegate_shared::origin::dial::{Fault, any_of, plain};
 use tidegate_shared::socket;
-use tidegate_shared::tls::HandshakeFault;
+use tidegate_shared::tls::{HandshakeFault, Layer};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::answer::Trouble;
+use super::greeting::Greeting;
 use super::{App, Settings};
 use crate::target::Place;
 
 impl App {
     /// Opens a connection, and remembers and logs whether the app is there.
-    pub(super) async fn connect(&self) -> Result<Line, Trouble> {
+    ///
+    /// It begins with `greeting`, before TLS if there is TLS.
+    pub(super) async fn connect(&self, greeting: Option<&Greeting>) -> Result<Line, Trouble> {
         let within = self.settings.connect_within;
-        let fault = match timeout(within, self.settings.open()).await {
+        let header = greeting.map(Greeting::octets).unwrap_or_default();
+        let fault = match timeout(within, self.settings.open(&header)).await {
             Ok(Ok(line)) => {
                 self.answers();
                 return Ok(line);
@@ -36,13 +41,14 @@ impl App {
 }
 
 impl Settings {
-    async fn open(&self) -> Result<Line, Fault> {
-        let tcp = match &self.target.place {
+    async fn open(&self, header: &[u8]) -> Result<Line, Fault> {
+        let mut tcp = match &self.target.place {
             Place::Socket(path) => {
-                return UnixStream::connect(path)
+                let mut unix = UnixStream::connect(path)
                     .await
-                    .map(Line::from)
-                    .map_err(|error| plain(&error).into());
+                    .map_err(|error| Fault::from(plain(&error)))?;
+                greet(&mut unix, header).await?;
+                return Ok(unix.into());
             }
             Place::Here(port) => match TcpStream::connect(("127.0.0.1", *port)).await {
                 Ok(tcp) => tcp,
@@ -54,6 +60,7 @@ impl Settings {
             Place::Host { host, port } => any_of(host, *port).await?,
         };
         socket::tune_plain(&tcp);
+        greet(&mut tcp, header).await?;
         let Some((config, name)) = &self.tls else {
             return Ok(tcp.into());
         };
@@ -69,6 +76,13 @@ impl Settings {
         }
         Ok(stream.into())
     }
+}
+
+/// Writes what the connection begins with.
+async fn greet(io: &mut (impl AsyncWrite + Unpin), header: &[u8]) -> Result<(), Fault> {
+    io.write_all(header)
+        .await
+        .map_err(|error| plain(&error).into())
 }
 
 /// What visitors are told of a handshake that failed: the reason can quote names.
@@ -91,7 +105,21 @@ impl Settings {
                 .replace("the peer's", "its")
                 .replace("the peer", "it"),
         };
+        // Whoever is sent a header that it does not expect, or waits for one, does not come to certificates.
+        let why = if matches!(fault.layer, Layer::Tcp | Layer::Tls) {
+            format!("{why}; {}", self.about_greeting())
+        } else {
+            why
+        };
         Fault { why, told: NO_TLS }
+    }
+
+    /// What to try with an app that breaks off before it has said anything.
+    pub(super) fn about_greeting(&self) -> String {
+        match &self.greeting {
+            Some(plan) => plan.remedy(),
+            None => "if it expects a PROXY header, add --proxy-protocol".to_owned(),
+        }
     }
 
     /// What to do about a certificate that nobody trusted has issued.

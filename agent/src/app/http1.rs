@@ -18,6 +18,7 @@ use tidegate_shared::seam::Wire;
 
 use super::App;
 use super::answer::{Asker, Trouble, excess};
+use super::greeting::Greeting;
 use super::request::{Upload, for_http1};
 
 /// A connection to the app.
@@ -31,20 +32,22 @@ pub(super) async fn relay(
     mut respond: SendResponse<Bytes>,
     wire: Arc<Wire>,
 ) {
+    let greeting = app.greeting(&request, &wire);
     let (mut head, recv) = request.into_parts();
     let asker = Asker::of(&head.method, &head.headers);
     let upload = Upload::new(recv, wire);
     for_http1(&mut head, app.settings.host.as_ref(), !upload.is_none());
-    let (mut link, mut response) = match fetch(&app, head, upload, &mut respond).await {
-        Ok(answered) => answered,
-        Err(Some(trouble)) => return asker.send(&app, respond, &trouble),
-        Err(None) => return,
-    };
+    let (mut link, mut response) =
+        match fetch(&app, head, upload, greeting.as_ref(), &mut respond).await {
+            Ok(answered) => answered,
+            Err(Some(trouble)) => return asker.send(&app, respond, &trouble),
+            Err(None) => return,
+        };
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let why = "it changed the protocol, which nobody had asked for (RFC 9110 §7.8)";
         return asker.send(&app, respond, &Trouble::Invalid(why.to_owned()));
     }
-    app.speaks();
+    app.speaks(response.status());
     if let Some(excess) = excess(response.headers()) {
         return asker.send(&app, respond, &excess);
     }
@@ -57,7 +60,7 @@ pub(super) async fn relay(
         None => link.reusable(app.settings.rest_within).await,
     };
     if reusable {
-        app.pool().put(app.now_ms(), link);
+        app.rest(link, greeting.as_ref());
     }
 }
 
@@ -118,6 +121,7 @@ async fn fetch(
     app: &App,
     head: Parts,
     upload: Upload,
+    greeting: Option<&Greeting>,
     respond: &mut SendResponse<Bytes>,
 ) -> Result<(Box<Link>, Response<Incoming>), Option<Trouble>> {
     let repeatable = upload.is_none() && is_idempotent(&head.method);
@@ -125,9 +129,7 @@ async fn fetch(
     let mut request = Request::from_parts(head, upload);
     let mut refused = false;
     while !refused
-        && let Some(mut link) = app
-            .pool()
-            .take(app.now_ms(), if repeatable { u64::MAX } else { FRESH_MS })
+        && let Some(mut link) = app.rested(if repeatable { u64::MAX } else { FRESH_MS }, greeting)
     {
         // Apps close a connection right after a response too, so however short it rested the head is kept.
         let again = repeatable.then(|| head_of(&request));
@@ -142,20 +144,40 @@ async fn fetch(
             (Err(miss), _) => return Err(trouble(miss, respond)),
         };
     }
-    let mut link = connect(app, respond).await?;
+    let mut link = connect(app, greeting, respond).await?;
     match link.ask(request, respond, within).await {
         Ok(response) => Ok((link, response)),
         Err(miss) => Err(trouble(miss, respond)),
     }
 }
 
+impl App {
+    /// A connection that has rested no longer than this: any, or, where connections name their visitor, one of its own.
+    fn rested(&self, at_most: u64, greeting: Option<&Greeting>) -> Option<Box<Link>> {
+        match greeting {
+            None => self.pool().take(self.now_ms(), at_most),
+            Some(greeting) => self.bound.take(greeting.visitor()?, self.now_ms(), at_most),
+        }
+    }
+
+    /// Takes back a connection that is ready for another request; one of which nobody knows whose it is ends.
+    fn rest(&self, link: Box<Link>, greeting: Option<&Greeting>) {
+        match greeting.map(Greeting::visitor) {
+            None => self.pool().put(self.now_ms(), link),
+            Some(Some(visitor)) => self.bound.put(visitor, self.now_ms(), link),
+            Some(None) => {}
+        }
+    }
+}
+
 /// A fresh connection, unless the visitor goes away first.
 pub(super) async fn connect(
     app: &App,
+    greeting: Option<&Greeting>,
     respond: &mut SendResponse<Bytes>,
 ) -> Result<Box<Link>, Option<Trouble>> {
     let mut opening = pin!(async {
-        Link::open(app.connect().await?)
+        Link::open(app.connect(greeting).await?)
             .await
             .map_err(|error| Trouble::Invalid(error.to_string()))
     });

@@ -1,5 +1,6 @@
 //! HTTP/2 with prior knowledge to the app: streams are relayed frame by frame, trailers included (gRPC). One connection per
-//! worker, and another when the app lets no more streams onto those that are there.
+//! worker, and another when the app lets no more streams onto those that are there; with `--proxy-protocol` the same for each
+//! visitor's connection.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -22,11 +23,14 @@ use tidegate_shared::message::{strip_agents, strip_gateways, strip_hop_by_hop};
 use tidegate_shared::origin::{ENDLESS, is_idempotent};
 use tidegate_shared::pump::{Pump, Stop};
 use tidegate_shared::seam::Wire;
+use tidegate_shared::visitor::Visitor;
 use tidegate_shared::window;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::App;
 use super::answer::{Asker, Trouble, excess};
+use super::bound::REST_MS as BOUND_REST_MS;
+use super::greeting::Greeting;
 use super::request::{path_of, set_host};
 
 /// The worker's connections to the app.
@@ -40,10 +44,17 @@ struct Link {
     requests: SendRequest<Bytes>,
     /// One clone per stream, and one in [`Links`].
     in_flight: Arc<()>,
+    /// Whose it is, where it began with a header that says so.
+    of: Option<Arc<Visitor>>,
+    /// Since when nothing has been in flight on it, as far as the sweep has seen; for those of visitors.
+    idle_since: Option<u64>,
 }
 
-/// Most connections of one worker.
+/// Most connections of one worker; with `--proxy-protocol`, for one visitor's connection.
 const MOST: usize = 16;
+
+/// Most connections of one worker that are kept for more requests of their visitors.
+const MOST_BOUND: usize = 512;
 
 /// What the app may send ahead on all streams of one connection.
 const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
@@ -59,8 +70,9 @@ impl Links {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A connection with room for a stream; the last one, full or not, when there are as many as there may be.
-    fn take(&self) -> Option<Link> {
+    /// A connection of this visitor's, or of nobody's, with room for a stream; the last one, full or not, when there are as
+    /// many as there may be.
+    fn take(&self, of: Option<&Arc<Visitor>>) -> Option<Link> {
         let mut open = self.lock();
         let mut cx = Context::from_waker(Waker::noop());
         open.retain_mut(|link| {
@@ -69,11 +81,37 @@ impl Links {
         let room = |link: &&Link| {
             Arc::strong_count(&link.in_flight) <= link.requests.current_max_send_streams()
         };
-        let full = open.len() >= MOST;
-        open.iter()
+        let its = || open.iter().filter(|link| link.of.as_ref() == of);
+        let full = its().count() >= MOST;
+        its()
             .find(room)
-            .or_else(|| open.last().filter(|_| full))
+            .or_else(|| its().next_back().filter(|_| full))
             .cloned()
+    }
+
+    /// Keeps a connection. There is room for so many visitors: one of whom nothing is in flight makes room for another, and
+    /// where there is none, the connection ends with its request.
+    fn put(&self, link: Link) {
+        let mut open = self.lock();
+        if link.of.is_some() && open.len() >= MOST_BOUND {
+            let idle = open
+                .iter()
+                .position(|link| Arc::strong_count(&link.in_flight) == 1);
+            let Some(idle) = idle else { return };
+            open.remove(idle);
+        }
+        open.push(link);
+    }
+
+    /// Lets visitors' connections end on which nothing has been in flight for a while.
+    pub(super) fn sweep(&self, now: u64) {
+        self.lock().retain_mut(|link| {
+            if link.of.is_none() || Arc::strong_count(&link.in_flight) > 1 {
+                link.idle_since = None;
+                return true;
+            }
+            now.saturating_sub(*link.idle_since.get_or_insert(now)) < BOUND_REST_MS
+        });
     }
 
     /// Lets the connections end with their last stream.
@@ -83,15 +121,19 @@ impl Links {
 }
 
 impl App {
-    async fn link(self: &Arc<Self>) -> Result<Link, Trouble> {
-        match self.links().take() {
+    async fn link(self: &Arc<Self>, greeting: Option<&Greeting>) -> Result<Link, Trouble> {
+        let of = greeting.and_then(Greeting::visitor);
+        // A connection of which nobody knows whose it is serves the request that it was made for.
+        let known = greeting.is_none() || of.is_some();
+        match known.then(|| self.links().take(of)).flatten() {
             Some(link) => Ok(link),
-            None => self.fresh_link().await,
+            None => self.fresh_link(greeting).await,
         }
     }
 
-    async fn fresh_link(self: &Arc<Self>) -> Result<Link, Trouble> {
-        let line = self.connect().await?;
+    async fn fresh_link(self: &Arc<Self>, greeting: Option<&Greeting>) -> Result<Link, Trouble> {
+        let of = greeting.and_then(Greeting::visitor);
+        let line = self.connect(greeting).await?;
         let invalid = |error: h2::Error| Trouble::Invalid(error.to_string());
         let (requests, mut connection) = Builder::new()
             .enable_push(false)
@@ -126,9 +168,11 @@ impl App {
         let link = Link {
             requests,
             in_flight: Arc::default(),
+            of: of.cloned(),
+            idle_since: None,
         };
-        if !self.drain.is_finishing() {
-            self.links().lock().push(link.clone());
+        if !self.drain.is_finishing() && (greeting.is_none() || of.is_some()) {
+            self.links().put(link.clone());
         }
         Ok(link)
     }
@@ -142,16 +186,18 @@ pub(super) async fn relay(
     mut respond: SendResponse<Bytes>,
     wire: Arc<Wire>,
 ) {
+    let greeting = app.greeting(&request, &wire);
     let (mut head, recv) = request.into_parts();
     let asker = Asker::of(&head.method, &head.headers);
     for_http2(&mut head, &app);
     let body = (!recv.is_end_stream()).then(|| Inbound::counted(recv, wire));
-    let mut open = match fetch(&app, Request::from_parts(head, ()), body, &mut respond).await {
+    let request = Request::from_parts(head, ());
+    let mut open = match fetch(&app, request, body, greeting.as_ref(), &mut respond).await {
         Ok(open) => open,
         Err(Some(trouble)) => return asker.send(&app, respond, &trouble),
         Err(None) => return,
     };
-    app.speaks();
+    app.speaks(open.response.status());
     if let Some(excess) = excess(open.response.headers()) {
         return asker.send(&app, respond, &excess);
     }
@@ -263,11 +309,12 @@ async fn fetch(
     app: &Arc<App>,
     mut request: Request<()>,
     mut body: Option<Inbound>,
+    greeting: Option<&Greeting>,
     respond: &mut SendResponse<Bytes>,
 ) -> Result<Open, Option<Trouble>> {
     let mut again = (body.is_none() && is_idempotent(request.method())).then(|| copy_of(&request));
     loop {
-        let link = link_for(app, &request, respond).await?;
+        let link = link_for(app, &request, greeting, respond).await?;
         let mut requests = link.requests;
         let (response, stream) = requests
             .send_request(request, body.is_none())
@@ -306,13 +353,14 @@ fn in_words(error: &h2::Error) -> Trouble {
 async fn link_for(
     app: &Arc<App>,
     request: &Request<()>,
+    greeting: Option<&Greeting>,
     respond: &mut SendResponse<Bytes>,
 ) -> Result<Link, Option<Trouble>> {
     let upgrade = request.extensions().get::<Protocol>().is_some();
     let mut opening = pin!(async {
-        let mut link = app.link().await?;
+        let mut link = app.link(greeting).await?;
         if poll_fn(|cx| link.requests.poll_ready(cx)).await.is_err() {
-            link = app.fresh_link().await?;
+            link = app.fresh_link(greeting).await?;
         }
         if upgrade && !link.requests.is_extended_connect_protocol_enabled() {
             return Err(Trouble::UpgradeInvalid(

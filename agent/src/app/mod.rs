@@ -1,7 +1,11 @@
 //! One request from the tunnel to the app and its response back. Modules stand in the order in which a byte meets them.
 //! Called by `serve`, once per stream; runs on the tunnel's own worker, with that worker's connections to the app.
 
+mod greeting; // what a connection to the app begins with: whose it is
+
 mod connect; // where the app is, and nowhere else
+
+mod bound; // connections to the app that are one visitor's
 
 mod request; // what the app is sent: one hop's fields off, `Host` on
 
@@ -21,12 +25,13 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use h2::ext::Protocol;
-use http::{HeaderValue, Method};
+use http::{HeaderValue, Method, Request, StatusCode};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tidegate_shared::clock;
 use tidegate_shared::drain::Drain;
 use tidegate_shared::origin::Pool;
+use tidegate_shared::reversal::Marks;
 use tidegate_shared::reversal::io::Exchange;
 use tidegate_shared::seam::Wire;
 use tidegate_shared::workers;
@@ -35,10 +40,14 @@ use tracing::{info, warn};
 use crate::serve::Serving;
 use crate::target::{Place, Target};
 use answer::Trouble;
+use bound::Bound;
+use greeting::{Doubt, Greeting};
 use request::Upload;
 
 /// A connection that has rested so long, in milliseconds, is closed.
 const REST_MS: u64 = 60_000;
+
+pub use greeting::Plan;
 
 /// What is known of the app from the command line.
 #[derive(Clone, Debug)]
@@ -52,6 +61,8 @@ pub struct Settings {
     pub http2: bool,
     /// Sent as `Host` in place of the visitor's.
     pub host: Option<HeaderValue>,
+    /// Each connection begins with a PROXY header.
+    pub greeting: Option<Plan>,
     /// For TCP and TLS together.
     pub connect_within: Duration,
     /// From the request to the head of the response; `None` for no limit.
@@ -69,11 +80,15 @@ pub struct App {
     /// One per worker.
     pools: Vec<Pool<Upload>>,
     links: Vec<http2::Links>,
+    /// In place of those, where each connection names its visitor.
+    bound: Bound,
     reach: complaints::Reach,
     /// An attempt to connect has failed, ever: until then there is nothing to note in `reach`.
     watched: AtomicBool,
     /// It has answered a request, ever.
     spoke: AtomicBool,
+    /// It has been said that the gateway does not say who asks.
+    untold: AtomicBool,
     complaints: complaints::Complaints,
     drain: Drain,
 }
@@ -86,9 +101,11 @@ impl App {
             links: (0..workers.get())
                 .map(|_| http2::Links::default())
                 .collect(),
+            bound: Bound::default(),
             reach: complaints::Reach::default(),
             watched: AtomicBool::new(false),
             spoke: AtomicBool::new(false),
+            untold: AtomicBool::new(false),
             complaints: complaints::Complaints::default(),
             drain,
         })
@@ -129,6 +146,50 @@ impl App {
             self.tell(self.reach.due(clock::now_ms()));
         }
         self.pool().sweep(self.now_ms());
+        self.bound.sweep(self.now_ms());
+        self.links().sweep(self.now_ms());
+    }
+
+    /// What a connection for this request is to begin with; looks at the request as it came. `None` without
+    /// `--proxy-protocol`.
+    fn greeting<B>(&self, request: &Request<B>, wire: &Wire) -> Option<Greeting> {
+        let plan = self.settings.greeting.as_ref()?;
+        let settled = wire.settled();
+        let marked = settled.is_some_and(|peer| peer.marks.contains(Marks::VISITOR));
+        let (greeting, doubt) = plan.greeting(request, marked);
+        if let Some(doubt) = doubt {
+            self.doubt(plan, &doubt);
+        }
+        Some(greeting)
+    }
+
+    /// Says that the app is not told who asked, and why.
+    fn doubt(&self, plan: &Plan, doubt: &Doubt) {
+        let (version, nobody) = (plan.version, plan.nobody());
+        let why = match doubt {
+            Doubt::NoField => {
+                if self.untold.swap(true, Relaxed) {
+                    return;
+                }
+                "the gateway is no tidegated that says who its visitors are; name the field to whose end it appends their \
+                 address with --visitor-from, as in --visitor-from x-forwarded-for"
+                    .to_owned()
+            }
+            Doubt::NoAddress(_) | Doubt::Untold(_)
+                if self
+                    .complaints
+                    .due("visitor-unknown", clock::now_ms())
+                    .is_none() =>
+            {
+                return;
+            }
+            Doubt::NoAddress(field) => format!(
+                "the last element of the field {field} is no address, or there is no such field; have the gateway append the \
+                 visitor's (HAProxy: option forwardfor), or name another field with --visitor-from"
+            ),
+            Doubt::Untold(why) => format!("{why}; do gateway and agent differ in version?"),
+        };
+        warn!("the PROXY {version} header to the app names nobody ({nobody}): {why}");
     }
 
     fn now_ms(&self) -> u64 {
@@ -195,11 +256,22 @@ impl App {
         );
     }
 
-    /// The app has answered: what it speaks is understood.
-    fn speaks(&self) {
-        if !self.spoke.load(Relaxed) {
-            self.spoke.store(true, Relaxed);
+    /// The app has answered: what it speaks is understood. A 400 to the very first request says little where it could mean
+    /// the PROXY header before it.
+    fn speaks(&self, status: StatusCode) {
+        if self.spoke.load(Relaxed) {
+            return;
         }
+        if let Some(plan) = &self.settings.greeting
+            && status == StatusCode::BAD_REQUEST
+        {
+            if self.complaints.due("greeting", clock::now_ms()).is_some() {
+                let (target, remedy) = (&self.settings.target, plan.remedy());
+                warn!("the app at {target} has answered nothing but 400 yet: {remedy}");
+            }
+            return;
+        }
+        self.spoke.store(true, Relaxed);
     }
 
     /// Says in the log what a visitor is told in the app's place, apart from what [`Self::is_down`] has said.
@@ -236,6 +308,8 @@ impl App {
             return hint;
         }
         let target = &self.settings.target;
+        hint.push_str("; ");
+        hint.push_str(&self.settings.about_greeting());
         if !target.tls && !matches!(target.place, Place::Socket(_)) {
             hint.push_str("; if it speaks TLS, write https:// in TARGET");
         }

@@ -30,6 +30,7 @@ use tracing::debug;
 
 use super::App;
 use super::answer::{Asker, REASON, Trouble, excess};
+use super::greeting::Greeting;
 use super::http1::{self, Link};
 use super::request::{Upload, for_http1};
 
@@ -41,6 +42,7 @@ pub(super) async fn relay(
     mut respond: SendResponse<Bytes>,
     wire: Arc<Wire>,
 ) {
+    let greeting = app.greeting(&request, &wire);
     let (mut head, recv) = request.into_parts();
     let asker = Asker::of(&Method::GET, &head.headers);
     let optional = head.headers.remove(UPGRADE_OPTIONAL).is_some();
@@ -48,7 +50,7 @@ pub(super) async fn relay(
         Ok(key) => key,
         Err(trouble) => return asker.send(&app, respond, &trouble),
     };
-    let (mut link, response) = match fetch(&app, head, &mut respond).await {
+    let (mut link, response) = match fetch(&app, head, greeting.as_ref(), &mut respond).await {
         Ok(answered) => answered,
         Err(Some(trouble)) => return asker.send(&app, respond, &trouble),
         Err(None) => return,
@@ -130,9 +132,10 @@ fn accept_for(key: &str) -> String {
 async fn fetch(
     app: &App,
     head: Parts,
+    greeting: Option<&Greeting>,
     respond: &mut SendResponse<Bytes>,
 ) -> Result<(Box<Link>, Response<Incoming>), Option<Trouble>> {
-    let mut link = http1::connect(app, respond).await?;
+    let mut link = http1::connect(app, greeting, respond).await?;
     let request = Request::from_parts(head, Upload::None);
     match link
         .ask(request, respond, app.settings.first_byte_within)
@@ -153,7 +156,7 @@ async fn refused(
     mut response: Response<Incoming>,
     respond: SendResponse<Bytes>,
 ) {
-    app.speaks();
+    app.speaks(response.status());
     if let Some(excess) = excess(response.headers()) {
         return asker.send(app, respond, &excess);
     }

@@ -8,6 +8,7 @@
 
 mod stage;
 
+mod bound;
 mod http1;
 
 mod http2;

@@ -16,6 +16,7 @@ use tidegate_agent::target::Target;
 use tidegate_shared::clock;
 use tidegate_shared::drain::Drain;
 use tidegate_shared::liveness::Patience;
+use tidegate_shared::reversal::Marks;
 use tidegate_shared::reversal::io::{Terms, accept, dial};
 use tidegate_shared::window;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -31,6 +32,14 @@ pub(crate) async fn soon<F: Future>(what: &str, future: F) -> F::Output {
     match timeout(SOON, future).await {
         Ok(output) => output,
         Err(_elapsed) => panic!("{what}: nothing within {SOON:?}"),
+    }
+}
+
+/// As a Tidegate gateway's.
+fn marked() -> Terms {
+    Terms {
+        marks: Marks::VISITOR,
+        ..Terms::default()
     }
 }
 
@@ -72,6 +81,7 @@ impl Stage {
             own_trust: false,
             http2: false,
             host: None,
+            greeting: None,
             connect_within: Duration::from_secs(3),
             first_byte_within: None,
             rest_within: Duration::from_millis(300),
@@ -101,7 +111,7 @@ impl Stage {
             .await;
             drop(end.send(ending));
         });
-        let accepted = accept(far, &Terms::default()).await.unwrap();
+        let accepted = accept(far, &marked()).await.unwrap();
         let connection = accepted.connection;
         let gateway = drain
             .spawn(async move { drop(connection.await) })
