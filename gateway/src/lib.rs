@@ -61,6 +61,8 @@ pub mod admin; // what the operator asks
 
 pub mod list; // `tidegated tunnels`
 
+pub mod probe; // `tidegated probe`
+
 mod line; // pieces of a log line
 
 mod complaint; // a line a minute, with a count

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tidegate_gateway::app::{App, Trouble};
 use tidegate_gateway::config::{Cli, Command, Config, Problem, Shown};
-use tidegate_gateway::list;
+use tidegate_gateway::{list, probe};
 use tidegate_shared::args::{self, Variables};
 use tidegate_shared::log;
 use tidegate_shared::signals::Asked;
@@ -36,6 +36,13 @@ fn main() -> ExitCode {
             }
             Command::Tunnels(asked) => {
                 list::tunnels(asked.admin, asked.json).and_then(|text| say(&text))
+            }
+            Command::Probe(asked) => {
+                match probe::probe(&asked).and_then(|found| say(&found.text).map(|()| found.any)) {
+                    Ok(true) => Ok(()),
+                    Ok(false) => return ExitCode::FAILURE,
+                    Err(trouble) => Err(trouble),
+                }
             }
         };
     match outcome {

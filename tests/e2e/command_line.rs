@@ -283,6 +283,7 @@ async fn the_readme_names_every_option_and_no_other() {
         ("tidegated", "check"),
         ("tidegated", "config"),
         ("tidegated", "tunnels"),
+        ("tidegated", "probe"),
         ("tidegate-certs", "init"),
         ("tidegate-certs", "issue"),
         ("tidegate-certs", "show"),

@@ -37,6 +37,7 @@ mod odd_apps;
 mod pace;
 mod pass_through;
 mod places;
+mod probe;
 mod proxy_header;
 mod refused_http2;
 mod reversal;

@@ -118,7 +118,11 @@ impl Config {
         .map_err(|error| vec![Problem::plain(error.to_string())])?;
         let run = match cli.command {
             Command::Run(run) | Command::Check(run) | Command::Config(Shown { run, .. }) => run,
-            Command::Tunnels(_) => return Err(vec![Problem::plain("`tunnels` runs no gateway")]),
+            Command::Tunnels(_) | Command::Probe(_) => {
+                return Err(vec![Problem::plain(
+                    "neither `tunnels` nor `probe` runs a gateway",
+                )]);
+            }
         };
         let matches = matches
             .subcommand()

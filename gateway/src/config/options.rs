@@ -13,6 +13,7 @@ use tidegate_shared::name::NamePattern;
 use super::limits::{Limits, Patience};
 use crate::door::Expect;
 use crate::forward::Range;
+use crate::probe::Probe;
 
 /// Tidegate's gateway: visitors in front; agents that dialled in behind.
 #[derive(Debug, Parser)]
@@ -33,6 +34,8 @@ pub enum Command {
     Config(Shown),
     /// List the tunnels of a running gateway.
     Tunnels(Tunnels),
+    /// Find out whether a port takes plain HTTP, TLS or PROXY headers, and what to configure for it.
+    Probe(Probe),
 }
 
 /// Which gateway to ask, and in which form.

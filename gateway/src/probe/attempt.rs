@@ -1,0 +1,223 @@
+//! One connection of `tidegated probe`: a PROXY header or none, TLS or none, one question, and what comes back.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use rustls::{AlertDescription, ClientConfig, Error, ProtocolVersion};
+use tidegate_shared::proxy_header::{
+    Ends, Pair, TlvWriter, Unwritable, Version, write_v1, write_v2,
+};
+use tidegate_shared::reversal::{PREFACE, Seen};
+use tidegate_shared::tls::HandshakeFault;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use super::verdict::{Found, Way};
+
+/// What all tries have in common.
+#[derive(Debug)]
+pub(super) struct Trial {
+    pub address: SocketAddr,
+    /// As asked for.
+    pub host: String,
+    /// In the certificate, and SNI where it is a name.
+    pub name: ServerName<'static>,
+    /// Takes any certificate: nothing is told to whoever answers but that somebody asks.
+    pub tls: Arc<ClientConfig>,
+    /// For one connection, all of it.
+    pub within: Duration,
+}
+
+/// What is read of an answer: enough to tell what it is.
+const GLANCE: usize = 64;
+
+/// An empty SETTINGS frame: what an HTTP/2 client says first.
+const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+
+impl Trial {
+    /// Tries one way, on a connection of its own.
+    pub(super) async fn of(&self, way: Way) -> Found {
+        match timeout(self.within, self.on(way)).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) if is_end(&error) => Found::Closed,
+            Ok(Err(error)) => Found::Broken(error.to_string()),
+            Err(_elapsed) => Found::Silent,
+        }
+    }
+
+    async fn on(&self, way: Way) -> io::Result<Found> {
+        let mut tcp = TcpStream::connect(self.address).await?;
+        tcp.set_nodelay(true)?;
+        if let Some(version) = way.header {
+            let header = header(version, &tcp)?;
+            tcp.write_all(&header).await?;
+        }
+        if way.tls {
+            self.over_tls(tcp).await
+        } else {
+            tcp.write_all(self.question().as_bytes()).await?;
+            Ok(told(&answer(&mut tcp).await?))
+        }
+    }
+
+    /// Asks for nothing but a head.
+    fn question(&self) -> String {
+        format!(
+            "HEAD / HTTP/1.1\r\nHost: {}\r\nUser-Agent: tidegated-probe\r\nAccept: */*\r\nConnection: close\r\n\r\n",
+            self.host
+        )
+    }
+
+    async fn over_tls(&self, tcp: TcpStream) -> io::Result<Found> {
+        let connector = TlsConnector::from(Arc::clone(&self.tls));
+        let mut tls = match connector.connect(self.name.clone(), tcp).await {
+            Ok(tls) => tls,
+            Err(error) => return Ok(refused(&error)),
+        };
+        let session = tls.get_ref().1;
+        let version = match session.protocol_version() {
+            Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+            Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+            _ => "TLS",
+        };
+        let http2 = session.alpn_protocol() == Some(b"h2");
+        let alpn = session.alpn_protocol().map_or_else(
+            || "no ALPN".to_owned(),
+            |alpn| format!("ALPN {}", alpn.escape_ascii()),
+        );
+        // What is asked for inside is no longer a question of what the port takes, only of what it says.
+        let asked = timeout(self.within / 2, self.inside(&mut tls, http2)).await;
+        let then = match asked {
+            Ok(Ok(then)) => then,
+            Ok(Err(error)) if is_end(&error) => Found::Closed.words(),
+            Ok(Err(error)) => format!("refused: {}", HandshakeFault::from_io(&error)),
+            Err(_elapsed) => Found::Silent.words(),
+        };
+        Ok(Found::Tls {
+            agreed: format!("{version}, {alpn}"),
+            then,
+        })
+    }
+
+    async fn inside<S>(&self, tls: &mut S, http2: bool) -> io::Result<String>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        if http2 {
+            tls.write_all(&[PREFACE.as_slice(), &SETTINGS].concat())
+                .await?;
+        } else {
+            tls.write_all(self.question().as_bytes()).await?;
+        }
+        tls.flush().await?;
+        Ok(told(&answer(tls).await?).words())
+    }
+}
+
+/// That of a connection of our own, to be told as it is: a health check should (proxy-protocol.txt §2.1).
+fn header(version: Version, tcp: &TcpStream) -> io::Result<Vec<u8>> {
+    let ends = Ends::Stream(Pair::new(tcp.local_addr()?, tcp.peer_addr()?));
+    match version {
+        Version::V1 => Ok(write_v1(&ends)),
+        Version::V2 => write_v2(&ends, TlvWriter::default().crc32c())
+            .map_err(|long: Unwritable| io::Error::other(long)),
+    }
+}
+
+/// The first octets of what comes back; empty where the connection is closed first.
+async fn answer<S: AsyncRead + Unpin>(io: &mut S) -> io::Result<Vec<u8>> {
+    let mut seen = Vec::with_capacity(GLANCE);
+    while seen.len() < GLANCE && !is_clear(&seen) {
+        match io
+            .take((GLANCE - seen.len()) as u64)
+            .read_buf(&mut seen)
+            .await
+        {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(error) if seen.is_empty() => return Err(error),
+            Err(_broken) => break,
+        }
+    }
+    Ok(seen)
+}
+
+/// Whether more would not tell more.
+fn is_clear(seen: &[u8]) -> bool {
+    seen.len() >= b"HTTP/1.1 200".len()
+}
+
+fn told(seen: &[u8]) -> Found {
+    if seen.is_empty() {
+        return Found::Closed;
+    }
+    // The first frame of an HTTP/2 server is SETTINGS (RFC 9113 §3.4).
+    if let [0, _, _, 4, 0, 0, 0, 0, 0, ..] = seen {
+        return Found::Http2;
+    }
+    let status = seen
+        .strip_prefix(b"HTTP/1.")
+        .and_then(|rest| rest.get(2..5))
+        .and_then(|digits| std::str::from_utf8(digits).ok())
+        .and_then(|digits| digits.parse().ok());
+    status.map_or_else(|| Found::Other(Seen::at_the_end(seen)), Found::Http)
+}
+
+/// What a handshake that failed says of the port.
+fn refused(error: &io::Error) -> Found {
+    use AlertDescription as A;
+    let fault = HandshakeFault::from_io(error);
+    let alert = error
+        .get_ref()
+        .and_then(|inner| match inner.downcast_ref::<Error>() {
+            Some(Error::AlertReceived(alert)) => Some(*alert),
+            _ => None,
+        });
+    match alert {
+        // These answer what stands in our first message; whoever takes a PROXY header for a record has not read it.
+        Some(
+            A::UnrecognisedName
+            | A::NoApplicationProtocol
+            | A::CertificateRequired
+            | A::MissingExtension,
+        ) => Found::TlsRefused(fault.to_string()),
+        _ if matches!(fault.label, "peer-closed" | "peer-reset") => Found::Closed,
+        _ => Found::NoTls(fault.to_string()),
+    }
+}
+
+fn is_end(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionReset
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::NotConnected
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_told_apart() {
+        for (seen, found) in [
+            (&b""[..], Found::Closed),
+            (b"HTTP/1.1 200 OK\r\n", Found::Http(200)),
+            (b"HTTP/1.0 503 ", Found::Http(503)),
+            (b"\0\0\x12\x04\0\0\0\0\0\0\x03", Found::Http2),
+            (b"SSH-2.0-OpenSSH", Found::Other(Seen::Ssh)),
+            (b"\x15\x03\x01\0\x02\x02\x46", Found::Other(Seen::TlsAlert)),
+            (b"HTTP/1.1 abc", Found::Other(Seen::Http1Response)),
+        ] {
+            assert_eq!(told(seen), found, "{}", seen.escape_ascii());
+        }
+    }
+}

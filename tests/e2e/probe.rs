@@ -1,0 +1,221 @@
+//! `tidegated probe`: what a port takes, against real programs and our own ports, and what it says where there is nothing.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+
+use serde_json::Value;
+use tidegate_tests::apps::{AbsentApp, RawApp};
+use tidegate_tests::haproxy::{Haproxy, available, free_ports};
+use tidegate_tests::nginx::nginx;
+use tidegate_tests::pki::Pki;
+use tidegate_tests::program::{Finished, built, run};
+use tidegate_tests::{HOST, Site, World};
+
+/// In the order of their lines: plain, v1, v2, TLS, v1 and TLS, v2 and TLS.
+type Taken = [bool; 6];
+
+const PLAIN: Taken = [true, false, false, false, false, false];
+const HEADER: Taken = [false, true, true, false, false, false];
+const TLS: Taken = [false, false, false, true, false, false];
+const HEADER_TLS: Taken = [false, false, false, false, true, true];
+
+async fn probe(address: impl ToString, options: &[&str]) -> Finished {
+    let mut words = vec!["probe".to_owned(), address.to_string()];
+    words.extend(options.iter().map(ToString::to_string));
+    let words: Vec<OsString> = words.into_iter().map(OsString::from).collect();
+    run(&built("tidegated"), &words).await
+}
+
+/// Probes, for machines and for people: both say the same, and `advice` is the last line.
+async fn takes(address: SocketAddr, expected: Taken, advice: &str) {
+    let finished = probe(address, &["--json"]).await;
+    let said: Value = serde_json::from_str(&finished.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {finished:?}"));
+    let tries = said["tries"].as_array().unwrap();
+    let taken: Vec<bool> = tries
+        .iter()
+        .map(|one| one["taken"].as_bool().unwrap())
+        .collect();
+    assert_eq!(taken, expected, "{}", finished.stdout);
+    let any = taken.contains(&true);
+    assert_eq!(said["taken"].as_bool(), Some(any));
+    assert_eq!(said["address"], address.to_string());
+    assert_eq!(finished.code, Some(i32::from(!any)), "{finished:?}");
+
+    let finished = probe(address, &[]).await;
+    let lines: Vec<&str> = finished.stdout.lines().collect();
+    assert_eq!(lines.len(), 7, "{}", finished.stdout);
+    for (line, (name, taken)) in lines.iter().zip(
+        [
+            "plain HTTP ",
+            "PROXY v1, then plain HTTP ",
+            "PROXY v2, then plain HTTP ",
+            "TLS ",
+            "PROXY v1, then TLS ",
+            "PROXY v2, then TLS ",
+        ]
+        .iter()
+        .zip(expected),
+    ) {
+        assert!(line.starts_with(name), "{line}");
+        let yes = if taken { " yes  " } else { " no   " };
+        assert!(line.contains(yes), "{line}");
+    }
+    assert!(lines[6].contains(advice), "{advice}: {}", lines[6]);
+    assert_eq!(said["advice"], lines[6]);
+    assert_eq!(finished.code, Some(i32::from(!any)));
+}
+
+#[tokio::test]
+async fn haproxys_ports_are_told_apart() {
+    let Some(installed) = available() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let pki = Pki::create(dir.path(), "ca");
+    let identity = pki.server(&["localhost"]);
+    let (some, more) = (free_ports().await, free_ports().await);
+    let ports = [some.visitors, some.tunnels, more.visitors, more.tunnels];
+    let ssl = format!("ssl crt {}", identity.display());
+    let binds = [
+        String::new(),
+        "accept-proxy".to_owned(),
+        ssl.clone(),
+        format!("accept-proxy {ssl}"),
+    ];
+    let mut body = "frontend app\n\x20   http-request return status 200\n".to_owned();
+    for (at, how) in ports.iter().zip(binds) {
+        body.push_str(&format!("\x20   bind {at} {how}\n"));
+    }
+    let haproxy = Haproxy::start(&installed, dir.path(), "ports", &body);
+    for (at, expected, advice) in [
+        (
+            ports[0],
+            PLAIN,
+            format!("`tidegate http http://{}`", ports[0]),
+        ),
+        (
+            ports[1],
+            HEADER,
+            format!("`tidegate http http://{} --proxy-protocol v2`", ports[1]),
+        ),
+        (
+            ports[2],
+            TLS,
+            format!("`tidegate http https://{}`", ports[2]),
+        ),
+        (
+            ports[3],
+            HEADER_TLS,
+            format!("`tidegate http https://{} --proxy-protocol v2`", ports[3]),
+        ),
+    ] {
+        haproxy.listening(at).await;
+        takes(at, expected, &advice).await;
+    }
+}
+
+#[tokio::test]
+async fn nginxs_ports_are_told_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = Pki::create(dir.path(), "ca");
+    let identity = pki.server(&["localhost"]).display().to_string();
+    let ssl = format!(" ssl; ssl_certificate {identity}; ssl_certificate_key {identity}");
+    for (listen, expected, advice) in [
+        (String::new(), PLAIN, "send none"),
+        (" proxy_protocol".to_owned(), HEADER, "send v1 or v2"),
+        (ssl.clone(), TLS, "TLS without a PROXY header"),
+        (
+            format!(" proxy_protocol{ssl}"),
+            HEADER_TLS,
+            "TLS behind a PROXY header and not without",
+        ),
+    ] {
+        let at = free_ports().await.visitors;
+        let Some(_nginx) = nginx(dir.path(), at, &listen).await else {
+            return;
+        };
+        takes(at, expected, advice).await;
+    }
+}
+
+#[tokio::test]
+async fn our_own_ports_are_told_apart() {
+    let site = Site::start().await;
+    takes(site.world.visitors, PLAIN, "send none").await;
+    takes(site.world.visitors_tls, TLS, "https://").await;
+    takes(site.world.tunnels, TLS, "TLS without a PROXY header").await;
+    let finished = probe(site.world.tunnels, &[]).await;
+    assert!(
+        finished.stdout.contains("demands a certificate"),
+        "{}",
+        finished.stdout
+    );
+    let address = format!("localhost:{}", site.world.visitors_tls.port());
+    let finished = probe(&address, &["--server-name", HOST]).await;
+    let words = ["TLSv1.3, ALPN h2", &address];
+    for word in words {
+        assert!(finished.stdout.contains(word), "{}", finished.stdout);
+    }
+
+    let strict = World::builder()
+        .option("--visitors-proxy", "optional")
+        .option("--visitors-tls-proxy", "required")
+        .option("--proxy-from", "127.0.0.1")
+        .start()
+        .await;
+    takes(
+        strict.visitors,
+        [true, true, true, false, false, false],
+        "listed sources only",
+    )
+    .await;
+    takes(strict.visitors_tls, HEADER_TLS, "send v1 or v2").await;
+}
+
+#[tokio::test]
+async fn what_takes_nothing_is_described() {
+    let silent = RawApp::start(|mut reader| async move { reader.closed().await }).await;
+    let closing = RawApp::start(|_closed| async {}).await;
+    let greeting = RawApp::start(|mut reader| async move {
+        let hello = b"SSH-2.0-OpenSSH_9.2\r\n";
+        tokio::io::AsyncWriteExt::write_all(&mut reader.io, hello)
+            .await
+            .unwrap();
+        reader.closed().await;
+    })
+    .await;
+    for (app, said) in [
+        (silent, "accepts connections and says nothing"),
+        (closing, "closes every connection"),
+        (greeting, "an SSH greeting"),
+    ] {
+        let address = app.target().replace("http://", "");
+        let finished = probe(&address, &["--within", "200ms"]).await;
+        assert_eq!(finished.code, Some(1), "{finished:?}");
+        let last = finished.stdout.lines().last().unwrap();
+        assert!(last.contains(said), "{last}");
+        assert_eq!(finished.stdout.matches(" no   ").count(), 6);
+    }
+    let absent = AbsentApp::new();
+    for (address, said) in [
+        (absent.address().to_string(), "connection refused"),
+        ("nowhere.invalid:80".to_owned(), "cannot be resolved"),
+    ] {
+        let finished = probe(&address, &[]).await;
+        assert_eq!(finished.code, Some(1), "{finished:?}");
+        assert!(finished.stdout.is_empty(), "{finished:?}");
+        let words = format!("no connection to {address}: ");
+        assert!(
+            finished.stderr.contains(&words) && finished.stderr.contains(said),
+            "{finished:?}"
+        );
+    }
+    for words in [
+        &["127.0.0.1"][..],
+        &["127.0.0.1:0"],
+        &[":80"],
+        &["h:1", "--within", "0"],
+    ] {
+        let finished = probe(words[0], &words[1..]).await;
+        assert_eq!(finished.code, Some(64), "{finished:?}");
+    }
+}
