@@ -23,11 +23,12 @@ use tracing::{info, warn};
 
 use crate::access::Access;
 use crate::admin::{self, Admin};
+use crate::backend::{Backend, attend};
 use crate::certificates::Certificates;
 use crate::config::listeners::Named;
-use crate::config::{Config, Problem, Run};
+use crate::config::{Config, Goal, Problem, Run};
 use crate::door::{Complaints, Door, Expect};
-use crate::exchange::Gateway;
+use crate::exchange::{Gateway, Target};
 use crate::failure::Failure;
 use crate::files::{self, Files};
 use crate::forward::{Policy, Range};
@@ -64,6 +65,7 @@ pub struct App {
     reception: Arc<Reception>,
     intake: Arc<Intake>,
     workers: Arc<Workers>,
+    backends: Arc<[Arc<Backend>]>,
     crowd: Arc<Crowd>,
     handshakes: Sources,
     sink: Sink,
@@ -92,9 +94,22 @@ impl App {
     /// What cannot be read or opened, by name.
     pub fn bind(config: &Config, sink: Sink) -> Result<Self, Trouble> {
         let run = &config.run;
-        let Files { fronts, trust } = files::read(config).map_err(Trouble::Config)?;
+        let Files {
+            fronts,
+            trust,
+            backends,
+        } = files::read(config).map_err(Trouble::Config)?;
         let descriptors = descriptors::raise();
         let metrics = Arc::new(Metrics::new());
+        let backends: Arc<[Arc<Backend>]> = backends.into();
+        metrics.show_backends(Arc::clone(&backends));
+        let target = |goal: &Goal| match goal {
+            Goal::Tunnel(name) => Some(Target::Tunnel(name.as_str().to_owned())),
+            Goal::Backend(name) => {
+                let named = backends.iter().find(|known| *known.name == **name);
+                named.map(|known| Target::Backend(Arc::clone(known)))
+            }
+        };
         let mut visitors = Vec::new();
         for (listener, secured) in config.listeners.iter().zip(fronts) {
             let door = Door {
@@ -108,11 +123,13 @@ impl App {
             let routes = config
                 .routes
                 .iter()
-                .filter(|routed| routed.is_for(&listener.name));
+                .filter(|routed| routed.is_for(&listener.name))
+                // A name that no backend has was refused with the file.
+                .filter_map(|routed| routed.route.to(&target));
             let front = Front {
                 door,
                 secured,
-                routes: Routes::new(routes.map(|routed| routed.route.clone())),
+                routes: Routes::new(routes),
             };
             let address = &listener.address;
             visitors.push((bind(&address.named, address.value)?, Arc::new(front)));
@@ -138,6 +155,7 @@ impl App {
             reception: Arc::new(reception(run, &pool, &metrics, &sink)),
             intake: Arc::new(intake(config, &pool, &metrics)),
             workers,
+            backends,
             crowd: crowd(run, descriptors),
             handshakes: Sources::new(run.limits.max_handshakes_per_source),
             sink,
@@ -220,6 +238,15 @@ impl App {
             self.hangup,
             page.clone(),
         ));
+        if !self.backends.is_empty() {
+            for worker in 0..self.workers.count() {
+                let (backends, until) = (Arc::clone(&self.backends), page.clone());
+                let attending = page.clone().track(attend(backends, worker == 0, until));
+                self.workers.spawn_on(worker, async move {
+                    let _over = attending.await;
+                });
+            }
+        }
         let (unasked, until) = (self.unasked, page.clone());
         page.spawn(async move {
             tokio::select! {

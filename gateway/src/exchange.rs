@@ -26,6 +26,7 @@ use tokio::time::{Sleep, sleep};
 use crate::access::{Access, Record};
 use crate::backend::answer::Passing;
 use crate::backend::joined::Joined;
+use crate::backend::{self, Backend};
 use crate::failure::Failure;
 use crate::forward::{Origin, Outgoing, Policy, is_idempotent};
 use crate::introduction::Introduction;
@@ -33,7 +34,6 @@ use crate::listen::Front;
 use crate::metrics::Metrics;
 use crate::page::REASON;
 use crate::pool::{Pool, Tried, Unavailable};
-use crate::route::Target;
 use crate::tunnel::{Ending, Lease, Life, Tunnel};
 use crate::upload::{Fault, Upload};
 
@@ -64,12 +64,12 @@ pub struct Visit {
 }
 
 impl Visit {
-    /// The name whose tunnels a request goes to: what a route says, or else the host that it asks for.
-    pub fn name(&self, host: VisitorHost<'_>, path: &str, fields: &HeaderMap) -> String {
+    /// Where a request goes: what a route says, or else the tunnels of the host that it asks for.
+    pub fn target(&self, host: VisitorHost<'_>, path: &str, fields: &HeaderMap) -> Target {
         let routes = &self.front.routes;
         match routes.target(host.name(), path, fields) {
-            Some(Target::Tunnel(name)) => name.as_str().to_owned(),
-            None => host.name().to_owned(),
+            Some(target) => target.clone(),
+            None => Target::Tunnel(host.name().to_owned()),
         }
     }
 
@@ -97,11 +97,19 @@ pub trait Side {
     fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<Failure>;
 }
 
-/// A request, ready to go to an agent.
+/// Where requests go.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// To the tunnels of this name.
+    Tunnel(String),
+    /// To the servers of this backend.
+    Backend(Arc<Backend>),
+}
+
+/// A request, ready to go.
 #[derive(Debug)]
 pub struct Ask<B> {
-    /// Whose tunnels it goes to.
-    pub name: String,
+    pub target: Target,
     pub head: Outgoing,
     /// `None` where the head is all there is.
     pub body: Option<B>,
@@ -163,17 +171,26 @@ pub(crate) async fn open<B, S>(
     side: &mut S,
 ) -> Result<Opened<B>, Unavailable>
 where
-    B: Body<Data = Bytes, Error: std::error::Error + 'static> + Unpin,
+    B: Body<Data = Bytes, Error: std::error::Error + 'static> + Send + Unpin + 'static,
     S: Side,
 {
+    if let Target::Backend(backend) = &ask.target {
+        let backend = Arc::clone(backend);
+        // Boxed, so that a request through a tunnel does not keep the room that this needs.
+        let opening = backend::exchange::open(&visit.gateway, &backend, ask, record, side);
+        return Box::pin(opening).await;
+    }
     let Ask {
-        name,
+        target,
         head,
         body,
         protocol,
         expects,
         octets,
     } = ask;
+    let Target::Tunnel(name) = target else {
+        return Err(Unavailable::plain(Failure::NoSuchName));
+    };
     let pool = &visit.gateway.pool;
     let mut tried = Tried::default();
     // What goes on on an upgraded stream is no body.

@@ -9,6 +9,8 @@ use tidegate_certs::anchor;
 use tidegate_certs::peer::gateway_identity;
 use tidegate_shared::tls::{Anchors, End, SwapIdentity, Trust, tunnel_server, visitor_server};
 
+use crate::app::workers;
+use crate::backend::Backend;
 use crate::config::{Config, Problem};
 use crate::visitor::Secured;
 
@@ -19,6 +21,8 @@ pub(crate) struct Files {
     pub(crate) fronts: Vec<Option<Secured>>,
     /// Towards agents.
     pub(crate) trust: Option<Arc<Trust<ServerConfig>>>,
+    /// With what TLS to their servers needs.
+    pub(crate) backends: Vec<Arc<Backend>>,
 }
 
 /// Reads them all.
@@ -48,8 +52,19 @@ pub(crate) fn read(config: &Config) -> Result<Files, Vec<Problem>> {
         problems.push(problem);
         None
     });
+    let mut backends = Vec::with_capacity(config.backends.len());
+    for placed in &config.backends {
+        match Backend::new(&placed.backend, workers(&config.run)) {
+            Ok(backend) => backends.push(backend),
+            Err(fault) => problems.push(placed.problem(fault.to_string())),
+        }
+    }
     if problems.is_empty() {
-        Ok(Files { fronts, trust })
+        Ok(Files {
+            fronts,
+            trust,
+            backends,
+        })
     } else {
         Err(problems)
     }

@@ -18,6 +18,7 @@ use tracing::warn;
 use crate::access::{Access, Record};
 use crate::complaint::Complaint;
 use crate::door::{Arrival, Door};
+use crate::exchange::Target;
 use crate::failure::Failure;
 use crate::metrics::Metrics;
 use crate::page;
@@ -93,7 +94,7 @@ impl Crowd {
 pub struct Front {
     pub door: Door,
     pub secured: Option<Secured>,
-    pub routes: Routes,
+    pub routes: Routes<Target>,
 }
 
 /// What a tunnels' listener has in front.

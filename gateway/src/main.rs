@@ -89,8 +89,9 @@ fn check(config: &Config) -> Result<(), Trouble> {
         text.push_str(&format!("advice: {advice}\n"));
     }
     let (listeners, routes) = (config.listeners.len(), config.routes.len());
+    let backends = config.backends.len();
     say(&format!(
-        "{text}ok: {listeners} for visitors, {routes} routes\n"
+        "{text}ok: {listeners} for visitors, {routes} routes, {backends} backends\n"
     ))
 }
 

@@ -10,52 +10,76 @@ use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
 use tidegate_shared::name::{AgentName, NamePattern};
 
-/// Where requests go.
+/// What a request must be like, and where it goes then: to a `T`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// To the tunnels of this name.
-    Tunnel(AgentName),
-}
-
-/// What a request must be like, and where it goes then.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Route {
+pub struct Route<T> {
     /// `None` for any.
     pub host: Option<NamePattern>,
     /// Whole segments from the path's beginning, as the visitor writes them; empty for any.
     pub path: String,
     /// Fields, each with a value that one of its lines must have.
     pub fields: Vec<(HeaderName, HeaderValue)>,
-    pub target: Target,
+    pub target: T,
+}
+
+impl<T> Route<T> {
+    /// The same, to what `target` makes of its target; `None` where that is nothing.
+    pub fn to<U>(&self, target: impl Fn(&T) -> Option<U>) -> Option<Route<U>> {
+        Some(Route {
+            host: self.host.clone(),
+            path: self.path.clone(),
+            fields: self.fields.clone(),
+            target: target(&self.target)?,
+        })
+    }
 }
 
 /// All routes of one listener.
-#[derive(Clone, Debug, Default)]
-pub struct Routes {
-    exact: HashMap<AgentName, Paths>,
+#[derive(Clone, Debug)]
+pub struct Routes<T> {
+    exact: HashMap<AgentName, Paths<T>>,
     /// By what stands behind `*.`.
-    below: HashMap<AgentName, Paths>,
-    any: Paths,
+    below: HashMap<AgentName, Paths<T>>,
+    any: Paths<T>,
 }
 
 /// The routes of one host, by path.
-#[derive(Clone, Debug, Default)]
-struct Paths {
+#[derive(Clone, Debug)]
+struct Paths<T> {
     /// The lengths that occur, longest first.
     lengths: Vec<usize>,
     /// In each list those with more fields stand first.
-    of: HashMap<Vec<u8>, Vec<Choice>>,
+    of: HashMap<Vec<u8>, Vec<Choice<T>>>,
 }
 
 #[derive(Clone, Debug)]
-struct Choice {
+struct Choice<T> {
     fields: Vec<(HeaderName, HeaderValue)>,
-    target: Target,
+    target: T,
 }
 
-impl Routes {
+impl<T> Default for Routes<T> {
+    fn default() -> Self {
+        Self {
+            exact: HashMap::new(),
+            below: HashMap::new(),
+            any: Paths::default(),
+        }
+    }
+}
+
+impl<T> Default for Paths<T> {
+    fn default() -> Self {
+        Self {
+            lengths: Vec::new(),
+            of: HashMap::new(),
+        }
+    }
+}
+
+impl<T> Routes<T> {
     /// From routes in the order of their file.
-    pub fn new(routes: impl IntoIterator<Item = Route>) -> Self {
+    pub fn new(routes: impl IntoIterator<Item = Route<T>>) -> Self {
         let mut all = Self::default();
         for route in routes {
             let paths = match route.host {
@@ -78,7 +102,7 @@ impl Routes {
     }
 
     /// Where a request goes. `host` in comparable form, `path` without its query.
-    pub fn target(&self, host: &str, path: &str, fields: &HeaderMap) -> Option<&Target> {
+    pub fn target(&self, host: &str, path: &str, fields: &HeaderMap) -> Option<&T> {
         let below = host.split_once('.').map(|(_, rest)| rest);
         let hosts = [
             self.exact.get(host),
@@ -92,8 +116,8 @@ impl Routes {
     }
 }
 
-impl Paths {
-    fn add(&mut self, path: Vec<u8>, choice: Choice) {
+impl<T> Paths<T> {
+    fn add(&mut self, path: Vec<u8>, choice: Choice<T>) {
         if let Err(at) = self.lengths.binary_search_by(|known| path.len().cmp(known)) {
             self.lengths.insert(at, path.len());
         }
@@ -102,7 +126,7 @@ impl Paths {
         choices.insert(at, choice);
     }
 
-    fn target(&self, path: &[u8], fields: &HeaderMap) -> Option<&Target> {
+    fn target(&self, path: &[u8], fields: &HeaderMap) -> Option<&T> {
         let whole = |length: usize| {
             length == 0 || length == path.len() || path[length] == b'/' || path[length - 1] == b'/'
         };
@@ -116,7 +140,7 @@ impl Paths {
     }
 }
 
-impl Choice {
+impl<T> Choice<T> {
     fn wants(&self, fields: &HeaderMap) -> bool {
         self.fields
             .iter()
@@ -130,11 +154,11 @@ mod tests {
 
     use super::*;
 
-    fn to(name: &str) -> Target {
-        Target::Tunnel(AgentName::parse(name).unwrap())
+    fn to(name: &str) -> String {
+        name.to_owned()
     }
 
-    fn route(host: &str, path: &str, target: &str) -> Route {
+    fn route(host: &str, path: &str, target: &str) -> Route<String> {
         let host = match host.strip_prefix("*.") {
             Some(rest) => Some(NamePattern::Wildcard(AgentName::parse(rest).unwrap())),
             None if host == "*" => None,
@@ -148,7 +172,7 @@ mod tests {
         }
     }
 
-    fn with(mut route: Route, name: &'static str, value: &'static str) -> Route {
+    fn with(mut route: Route<String>, name: &'static str, value: &'static str) -> Route<String> {
         let field = (
             HeaderName::from_static(name),
             HeaderValue::from_static(value),
@@ -192,7 +216,7 @@ mod tests {
                 "{host}{path}"
             );
         }
-        assert_eq!(Routes::default().target("a", "/", &none), None);
+        assert_eq!(Routes::<String>::default().target("a", "/", &none), None);
         let first = Routes::new([route("a.test", "", "one"), route("a.test", "", "two")]);
         assert_eq!(first.target("a.test", "/", &none), Some(&to("one")));
     }

@@ -322,7 +322,10 @@ fn a_file_that_is_fine_says_so_and_what_is_not_advised() {
         said.starts_with("advice: a.toml:7:9: tunnels.proxy: `optional`"),
         "{said}"
     );
-    assert!(said.ends_with("ok: 1 for visitors, 0 routes\n"), "{said}");
+    assert!(
+        said.ends_with("ok: 1 for visitors, 0 routes, 0 backends\n"),
+        "{said}"
+    );
 }
 
 /// Half a million lines are read in moments, and a lookup in them costs what it costs in ten (see `route`).
@@ -340,5 +343,5 @@ fn a_hundred_thousand_routes_are_read() {
     let folder = folder(&[("a.toml", &text)]);
     let output = tidegated(folder.path(), &["check", "--config", "a.toml"], &[]);
     let said = String::from_utf8(output.stdout).unwrap();
-    assert!(said.ends_with("100000 routes\n"), "{said}");
+    assert!(said.ends_with("100000 routes, 0 backends\n"), "{said}");
 }

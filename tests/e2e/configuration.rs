@@ -214,7 +214,9 @@ async fn the_example_of_the_readme_is_fine_and_has_every_key() {
         )
         .await;
         assert!(
-            checked.stdout.ends_with("ok: 2 for visitors, 2 routes\n"),
+            checked
+                .stdout
+                .ends_with("ok: 2 for visitors, 2 routes, 0 backends\n"),
             "{}",
             checked.stderr
         );

@@ -4,6 +4,7 @@
 use tidegate_shared::name::NamePattern;
 
 use super::Config;
+use super::routes::Goal;
 use super::table::Problem;
 use crate::door::Expect;
 
@@ -12,6 +13,10 @@ pub(super) fn problems(config: &Config, whole: bool) -> Vec<Problem> {
     let mut all = Vec::new();
     if whole {
         all.extend(missing(config));
+    }
+    for placed in &config.backends {
+        let problems = placed.backend.problems().into_iter();
+        all.extend(problems.map(|text| placed.problem(text)));
     }
     all.extend(clear_names(config));
     all.extend(addresses(config));
@@ -36,7 +41,15 @@ pub(super) fn advice(config: &Config) -> Vec<Problem> {
         .map(|listener| listener.proxy.named.problem(optional));
     let tunnels = (config.run.proxy.tunnels_proxy == Expect::Optional)
         .then(|| config.sources.problem("tunnels_proxy", optional));
-    listeners.chain(tunnels).collect()
+    let idle = config.backends.iter().filter(|placed| {
+        let goal = Goal::Backend(placed.backend.name.clone());
+        !config
+            .routes
+            .iter()
+            .any(|routed| routed.route.target == goal)
+    });
+    let idle = idle.map(|placed| placed.problem("no route goes to it"));
+    listeners.chain(tunnels).chain(idle).collect()
 }
 
 fn missing(config: &Config) -> Vec<Problem> {
@@ -47,9 +60,10 @@ fn missing(config: &Config) -> Vec<Problem> {
             "nothing listens for visitors; give --visitors ADDR, --visitors-tls ADDR with --visitors-cert PEM, or [listeners.NAME] in a file (--config)",
         ));
     }
-    if run.tunnels.is_none() && run.tunnels_clear.is_none() {
+    // Whoever has backends need not have tunnels.
+    if run.tunnels.is_none() && run.tunnels_clear.is_none() && config.backends.is_empty() {
         all.push(Problem::plain(
-            "agents have nowhere to dial; give --tunnels ADDR with --identity PEM and --ca PEM, or [tunnels] in a file (--config)",
+            "agents have nowhere to dial; give --tunnels ADDR with --identity PEM and --ca PEM, or [tunnels] or [backends.NAME] in a file (--config)",
         ));
     }
     if run.tunnels.is_some() && (run.identity.is_none() || run.ca.is_none()) {

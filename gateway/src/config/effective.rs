@@ -1,15 +1,19 @@
 //! The configuration as it counts, written as a file that means the same: every value, and where it comes from. Pure.
 
 use std::fmt::{self, Write as _};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Arg, CommandFactory as _};
 
+use super::backends::Placed;
 use super::listeners::{Listener, Named};
-use super::routes::Routed;
+use super::routes::{Goal, Routed};
 use super::settings::{Source, is_flag, is_list, key_of, long};
 use super::{Cli, Config};
+use crate::backend::config::Backend;
 use crate::door::Expect;
-use crate::route::Target;
 
 /// Where comments begin, if what stands before is not longer.
 const COMMENTS_AT: usize = 40;
@@ -48,6 +52,9 @@ pub(super) fn text(config: &Config, all: bool) -> String {
     }
     for listener in &config.listeners {
         describe(listener, all, &mut out);
+    }
+    for placed in &config.backends {
+        backend(placed, &mut out);
     }
     let file = config.run.config.as_ref();
     let file = file
@@ -162,6 +169,72 @@ fn place(named: &Named) -> String {
     }
 }
 
+/// All of a backend, as what was not set is not known any more.
+fn backend(placed: &Placed, out: &mut String) {
+    let Backend {
+        name,
+        balance,
+        tls,
+        terms,
+        servers,
+    } = &placed.backend;
+    let name = key(name);
+    out.push('\n');
+    out.push_str(&entry(
+        &format!("[backends.{name}]"),
+        &placed.spot.to_string(),
+    ));
+    let for_ever = |time: Option<Duration>| time.unwrap_or_default();
+    let times = [
+        ("connect_timeout", terms.connect),
+        ("queue_timeout", terms.queue),
+        ("response_timeout", for_ever(terms.response)),
+        ("inactivity_timeout", for_ever(terms.inactivity)),
+        ("keep_alive", terms.keep_alive),
+        ("eject_time", terms.eject),
+        ("eject_time_most", terms.eject_most),
+    ];
+    let _infallible = writeln!(out, "balance = {}", quoted(&balance.to_string()));
+    for (key, number) in [
+        ("retries", terms.retries as usize),
+        ("max_queued", terms.queued),
+        ("eject_after", terms.eject_after as usize),
+    ] {
+        let _infallible = writeln!(out, "{key} = {number}");
+    }
+    for (key, time) in times {
+        let _infallible = writeln!(out, "{key} = \"{}ms\"", time.as_millis());
+    }
+    if let Some(tls) = tls {
+        let file = |file: &PathBuf| quoted(&file.display().to_string());
+        let all = [
+            ("ca", tls.ca.as_ref().map(file)),
+            ("server_name", tls.server_name.as_deref().map(quoted)),
+            (
+                "client_certificate",
+                tls.client_certificate.as_ref().map(file),
+            ),
+            ("verify", Some((!tls.unverified).to_string())),
+        ];
+        let all = all
+            .into_iter()
+            .filter_map(|(key, value)| Some(format!("{key} = {}", value?)));
+        let _infallible = writeln!(out, "tls = {{ {} }}", all.collect::<Vec<_>>().join(", "));
+    }
+    let _infallible = writeln!(out, "[backends.{name}.servers]");
+    for server in servers {
+        let most = server.max_connections.map_or(0, NonZeroUsize::get);
+        let _infallible = writeln!(
+            out,
+            "{} = {{ address = {}, weight = {}, backup = {}, max_connections = {most} }}",
+            key(&server.name),
+            quoted(&server.address.to_string()),
+            server.weight,
+            server.backup
+        );
+    }
+}
+
 fn route(routed: &Routed, file: &str, out: &mut String) {
     let route = &routed.route;
     out.push('\n');
@@ -191,11 +264,11 @@ fn route(routed: &Routed, file: &str, out: &mut String) {
             names.collect::<Vec<_>>().join(", ")
         );
     }
-    match &route.target {
-        Target::Tunnel(name) => {
-            let _infallible = writeln!(out, "tunnel = {}", quoted(name.as_str()));
-        }
-    }
+    let (key, name) = match &route.target {
+        Goal::Tunnel(name) => ("tunnel", name.as_str()),
+        Goal::Backend(name) => ("backend", name.as_str()),
+    };
+    let _infallible = writeln!(out, "{key} = {}", quoted(name));
 }
 
 fn entry(text: &str, comment: &str) -> String {

@@ -10,8 +10,9 @@ use clap::Command;
 use tidegate_shared::name::NamePattern;
 use toml::de::DeTable;
 
+use super::backends::{self, Placed};
 use super::listeners::{self, Listener, Said, ranges, said};
-use super::routes::{self, Routed};
+use super::routes::{self, Known, Routed};
 use super::settings::{self, Setting};
 use super::table::{Document, Problem, Table, Value};
 use crate::forward::Range;
@@ -26,6 +27,7 @@ pub(super) struct File {
     pub(super) listeners: Vec<Listener>,
     pub(super) names: Option<Said<Arc<[NamePattern]>>>,
     pub(super) tunnels_proxy_from: Option<Said<Vec<Range>>>,
+    pub(super) backends: Vec<Placed>,
     pub(super) routes: Vec<Routed>,
 }
 
@@ -114,7 +116,13 @@ fn read(document: &Document<'_>, mut root: Table<'_>, folder: &Path, run: &Comma
         .collect();
     let routes = root.take("routes");
     let served = names.as_ref().and_then(|names| names.value.as_deref());
-    let routes = routes::read(document, routes, &listeners, served);
+    let backends = backends::read(root.table("backends"), folder);
+    let known = Known {
+        listeners: &listeners,
+        backends: &backends,
+        served,
+    };
+    let routes = routes::read(document, routes, known);
     root.finish(|key| settings::home_of(key, run));
     File {
         settings,
@@ -124,6 +132,7 @@ fn read(document: &Document<'_>, mut root: Table<'_>, folder: &Path, run: &Comma
             .filter(|from| from.given)
             .map(Said::or_default),
         routes,
+        backends,
     }
 }
 
@@ -133,21 +142,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::options::Cli;
+    use super::super::problems_of;
     use super::*;
 
     const WHOLE: &str = "workers = 2\n[listeners.a]\naddress = 80\ncertificates = ['x']\nproxy_from = '::1'\n\
         [tunnels]\naddress = 0x10\nnames = ['*.a.test']\n[[routes]]\nhost = 'é.test'\nheaders = { a = 'b' }\n\
         listeners = ['a']\ntunnel = 'x.a.test'\n[limits]\nmax_head = '64KiB'\n";
 
-    fn parsed(text: &str) -> Result<(File, Vec<Problem>), Vec<Problem>> {
-        let command = Cli::command();
-        let run = command.find_subcommand("run").unwrap();
-        parse("a.toml", text, Path::new("dir"), run)
-    }
-
     #[test]
     fn a_whole_file_is_read() {
-        let (file, problems) = parsed(WHOLE).unwrap();
+        let command = Cli::command();
+        let run = command.find_subcommand("run").unwrap();
+        let (file, problems) = parse("a.toml", WHOLE, Path::new("dir"), run).unwrap();
         assert_eq!(problems, []);
         assert_eq!(
             (file.settings.len(), file.listeners.len(), file.routes.len()),
@@ -167,10 +173,7 @@ mod tests {
             text.splice(at..(at + cut).min(WHOLE.len()), put.bytes());
             if let Ok(text) = String::from_utf8(text) {
                 let lines = text.lines().count() + 1;
-                let problems = match parsed(&text) {
-                    Ok((_, problems)) | Err(problems) => problems,
-                };
-                for problem in problems {
+                for problem in problems_of(&text) {
                     let spot = problem.spot.expect("what is wrong in a file has a place");
                     prop_assert!((1..=lines).contains(&spot.line) && spot.column >= 1, "{:?}", spot);
                     prop_assert!(!problem.text.is_empty() && !problem.text.contains('\n'), "{}", problem.text);
@@ -180,7 +183,7 @@ mod tests {
 
         #[test]
         fn no_text_is_too_odd(text in "\\PC{0,200}") {
-            let _read = parsed(&text);
+            let _read = problems_of(&text);
         }
     }
 }

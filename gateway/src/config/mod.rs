@@ -8,6 +8,8 @@
 //!
 //! Behind `load` nothing can meet an impossible value. A mistake says where it stands, and all of them are told at once.
 
+mod backends; // servers that are dialled
+
 mod check; // what settings need of each other
 
 mod effective; // every value, with where it comes from
@@ -27,6 +29,7 @@ mod settings; // options that stand in a file
 mod table; // a file's tables, key by key
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::sync::Arc;
 
 use clap::{ArgMatches, CommandFactory as _};
@@ -35,10 +38,11 @@ use tidegate_shared::name::NamePattern;
 
 use crate::files;
 use crate::forward::Range;
+pub use backends::Placed;
 pub use limits::{Limits, Patience};
 use listeners::{Listener, Said};
 pub use options::{Cli, Command, Run, Shown, Tunnels};
-pub use routes::Routed;
+pub use routes::{Goal, Routed};
 pub use settings::{Source, Sources};
 pub use table::{Problem, Spot};
 
@@ -52,6 +56,7 @@ pub struct Config {
     pub names: Option<Said<Arc<[NamePattern]>>>,
     /// Who may send PROXY headers to the tunnels' listeners.
     pub tunnels_proxy_from: Said<Vec<Range>>,
+    pub backends: Vec<Placed>,
     pub routes: Vec<Routed>,
     pub sources: Sources,
     matches: ArgMatches,
@@ -142,6 +147,7 @@ impl Config {
             listeners,
             names: file.names,
             tunnels_proxy_from,
+            backends: file.backends,
             routes: file.routes,
             sources,
             matches,
@@ -158,6 +164,15 @@ impl Config {
     /// The whole as a file, each value with where it comes from; of the defaults only with `all`.
     pub fn to_text(&self, all: bool) -> String {
         effective::text(self, all)
+    }
+}
+
+/// Everything that is wrong with a file's text by itself. Opens nothing.
+pub fn problems_of(text: &str) -> Vec<Problem> {
+    let command = Cli::command();
+    let run = command.find_subcommand("run").unwrap_or(&command);
+    match file::parse("gateway.toml", text, Path::new(""), run) {
+        Ok((_, problems)) | Err(problems) => problems,
     }
 }
 

@@ -6,14 +6,33 @@ use std::sync::Arc;
 use http::header::{HeaderName, HeaderValue};
 use tidegate_shared::name::{AgentName, NamePattern};
 
+use super::backends::Placed;
 use super::listeners::Listener;
 use super::table::{Document, Table, Value, alike};
-use crate::route::{Route, Target};
+use crate::route::Route;
+
+/// Where requests go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// To the tunnels of this name.
+    Tunnel(AgentName),
+    /// To the servers of this backend.
+    Backend(String),
+}
+
+/// What a route can name.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known<'a> {
+    pub(super) listeners: &'a [Listener],
+    pub(super) backends: &'a [Placed],
+    /// The names that agents may bring; `None` for any.
+    pub(super) served: Option<&'a [NamePattern]>,
+}
 
 /// A route, and the listeners for whose visitors it is; all where there are none.
 #[derive(Clone, Debug)]
 pub struct Routed {
-    pub route: Route,
+    pub route: Route<Goal>,
     /// Where it stands.
     pub line: usize,
     pub listeners: Vec<Arc<str>>,
@@ -26,19 +45,18 @@ impl Routed {
     }
 }
 
-/// Reads all of `[[routes]]`; `served` are the names that agents may bring.
+/// Reads all of `[[routes]]`.
 pub(super) fn read(
     document: &Document<'_>,
     routes: Option<Value<'_>>,
-    listeners: &[Listener],
-    served: Option<&[NamePattern]>,
+    known: Known<'_>,
 ) -> Vec<Routed> {
     let tables = routes.map(Value::tables).unwrap_or_default();
     let mut found = Vec::with_capacity(tables.len());
     let mut places: HashMap<String, usize> = HashMap::with_capacity(tables.len());
     for table in tables {
         let at = table.at;
-        let Some(routed) = one(table, listeners, served) else {
+        let Some(routed) = one(table, known) else {
             continue;
         };
         let first = *places.entry(like(&routed)).or_insert(at);
@@ -66,11 +84,7 @@ fn like(routed: &Routed) -> String {
     format!("{:?} {:?} {fields:?} {listeners:?}", route.host, route.path)
 }
 
-fn one(
-    mut table: Table<'_>,
-    listeners: &[Listener],
-    served: Option<&[NamePattern]>,
-) -> Option<Routed> {
+fn one(mut table: Table<'_>, known: Known<'_>) -> Option<Routed> {
     let line = table.spot().line;
     let host = table.take("host").map(|host| host.parsed(host_pattern));
     let path = table.take("path").map(|value| {
@@ -95,12 +109,19 @@ fn one(
         .map(Value::list)
         .unwrap_or_default()
         .iter()
-        .map(|value| listener(value, listeners))
+        .map(|value| listener(value, known.listeners))
         .collect();
-    let target = match table.take("tunnel") {
-        Some(value) => tunnel(&value, served),
-        None => {
-            table.complain("it goes nowhere; add tunnel = \"NAME\", the name that an agent brings");
+    let target = match (table.take("tunnel"), table.take("backend")) {
+        (Some(value), None) => tunnel(&value, known.served),
+        (None, Some(value)) => backend(&value, known.backends),
+        (Some(_), Some(value)) => {
+            value.complain("it goes to a tunnel already; leave one of the two out");
+            None
+        }
+        (None, None) => {
+            table.complain(
+                "it goes nowhere; add tunnel = \"NAME\", which an agent brings, or backend = \"NAME\"",
+            );
             None
         }
     };
@@ -156,12 +177,24 @@ fn listener(value: &Value<'_>, listeners: &[Listener]) -> Option<Arc<str>> {
     known.map(|known| Arc::clone(&known.name))
 }
 
-fn tunnel(value: &Value<'_>, served: Option<&[NamePattern]>) -> Option<Target> {
+fn backend(value: &Value<'_>, backends: &[Placed]) -> Option<Goal> {
+    let name = value.text()?;
+    let mut names = backends.iter().map(|known| known.backend.name.as_str());
+    if names.clone().any(|known| known == name) {
+        return Some(Goal::Backend(name.to_owned()));
+    }
+    let hint =
+        alike(name, &mut names).map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+    value.complain(format!("there is no backend `{name}`{hint}"));
+    None
+}
+
+fn tunnel(value: &Value<'_>, served: Option<&[NamePattern]>) -> Option<Goal> {
     let name = value.parsed(AgentName::from_operator)?;
     if served.is_some_and(|served| !served.iter().any(|pattern| pattern.matches(name.as_str()))) {
         value.complain(format!(
             "no agent may bring `{name}`: it is not among tunnels.names"
         ));
     }
-    Some(Target::Tunnel(name))
+    Some(Goal::Tunnel(name))
 }

@@ -313,6 +313,10 @@ impl<'d> Value<'d> {
         }
     }
 
+    pub(super) fn is_table(&self) -> bool {
+        matches!(self.value, DeValue::Table(_))
+    }
+
     pub(super) fn table(self) -> Option<Table<'d>> {
         match self.value {
             DeValue::Table(table) => Some(Table {

@@ -419,7 +419,7 @@ async fn ask(
     if visit.misdirects(host.name()) {
         return Err(refused(Failure::Misdirected));
     }
-    let name = visit.name(host, request.uri().path(), request.headers());
+    let target = visit.target(host, request.uri().path(), request.headers());
     if let Some(most) = visit.gateway.max_body
         && declared(request.headers()).is_some_and(|length| length > most)
     {
@@ -453,7 +453,7 @@ async fn ask(
     };
     if let Some(upgrading) = upgrading {
         let ask = Ask {
-            name,
+            target,
             head,
             body: None,
             protocol: None,
@@ -466,7 +466,7 @@ async fn ask(
     }
     let body = (!body.is_end_stream() && may_have_body(&head.method)).then_some(body);
     let ask = Ask {
-        name,
+        target,
         head,
         body,
         protocol: None,

@@ -441,7 +441,7 @@ async fn ask(
     if visit.misdirects(host.name()) {
         return Err(refused(Failure::Misdirected));
     }
-    let name = visit.name(host, request.uri().path(), request.headers());
+    let target = visit.target(host, request.uri().path(), request.headers());
     // Fields that HTTP/2 forbids and `h2` lets pass would frame an HTTP/1 request at the app (RFC 9113 §8.2.2).
     if request.headers().contains_key(TRANSFER_ENCODING) || request.headers().contains_key(UPGRADE)
     {
@@ -486,7 +486,7 @@ async fn ask(
     let body = Inbound::new(recv);
     let streams = protocol.is_some() || (!body.is_end_stream() && may_have_body(&head.method));
     let ask = Ask {
-        name,
+        target,
         head,
         body: streams.then_some(body),
         protocol,

@@ -30,7 +30,7 @@ use super::server::What;
 use super::{Backend, config, exchange};
 use crate::access::Access;
 use crate::answer::{Answer, Cut, Rest};
-use crate::exchange::{Ask, Gateway, Side};
+use crate::exchange::{Ask, Gateway, Side, Target};
 use crate::failure::Failure;
 use crate::forward::{Outgoing, Policy};
 use crate::metrics::Metrics;
@@ -171,7 +171,7 @@ impl World {
             headers.append(*name, HeaderValue::from_static(value));
         }
         let ask = Ask {
-            name: "app.test".to_owned(),
+            target: Target::Tunnel("app.test".to_owned()),
             head: Outgoing {
                 method,
                 uri: "http://app.test/path?q=1".parse().unwrap(),

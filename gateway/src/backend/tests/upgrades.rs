@@ -17,7 +17,7 @@ impl World {
             headers.insert(UPGRADE_OPTIONAL, HeaderValue::from_static("1"));
         }
         let ask = Ask {
-            name: "app.test".to_owned(),
+            target: Target::Tunnel("app.test".to_owned()),
             head: Outgoing {
                 method: Method::CONNECT,
                 uri: "http://app.test/chat".parse().unwrap(),

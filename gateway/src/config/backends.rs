@@ -1,0 +1,173 @@
+//! `[backends.NAME]`: servers that the gateway dials, and how it uses them. Pure; what becomes of it is `backend`'s.
+
+use std::fmt::Display;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::time::Duration;
+
+use tidegate_shared::args::{duration, some_time, whole};
+
+use super::listeners::is_plain;
+use super::table::{Problem, Spot, Table, Value};
+use crate::backend::config::{Address, Backend, Server, Terms, Tls};
+
+/// A backend, and where it stands.
+#[derive(Clone, Debug)]
+pub struct Placed {
+    pub backend: Backend,
+    pub spot: Spot,
+}
+
+impl Placed {
+    /// Something wrong with it.
+    pub fn problem(&self, text: impl Into<String>) -> Problem {
+        Problem {
+            spot: Some(self.spot.clone()),
+            key: format!("backends.{}", self.backend.name),
+            text: text.into(),
+        }
+    }
+}
+
+/// Reads all of `[backends]`.
+pub(super) fn read(table: Option<Table<'_>>, folder: &Path) -> Vec<Placed> {
+    let entries = table.map(Table::entries).unwrap_or_default();
+    entries
+        .into_iter()
+        .filter_map(|(name, value)| one(&name, value, folder))
+        .collect()
+}
+
+fn one(name: &str, value: Value<'_>, folder: &Path) -> Option<Placed> {
+    if !is_plain(name) {
+        value.complain("a name is 1 to 64 letters, digits, `-`, `_` and `.`");
+        return None;
+    }
+    let spot = value.spot();
+    let mut table = value.table()?;
+    let balance = or_default(&mut table, "balance", str::parse);
+    let terms = terms(&mut table);
+    let tls = table.take("tls").and_then(|value| tls(value, folder));
+    let servers = match table.table("servers") {
+        Some(servers) => servers.entries(),
+        None => {
+            table.complain("it has no servers; add [backends.NAME.servers] with lines like one = \"10.0.0.1:8080\"");
+            Vec::new()
+        }
+    };
+    let servers = servers
+        .into_iter()
+        .filter_map(|(name, value)| server(&name, value))
+        .collect();
+    table.finish(|_| None);
+    let backend = Backend {
+        name: name.to_owned(),
+        balance,
+        tls,
+        terms,
+        servers,
+    };
+    Some(Placed { backend, spot })
+}
+
+/// What `parse` makes of a key's word; what is usual where there is none.
+fn or<T, E: Display>(
+    table: &mut Table<'_>,
+    key: &'static str,
+    usual: T,
+    parse: impl Fn(&str) -> Result<T, E>,
+) -> T {
+    let value = table.take(key);
+    value.and_then(|value| value.parsed(parse)).unwrap_or(usual)
+}
+
+fn or_default<T: Default, E: Display>(
+    table: &mut Table<'_>,
+    key: &'static str,
+    parse: impl Fn(&str) -> Result<T, E>,
+) -> T {
+    or(table, key, T::default(), parse)
+}
+
+fn terms(table: &mut Table<'_>) -> Terms {
+    let usual = Terms::default();
+    // As with the options of the same kind, 0 is for ever.
+    let for_ever = |text: &str| -> Result<Option<Duration>, String> {
+        Ok(Some(duration(text)?).filter(|time| !time.is_zero()))
+    };
+    let number = |text: &str| -> Result<u32, String> {
+        u32::try_from(whole(text, 0..=1_000_000)?).map_err(|error| error.to_string())
+    };
+    Terms {
+        retries: or(table, "retries", usual.retries, number),
+        connect: or(table, "connect_timeout", usual.connect, some_time),
+        queue: or(table, "queue_timeout", usual.queue, duration),
+        queued: or(table, "max_queued", usual.queued, |text| {
+            whole(text, 0..=1_000_000).map(|most| usize::try_from(most).unwrap_or(usize::MAX))
+        }),
+        response: or(table, "response_timeout", usual.response, for_ever),
+        inactivity: or(table, "inactivity_timeout", usual.inactivity, for_ever),
+        keep_alive: or(table, "keep_alive", usual.keep_alive, duration),
+        eject_after: or(table, "eject_after", usual.eject_after, number),
+        eject: or(table, "eject_time", usual.eject, some_time),
+        eject_most: or(table, "eject_time_most", usual.eject_most, some_time),
+    }
+}
+
+/// `tls = true`, or a table that says more.
+fn tls(value: Value<'_>, folder: &Path) -> Option<Tls> {
+    if !value.is_table() {
+        return value.boolean()?.then(Tls::default);
+    }
+    let mut table = value.table()?;
+    let file = |value: Value<'_>| Some(folder.join(value.text()?));
+    let tls = Tls {
+        ca: table.take("ca").and_then(file),
+        server_name: table
+            .take("server_name")
+            .and_then(|value| Some(value.text()?.to_owned())),
+        client_certificate: table.take("client_certificate").and_then(file),
+        unverified: !table
+            .take("verify")
+            .and_then(|value| value.boolean())
+            .unwrap_or(true),
+    };
+    table.finish(|_| None);
+    Some(tls)
+}
+
+/// `one = "10.0.0.1:8080"`, or a table that says more.
+fn server(name: &str, value: Value<'_>) -> Option<Server> {
+    if !is_plain(name) {
+        value.complain("a name is 1 to 64 letters, digits, `-`, `_` and `.`");
+        return None;
+    }
+    let address = |value: &Value<'_>| value.parsed(str::parse::<Address>);
+    if !value.is_table() {
+        return Some(Server::new(name, address(&value)?));
+    }
+    let mut table = value.table()?;
+    let place = table.take("address");
+    if place.is_none() {
+        table.complain("it has no `address`, such as \"10.0.0.1:8080\"");
+    }
+    let mut server = place
+        .as_ref()
+        .and_then(address)
+        .map(|address| Server::new(name, address));
+    let weight = or(&mut table, "weight", 1, |text| {
+        whole(text, 0..=256).map(|weight| u16::try_from(weight).unwrap_or(u16::MAX))
+    });
+    let backup = table.take("backup").and_then(|value| value.boolean());
+    let most = or(&mut table, "max_connections", None, |text| {
+        whole(text, 0..=1_000_000)
+            .map(|most| NonZeroUsize::new(usize::try_from(most).unwrap_or(usize::MAX)))
+    });
+    if let Some(server) = &mut server {
+        server.weight = weight;
+        server.backup = backup.unwrap_or_default();
+        server.max_connections = most;
+    }
+    table.finish(|_| None);
+    server
+}
