@@ -197,6 +197,7 @@ where
     let most = visit.gateway.max_body.filter(|_| protocol.is_none());
     let mut body = Upload::new(body, most);
     let mut last: Option<Failure> = None;
+    let mut expects = expects;
     loop {
         let lease = lease(pool, &name, &tried, octets, record, side).await;
         let mut lease = match (lease, last) {
@@ -256,8 +257,13 @@ where
             } else {
                 Gate::Open
             },
-            may_leave: |untouched: bool, tried: &Tried| {
-                (idempotent || had_body) && untouched && {
+            may_leave: |upload: &Pump<Upload<B>>, tried: &Tried| {
+                let safe = if upload.is_untouched() {
+                    idempotent || had_body
+                } else {
+                    idempotent && upload.body().is_kept()
+                };
+                safe && {
                     let mut tried = tried.clone();
                     tried.add(&tunnel);
                     tried.count() < ATTEMPTS && pool.has_alternative(&name, &tried)
@@ -281,7 +287,7 @@ where
                 tunnel.app_is_down(clock::now_ms());
                 let mut others = tried.clone();
                 others.add(&tunnel);
-                if upload.is_untouched()
+                if upload.body().is_kept()
                     && others.count() < ATTEMPTS
                     && pool.has_other_agent(&name, &others)
                 {
@@ -315,14 +321,17 @@ where
         drop(lease);
         tried.add(&tunnel);
         last = Some(failure.failure);
-        let Some(untouched) = upload.into_untouched() else {
-            return Err(Unavailable::plain(failure.failure));
-        };
-        let safe = failure.untaken || idempotent || had_body;
+        let untouched = upload.is_untouched();
+        let safe = failure.untaken || idempotent || (had_body && untouched);
         if !safe || failure.failure == Failure::BadResponse || tried.count() >= ATTEMPTS {
             return Err(Unavailable::plain(failure.failure));
         }
-        body = untouched;
+        let Some(again) = upload.into_body().rewound() else {
+            return Err(Unavailable::plain(failure.failure));
+        };
+        body = again;
+        // Nobody holds back what he has sent.
+        expects &= untouched;
     }
 }
 
@@ -330,12 +339,13 @@ fn answered<B>(
     response: Response<h2::RecvStream>,
     record: &mut Record,
     mut lease: Lease,
-    upload: Pump<Upload<B>>,
+    mut upload: Pump<Upload<B>>,
     sent_at: Instant,
     upgrades: bool,
 ) -> (response::Parts, Stream<B>) {
     let at = Instant::now();
     lease.answered(at.saturating_duration_since(sent_at));
+    upload.body_mut().settle();
     let (parts, recv) = response.into_parts();
     record.answered(parts.status, at);
     let inbound = Inbound::counted(recv, Arc::clone(&lease.tunnel().wire));
@@ -470,7 +480,7 @@ struct Wait<'a, B, F> {
 impl<B, F> Wait<'_, B, F>
 where
     B: Body<Data = Bytes, Error: std::error::Error + 'static> + Unpin,
-    F: Fn(bool, &Tried) -> bool,
+    F: Fn(&Pump<Upload<B>>, &Tried) -> bool,
 {
     async fn run<S: Side>(&mut self, side: &mut S) -> Outcome {
         let mut trouble = pin!(self.tunnel.trouble().notified());
@@ -495,7 +505,7 @@ where
                 }
                 if doubted && self.tunnel.life() == Life::Doubted {
                     doubted = false;
-                    if (self.may_leave)(self.upload.is_untouched(), self.tried) {
+                    if (self.may_leave)(self.upload, self.tried) {
                         return Poll::Ready(Outcome::Left);
                     }
                 }

@@ -71,6 +71,16 @@ impl<B> Pump<B> {
         self.finished
     }
 
+    /// The body, for whoever wants to know more of it.
+    pub fn body(&self) -> &B {
+        &self.body
+    }
+
+    /// The same, to tell it something.
+    pub fn body_mut(&mut self) -> &mut B {
+        &mut self.body
+    }
+
     /// The body, for whoever goes on with it by other means.
     pub fn into_body(self) -> B {
         self.body
@@ -131,11 +141,6 @@ where
     /// Whether nothing has been taken from the body.
     pub fn is_untouched(&self) -> bool {
         !self.touched
-    }
-
-    /// The body, whole, for another attempt; `None` where something has been taken from it.
-    pub fn into_untouched(self) -> Option<B> {
-        (!self.touched).then_some(self.body)
     }
 
     /// Moves what can be moved. Ready when the whole body and its trailers are with the stream.

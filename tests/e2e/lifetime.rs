@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use tidegate_tests::apps::HttpApp;
 use tidegate_tests::bystander::Bystander;
 use tidegate_tests::eventually::{SOON, eventually};
 use tidegate_tests::peers::farm::Farm;
@@ -173,4 +174,38 @@ async fn thousands_of_visitors_who_leave_do_not_end_a_tunnel() {
     }
     bystander.noticed_nothing().await;
     assert!(scene.farm.dials() < 40, "{} dials", scene.farm.dials());
+}
+
+/// An agent that gets no processor for a moment finds all of them at once, opened and reset.
+#[tokio::test]
+async fn uploads_broken_off_while_an_agent_pauses_end_no_tunnel() {
+    // The pause itself is to end none.
+    let world = World::builder()
+        .option("--probe-timeout", "30s")
+        .option("--ping-timeout", "30s")
+        .start()
+        .await;
+    let app = HttpApp::start("blog").await;
+    let agent = world
+        .agent_with(HOST, app.target(), &["--tunnels", "1"])
+        .await;
+    let before = world.listed().await[0]["id"].clone();
+    assert!(before.is_number(), "{before}");
+    agent.freeze();
+    for _ in 0..600 {
+        let mut visitor = world.visitor().await;
+        let head = format!("POST /x HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 10\r\n\r\nabc");
+        visitor.send(head).await;
+        drop(visitor);
+    }
+    eventually(SOON, "all of them have left", async || {
+        let metrics = world.metrics().await;
+        let left = metrics.sum("tidegate_requests_failed_total", &["visitor-gone"]);
+        (left >= 600.0).then_some(())
+    })
+    .await;
+    agent.thaw();
+    assert_eq!(world.get(HOST, "/hello").await.text(), "hello from blog\n");
+    assert_eq!(world.listed().await[0]["id"], before);
+    assert!(!world.gateway.log_contains("tunnel gone"));
 }

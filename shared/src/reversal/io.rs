@@ -59,6 +59,11 @@ impl Default for Terms {
 /// 250 octets of a table that keeps its size as long as the tunnel lives. That is 16 MiB for a tunnel at its worst.
 const SMALL_FRAME_BUDGET: usize = 16 * 1024 * 1024;
 
+/// Streams that the gateway may have opened and reset before the agent looked at the first of them. Visitors decide how many
+/// there are: each upload that is broken off is one, and an agent that gets no processor for a moment finds all of them at once.
+/// h2 ends the connection beyond it, and with it what others have on it; a kilobyte or so each, this is 16 MiB at the worst.
+const BROKEN_OFF_UNSEEN: usize = 16 * 1024;
+
 /// Resets that `h2` remembers so that late frames of theirs are no error.
 const REMEMBERED_RESETS: usize = 512;
 const REMEMBER_RESETS_FOR: Duration = Duration::from_secs(10);
@@ -141,7 +146,6 @@ where
         .reset_stream_duration(REMEMBER_RESETS_FOR)
         // Streams that the agent breaks are counted by the tunnel's owner, against a rate and not against a lifetime.
         .max_local_error_reset_streams(None)
-        .max_pending_accept_reset_streams(200)
         .data_frame_budget(SMALL_FRAME_BUDGET)
         .handshake(seam)
         .await
@@ -188,7 +192,7 @@ where
         .max_concurrent_reset_streams(REMEMBERED_RESETS)
         .reset_stream_duration(REMEMBER_RESETS_FOR)
         .max_local_error_reset_streams(None)
-        .max_pending_accept_reset_streams(200)
+        .max_pending_accept_reset_streams(BROKEN_OFF_UNSEEN)
         .data_frame_budget(SMALL_FRAME_BUDGET)
         .enable_connect_protocol();
     let within = terms.settle_within;
