@@ -125,7 +125,7 @@ impl App {
                 .iter()
                 .filter(|routed| routed.is_for(&listener.name))
                 // A name that no backend has was refused with the file.
-                .filter_map(|routed| routed.route.to(&target));
+                .filter_map(|routed| routed.route.to(target));
             let front = Front {
                 door,
                 secured,

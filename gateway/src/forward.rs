@@ -243,6 +243,9 @@ pub fn rewrite(
             headers.remove(name);
         }
     }
+    if !origin.trusted {
+        headers.remove(VIA);
+    }
     remove_lookalikes(headers);
     set_x_forwarded(headers, policy, origin, authority);
     set_forwarded(headers, policy, origin, authority);

@@ -1,9 +1,7 @@
 //! Fields that concern one hop only (RFC 9110 §7.6.1), and those that would frame a message in two ways once it is written
 //! as HTTP/1. Pure. Called by the gateway and the agent for what they pass on, and for what they do not.
 
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
-};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TE};
 
 /// Set by a gateway on an extended CONNECT that stands for an HTTP/1.1 `Upgrade`, which an app may ignore (RFC 9110 §7.8):
 /// this gateway understands [`STATUS`] in the answer. Any value; the agent keeps it from the app.
@@ -108,11 +106,24 @@ const ONE_HOP: [&str; 6] = [
     "upgrade",
 ];
 
-/// Removes what must not be in trailers: what concerns one hop, and what frames or routes a message (RFC 9110 §6.5.1).
-/// `h2` refuses to send some of these, and the message would never end.
+/// Removes what must not be in trailers (RFC 9110 §6.5.1): what concerns one hop; what frames or routes a message, or says who
+/// sent it, because an app that merges trailers into the head would believe a visitor; and our own. `h2` refuses to send some
+/// of these, and the message would never end.
 pub fn strip_trailers(trailers: &mut HeaderMap) {
     strip_hop_by_hop(trailers);
-    for name in [CONTENT_LENGTH, HOST, TE, TRAILER] {
+    let in_heads_only = |name: &HeaderName| {
+        // Apps behind CGI and its kind read `_` as `-` (RFC 3875 §4.1.18).
+        let name = name.as_str().replace('_', "-");
+        PROTECTED.contains(&name.as_str())
+            || name.starts_with("x-forwarded-")
+            || name.starts_with("tidegate-")
+    };
+    let found: Vec<HeaderName> = trailers
+        .keys()
+        .filter(|name| in_heads_only(name))
+        .cloned()
+        .collect();
+    for name in found {
         trailers.remove(name);
     }
 }

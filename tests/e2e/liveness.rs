@@ -236,6 +236,30 @@ async fn the_only_agent_cut_off_leaves_the_pool_and_then_503_is_immediate() {
     }
 }
 
+/// What is idempotent may be repeated although the agent has its body (RFC 9110 §9.2.2), as long as that is kept.
+#[tokio::test]
+async fn puts_on_a_frozen_agent_are_repeated() {
+    let pair = Pair::start().await;
+    pair.agents[0].freeze();
+    let mut asked = Vec::new();
+    for _ in 0..20 {
+        let mut visitor = pair.world.visitor().await;
+        let head = format!("PUT /hello HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 5\r\n\r\n01234");
+        visitor.send(head).await;
+        asked.push(visitor);
+    }
+    for mut visitor in asked {
+        let answer = visitor.answer_within(Duration::from_secs(20), "PUT").await;
+        assert_eq!(answer.text(), "hello from two\n", "{}", answer.reason());
+    }
+    let repeated = pair
+        .world
+        .metrics()
+        .await
+        .sum("tidegate_request_retries_total", &[]);
+    assert!(repeated >= 1.0, "{repeated}");
+}
+
 /// A request that cannot be repeated safely is answered with the reason, and reaches no second app.
 #[tokio::test]
 async fn a_post_on_a_frozen_agent_is_not_repeated() {

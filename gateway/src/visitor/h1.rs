@@ -413,6 +413,10 @@ async fn ask(
     }
     forward::check_target(request.method(), request.uri()).map_err(refused)?;
     check_framing(&request, &watched.pulse).map_err(refused)?;
+    // Nobody sends content with it (RFC 9110 §9.3.8), and no app is to guess where the next request begins.
+    if request.method() == Method::TRACE && !request.body().is_end_stream() {
+        return Err(refused(Failure::Malformed));
+    }
     let authority = forward::authority(request.uri(), request.headers()).map_err(refused)?;
     record.host = Some(authority.clone());
     let host = forward::host(&authority).map_err(refused)?;

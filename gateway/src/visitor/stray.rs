@@ -9,7 +9,7 @@ use tidegate_shared::reversal::Seen;
 use tracing::warn;
 
 use crate::complaint::Complaint;
-use crate::door::Door;
+use crate::door::{Door, Expect};
 
 /// What an operator may have set up wrongly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,12 @@ impl Stray {
     fn sentence(self, door: &Door) -> String {
         let (listener, required) = (&door.listener, door.named.set_to("required"));
         let header = |version: &str, option: &str| {
+            if door.expect == Expect::Optional {
+                return format!(
+                    "a PROXY {version} header came from where none is believed: if that is a load balancer of yours, add it to {}",
+                    door.from_named
+                );
+            }
             format!(
                 "a PROXY {version} header came where none is read: start with {required} and {}, or have what stands in front leave it out (HAProxy: {option})",
                 door.from_named

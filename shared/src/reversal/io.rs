@@ -71,7 +71,7 @@ const REMEMBER_RESETS_FOR: Duration = Duration::from_secs(10);
 /// Why an opening came to nothing.
 #[derive(Debug, Error)]
 pub enum Unsettled {
-    #[error("saw {0} where HTTP/2 SETTINGS were due")]
+    #[error("HTTP/2 SETTINGS were due, and there was {0}")]
     Refused(Fault),
     #[error("waited {within:?} for HTTP/2 SETTINGS and saw {seen}")]
     Late { within: Duration, seen: Seen },

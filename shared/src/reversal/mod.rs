@@ -206,7 +206,7 @@ impl fmt::Display for Fault {
                 stream,
             } => write!(
                 f,
-                "a first frame of type {kind} ({}), flags {flags:#04x}, stream {stream}, where SETTINGS were due",
+                "a first frame of type {kind} ({}), flags {flags:#04x}, stream {stream}",
                 frames::kind_name(*kind)
             ),
             Self::Uneven { length } => write!(
