@@ -10,6 +10,7 @@ mod agent_tunnels;
 mod app_connections;
 mod authorities;
 mod back_pressure;
+mod backends;
 mod command_line;
 mod configuration;
 mod early_answers;

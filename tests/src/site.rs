@@ -1,4 +1,5 @@
-//! The scene of most tests: one gateway, one app, and one agent for [`HOST`] between them.
+//! The scene of most tests: one gateway, one app, and one agent for [`HOST`] between them; or, with [`DIALLED`] in the
+//! environment, a backend of the gateway's that is the app, so that the same tests hold for both.
 
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,9 @@ use crate::world::{Builder, World};
 
 /// The name of the site. The gateway has a visitor certificate for it.
 pub const HOST: &str = "blog.test";
+
+/// Set by `backends`, which runs some of the tests once more: the gateway dials the app.
+pub const DIALLED: &str = "TIDEGATE_TESTS_DIALLED";
 
 /// A site that can be visited.
 #[derive(Debug)]
@@ -21,6 +25,14 @@ pub struct Site {
     pub agent: Program,
 }
 
+/// The configuration of a gateway for which an app is the backend of [`HOST`].
+fn dialled(app: &HttpApp) -> String {
+    format!(
+        "[backends.site.servers]\none = \"{}\"\n[[routes]]\nhost = \"{HOST}\"\nbackend = \"site\"\n",
+        app.address()
+    )
+}
+
 impl Site {
     /// A site with defaults everywhere.
     pub async fn start() -> Self {
@@ -29,8 +41,13 @@ impl Site {
 
     /// A site with a gateway and an agent of the test's own making.
     pub async fn start_with(gateway: Builder, agent: &[&str]) -> Self {
-        let world = gateway.start().await;
         let app = HttpApp::start("blog").await;
+        if std::env::var_os(DIALLED).is_some() {
+            let world = gateway.config(&dialled(&app)).start().await;
+            let agent = world.agent_with("another.test", app.target(), agent).await;
+            return Self { world, app, agent };
+        }
+        let world = gateway.start().await;
         let agent = world.agent_with(HOST, app.target(), agent).await;
         Self { world, app, agent }
     }

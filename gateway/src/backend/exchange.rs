@@ -22,7 +22,7 @@ use super::asking::{Asker, Patience};
 use super::balance::Pick;
 use super::body::{Carried, Feed, Slot};
 use super::head::for_http1;
-use super::server::{Grant, InFlight, Kept, May, What};
+use super::server::{Grant, InFlight, Kept, May, Server, What};
 use super::{Backend, Tried, upgrade};
 use crate::access::Record;
 use crate::exchange::{Ask, Gateway, Opened, Side, Way};
@@ -263,78 +263,85 @@ impl<'a> Errand<'a> {
     ) -> Result<(Kept, Response<Incoming>), Lost> {
         let server = &in_flight.0;
         let rested = matches!(grant, Grant::Kept(_));
-        let mut kept = match grant {
-            Grant::Kept(kept) => {
-                if self.may != May::Rested {
-                    kept.link.look_first();
-                }
-                kept
-            }
-            Grant::Fresh(permit) => {
-                let began = Instant::now();
-                let connected = until_over(server.connect(permit), side).await;
-                record.connect += began.elapsed();
-                let unreachable = |why| Lost::Failed {
-                    what: What::Unreachable,
-                    why,
-                    sent: false,
-                };
-                connected.map_err(Lost::Over)?.map_err(unreachable)?
-            }
-        };
+        let mut kept = self.connection(server, grant, record, side).await?;
         server.counts.requests.inc();
         let taken = kept.link.taken();
         let before = taken.load(Relaxed);
-        let response = self.backend.terms.response;
-        let patience = response.map(|within| Patience::new(within, Arc::clone(&taken)));
+        let within = self.backend.terms.response;
         let mut asker = Asker::new(
             side,
             self.feed.as_deref(),
             self.holds_back,
             &mut record.received,
-            patience,
+            within.map(|within| Patience::new(within, Arc::clone(&taken))),
         );
-        let missed = match kept.link.ask(self.request(), &mut asker, None).await {
+        let asked = kept.link.ask(self.request(), &mut asker, None).await;
+        let over = asker.over;
+        match asked {
             Ok(response)
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS && !self.upgrades =>
             {
-                "it changed the protocol, which nobody had asked for (RFC 9110 §7.8)".to_owned()
+                let why = "it changed the protocol, which nobody had asked for (RFC 9110 §7.8)";
+                Err(self.missed(Miss::Invalid(why.to_owned()), over, true))
             }
-            Ok(response) => return Ok((kept, response)),
-            Err(Miss::Unsent(_)) if rested => return Err(Lost::Stale),
-            Err(Miss::Unwanted) => {
-                return Err(match asker.over {
-                    Some(Failure::BackendTimeout) | None => Lost::Failed {
-                        what: What::Timeout,
-                        why: format!("nothing for {:?}", response.unwrap_or_default()),
-                        sent: true,
-                    },
-                    Some(failure) => Lost::Over(failure),
-                });
-            }
-            Err(Miss::Invalid(why)) => why,
-            Err(Miss::Unsent(_) | Miss::Closed | Miss::Slow) => {
-                if let Some(failure) = self.feed.as_ref().and_then(|feed| feed.progress().fault) {
-                    return Err(Lost::Over(failure));
+            Ok(response) => Ok((kept, response)),
+            Err(Miss::Unsent(_)) if rested => Err(Lost::Stale),
+            Err(miss) => Err(self.missed(miss, over, taken.load(Relaxed) != before)),
+        }
+    }
+
+    async fn connection<S: Side>(
+        &self,
+        server: &Server,
+        grant: Grant,
+        record: &mut Record,
+        side: &mut S,
+    ) -> Result<Kept, Lost> {
+        let permit = match grant {
+            Grant::Kept(kept) => {
+                if self.may != May::Rested {
+                    kept.link.look_first();
                 }
-                let sent = taken.load(Relaxed) != before;
+                return Ok(kept);
+            }
+            Grant::Fresh(permit) => permit,
+        };
+        let began = Instant::now();
+        let connected = until_over(server.connect(permit), side).await;
+        record.connect += began.elapsed();
+        connected.map_err(Lost::Over)?.map_err(|why| Lost::Failed {
+            what: What::Unreachable,
+            why,
+            sent: false,
+        })
+    }
+
+    /// Whose failure it is that a request has no response. `over` where nobody waits any more, `sent` where the server has had
+    /// an octet of it.
+    fn missed(&self, miss: Miss<Carried>, over: Option<Failure>, sent: bool) -> Lost {
+        let (what, why) = match (miss, over) {
+            (Miss::Unwanted, Some(failure)) if failure != Failure::BackendTimeout => {
+                return Lost::Over(failure);
+            }
+            (Miss::Unwanted | Miss::Slow, _) => {
+                let within = self.backend.terms.response.unwrap_or_default();
+                (What::Timeout, format!("nothing for {within:?}"))
+            }
+            (Miss::Invalid(why), _) => (What::Invalid, why),
+            (Miss::Unsent(_) | Miss::Closed, _) => {
+                // A body that broke off looks like a connection that did.
+                if let Some(failure) = self.feed.as_ref().and_then(|feed| feed.progress().fault) {
+                    return Lost::Over(failure);
+                }
                 let why = if sent {
                     "it had the request, or a part of it"
                 } else {
                     "it had nothing of the request yet"
                 };
-                return Err(Lost::Failed {
-                    what: What::Closed,
-                    why: why.to_owned(),
-                    sent,
-                });
+                (What::Closed, why.to_owned())
             }
         };
-        Err(Lost::Failed {
-            what: What::Invalid,
-            why: missed,
-            sent: true,
-        })
+        Lost::Failed { what, why, sent }
     }
 
     fn request(&self) -> Request<Carried> {
