@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::clock;
 use crate::reversal::frames::{Boundaries, FrameWatch, Goaway};
-use crate::reversal::{End, Fault, HEAD, Marks, PREFACE, PeerSettings, Seen, Step, opening};
+use crate::reversal::{End, Fault, Marking, Marks, PREFACE, PeerSettings, Seen, Step, opening};
 
 /// What can be known of a connection from outside the task that owns it.
 #[derive(Debug, Default)]
@@ -153,9 +153,8 @@ pub struct Seam<T> {
     swallow: usize,
     /// Goes out before what `h2` writes.
     first: Bytes,
-    marks: Marks,
-    /// What `h2` has written of its SETTINGS, until they are whole and can be marked; `None` where nothing is to be.
-    settings: Option<Vec<u8>>,
+    /// Until `h2`'s SETTINGS are on their way; `None` where they are not to be marked.
+    marking: Option<Marking>,
     /// A frame of our own on its way out, between two of `h2`'s.
     ours: Bytes,
     /// Frames that had been read at the last pause.
@@ -194,8 +193,7 @@ impl<T> Seam<T> {
             } else {
                 Bytes::from_static(PREFACE)
             },
-            marks,
-            settings: (marks != Marks::NONE).then(Vec::new),
+            marking: Marking::of(marks),
             ours: Bytes::new(),
             paused_at: 0,
         };
@@ -419,28 +417,14 @@ impl<T: AsyncWrite + Unpin> Seam<T> {
     }
 
     /// Keeps what `h2` writes until its SETTINGS are whole, and has them sent with our marks.
-    fn marked(&mut self, mut settings: Vec<u8>, octets: &[u8]) -> io::Result<usize> {
-        let whole = |settings: &[u8]| match settings.first_chunk::<HEAD>() {
-            Some([0, high, low, 4, 0, ..]) => {
-                Ok(HEAD + usize::from(u16::from_be_bytes([*high, *low])))
-            }
-            Some(_) => Err(io::Error::other("h2 did not write SETTINGS first")),
-            None => Ok(HEAD),
-        };
-        let mut taken = 0;
-        while settings.len() < whole(&settings)? && taken < octets.len() {
-            let run = (whole(&settings)? - settings.len()).min(octets.len() - taken);
-            settings.extend_from_slice(&octets[taken..taken + run]);
-            taken += run;
+    fn marked(&mut self, mut marking: Marking, octets: &[u8]) -> io::Result<usize> {
+        let taken = marking.take(octets).map_err(io::Error::other)?;
+        self.written.passed(&octets[..taken]);
+        self.wire.sent.fetch_add(taken as u64, Relaxed);
+        match marking.marked() {
+            Ok(settings) => self.first = [&self.first, settings.as_slice()].concat().into(),
+            Err(unfinished) => self.marking = Some(unfinished),
         }
-        if settings.len() < HEAD || settings.len() < whole(&settings)? {
-            self.settings = Some(settings);
-            return Ok(taken);
-        }
-        self.written.passed(&settings);
-        self.wire.sent.fetch_add(settings.len() as u64, Relaxed);
-        self.marks.put(&mut settings);
-        self.first = [&self.first, settings.as_slice()].concat().into();
         Ok(taken)
     }
 }
@@ -455,8 +439,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Seam<T> {
         if this.swallow > 0 {
             return Poll::Ready(this.swallowed(octets));
         }
-        if let Some(settings) = this.settings.take() {
-            return Poll::Ready(this.marked(settings, octets));
+        if let Some(marking) = this.marking.take() {
+            return Poll::Ready(this.marked(marking, octets));
         }
         ready!(this.poll_ours(cx))?;
         let n = ready!(Pin::new(&mut this.io).poll_write(cx, octets))?;
@@ -471,7 +455,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Seam<T> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        if this.swallow > 0 || this.settings.is_some() {
+        if this.swallow > 0 || this.marking.is_some() {
             let first = slices
                 .iter()
                 .find(|slice| !slice.is_empty())
@@ -558,8 +542,8 @@ mod tests {
     async fn marks_go_into_the_first_settings_however_they_are_written() {
         let settings = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 100];
         let then = frame(8, 4);
-        let mut marked = settings.to_vec();
-        Marks::VISITOR.put(&mut marked);
+        let mark = [0xf7, 0x44, 0x54, 0x47, 0, 1];
+        let marked = [&[0, 0, 12], &settings[3..], &mark].concat();
         for (opening, before) in [
             (Opening::SwallowPreface, PREFACE.as_slice()),
             (Opening::BothPrefaces, &[]),
@@ -585,14 +569,6 @@ mod tests {
                 assert_eq!(sent, whole, "{opening:?}, {piece} at a time");
             }
         }
-    }
-
-    #[tokio::test]
-    async fn what_is_no_settings_is_not_marked() {
-        let (near, _far) = tokio::io::duplex(256);
-        let (mut seam, _) = Seam::new(near, Opening::BothPrefaces, Bytes::new(), Marks::VISITOR);
-        let refused = seam.write_all(&frame(8, 4)).await.unwrap_err();
-        assert!(refused.to_string().contains("SETTINGS"), "{refused}");
     }
 
     #[tokio::test]

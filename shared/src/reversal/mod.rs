@@ -17,6 +17,7 @@ pub mod io;
 mod marks;
 mod seen;
 
+pub(crate) use marks::Marking;
 pub use marks::Marks;
 pub use seen::Seen;
 
