@@ -1,9 +1,11 @@
 //! The life of one request: its host and path become a name, the name a place on a tunnel, the tunnel an answer; and if the
 //! tunnel fails first, another tunnel, where that is safe. The same for every kind of visitor: generic over the body.
 
+mod wait; // for the head of an answer
+
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -15,13 +17,13 @@ use http::{HeaderMap, Method, Response, StatusCode, response};
 use http_body::Body;
 use tidegate_shared::clock;
 use tidegate_shared::inbound::Inbound;
-use tidegate_shared::interim::{Fate, Interims};
-use tidegate_shared::message::{DETAIL, DETAIL_MAX, declared_length};
+use tidegate_shared::interim::Interims;
+use tidegate_shared::message::{DETAIL, DETAIL_MAX};
 use tidegate_shared::name::VisitorHost;
 use tidegate_shared::page::full_stop;
-use tidegate_shared::pump::{Pump, Stop};
+use tidegate_shared::pump::Pump;
 use tidegate_shared::tls::VisitorCerts;
-use tokio::time::{Sleep, sleep};
+use tokio::time::sleep;
 
 use crate::access::{Access, Record};
 use crate::backend::answer::Passing;
@@ -34,8 +36,9 @@ use crate::listen::Front;
 use crate::metrics::Metrics;
 use crate::page::REASON;
 use crate::pool::{Pool, Tried, Unavailable};
-use crate::tunnel::{Ending, Lease, Life, Tunnel};
-use crate::upload::{Fault, Upload};
+use crate::tunnel::{Ending, Lease, Tunnel};
+use crate::upload::Upload;
+use wait::{Gate, Outcome, Wait};
 
 /// What every visitor's connection shares.
 #[derive(Debug)]
@@ -159,9 +162,6 @@ const ATTEMPTS: usize = 4;
 
 /// A visitor that waits for a 100 is not kept waiting for ever by an app that never sends one (RFC 9110 §10.1.1).
 pub(crate) const CONTINUE_AFTER: Duration = Duration::from_secs(1);
-
-/// Interim responses of one request that are looked at before others have a turn.
-const INTERIMS_IN_A_TURN: u32 = 64;
 
 /// Sends a request and waits for the head of its answer.
 pub(crate) async fn open<B, S>(
@@ -446,150 +446,6 @@ fn send(tunnel: &Tunnel, head: Outgoing, protocol: Option<Protocol>, ends: bool)
         request.extensions_mut().insert(protocol);
     }
     requests.send_request(request, ends).ok()
-}
-
-enum Outcome {
-    Answered(Response<h2::RecvStream>),
-    /// The visitor left, or time is up.
-    Over(Failure),
-    /// The tunnel is in doubt and the request can go elsewhere.
-    Left,
-    Lost(h2::Error),
-    /// Interim responses without end, or a head that does not say in one way how long the answer is.
-    NoAnswer,
-}
-
-enum Gate {
-    Open,
-    /// The body waits for a 100, or for this.
-    Shut(Pin<Box<Sleep>>),
-}
-
-struct Wait<'a, B, F> {
-    response: client::ResponseFuture,
-    upload: &'a mut Pump<Upload<B>>,
-    tunnel: &'a Tunnel,
-    gate: Gate,
-    may_leave: F,
-    tried: &'a Tried,
-    /// Octets of the body that have gone on, kept where they are found however the wait ends.
-    received: &'a mut u64,
-    interims: Interims,
-}
-
-impl<B, F> Wait<'_, B, F>
-where
-    B: Body<Data = Bytes, Error: std::error::Error + 'static> + Unpin,
-    F: Fn(&Pump<Upload<B>>, &Tried) -> bool,
-{
-    async fn run<S: Side>(&mut self, side: &mut S) -> Outcome {
-        let mut trouble = pin!(self.tunnel.trouble().notified());
-        // Registered before the first look, so that no trouble goes unnoticed.
-        trouble.as_mut().enable();
-        let mut doubted = self.tunnel.life() == Life::Doubted;
-        poll_fn(|cx| {
-            loop {
-                if let Poll::Ready(outcome) = self.poll_response(cx, side) {
-                    return Poll::Ready(outcome);
-                }
-                if let Poll::Ready(failure) = side.poll_over(cx) {
-                    return Poll::Ready(Outcome::Over(failure));
-                }
-                if let Some(failure) = self.poll_upload(cx, side) {
-                    return Poll::Ready(Outcome::Over(failure));
-                }
-                if trouble.as_mut().poll(cx).is_ready() {
-                    trouble.set(self.tunnel.trouble().notified());
-                    doubted = true;
-                    continue;
-                }
-                if doubted && self.tunnel.life() == Life::Doubted {
-                    doubted = false;
-                    if (self.may_leave)(self.upload, self.tried) {
-                        return Poll::Ready(Outcome::Left);
-                    }
-                }
-                return Poll::Pending;
-            }
-        })
-        .await
-    }
-
-    fn poll_response<S: Side>(&mut self, cx: &mut Context<'_>, side: &mut S) -> Poll<Outcome> {
-        let mut turn = 0;
-        loop {
-            if turn == INTERIMS_IN_A_TURN {
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-            turn += 1;
-            match self.response.poll_informational(cx) {
-                Poll::Ready(Some(Ok(interim))) => {
-                    if let Fate::Flood = self.met(interim, side) {
-                        return Poll::Ready(Outcome::NoAnswer);
-                    }
-                }
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Outcome::Lost(error)),
-                // The response itself is next, or an error.
-                Poll::Ready(None) => break,
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-        Pin::new(&mut self.response)
-            .poll(cx)
-            .map(|response| match response {
-                // `h2` takes an empty one for zero, and several that agree.
-                Ok(response) if declared_length(response.headers()).is_err() => Outcome::NoAnswer,
-                Ok(response) => Outcome::Answered(response),
-                Err(error) => Outcome::Lost(error),
-            })
-    }
-
-    /// Passes an interim response on, as far as it is to be.
-    fn met<S: Side>(&mut self, mut interim: Response<()>, side: &mut S) -> Fate {
-        let fate = self.interims.meet(&mut interim);
-        if fate != Fate::Pass {
-            return fate;
-        }
-        if interim.status() != StatusCode::CONTINUE {
-            side.interim(interim);
-        } else if let Gate::Shut(_) = self.gate {
-            // A visitor who held nothing back is not told to go on.
-            self.gate = Gate::Open;
-            side.go_on();
-        }
-        fate
-    }
-
-    /// Moves the request's body. Only the visitor's own failures end the wait; what is wrong with the tunnel the
-    /// response says.
-    fn poll_upload<S: Side>(&mut self, cx: &mut Context<'_>, side: &mut S) -> Option<Failure> {
-        if self.upload.is_finished() {
-            return None;
-        }
-        if let Gate::Shut(until) = &mut self.gate {
-            if until.as_mut().poll(cx).is_pending() {
-                return None;
-            }
-            self.gate = Gate::Open;
-            side.go_on();
-        }
-        let moved = self.upload.poll(cx);
-        *self.received = self.upload.sent();
-        match moved {
-            Poll::Ready(Err(Stop::Body(Fault::TooLarge))) => Some(Failure::BodyTooLarge),
-            Poll::Ready(Err(Stop::Body(Fault::Visitor(error)))) => Some(broken(&error)),
-            Poll::Ready(_) => {
-                side.body_due(None);
-                None
-            }
-            Poll::Pending => {
-                let upload = &self.upload;
-                side.body_due((!upload.waits_for_window()).then(|| upload.sent()));
-                None
-            }
-        }
-    }
 }
 
 /// What is wrong with a visitor whose body ended before its end: it left, or it sent what is no body.

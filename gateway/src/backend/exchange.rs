@@ -56,7 +56,9 @@ where
     }
     let idempotent = is_idempotent(&ask.head.method);
     let feed = ask.body.map(|body| {
-        let body = Upload::new(Some(body), gateway.max_body);
+        let mut body = Upload::new(Some(body), gateway.max_body);
+        // What was taken of it is not asked for again.
+        body.settle();
         Arc::new(Slot::new(body, ask.expects)) as Arc<dyn Feed>
     });
     let may = if idempotent && feed.is_none() {
