@@ -9,7 +9,7 @@ use http::HeaderName;
 use tidegate_shared::proxy_header::Version;
 use tidegate_shared::{args, log};
 
-use crate::target::Target;
+use crate::target::{Target, TcpTarget};
 
 /// The agent: dials a gateway and serves an app's visitors through the tunnels it dialled.
 #[derive(Debug, Parser)]
@@ -29,6 +29,8 @@ pub struct Cli {
 pub enum Command {
     /// Bring an HTTP app to the gateway's visitors.
     Http(Box<Http>),
+    /// Bring whatever speaks TCP to the gateway's visitors, its octets untouched.
+    Tcp(Box<Tcp>),
 }
 
 /// What becomes of a request's Host.
@@ -47,43 +49,8 @@ pub struct Http {
     #[arg(value_name = "TARGET", env = "TIDEGATE_TARGET")]
     pub target: Target,
 
-    /// Where the gateway listens for tunnels. May be given several times, or several separated by commas; every address that
-    /// the name resolves to is used.
-    #[arg(
-        long,
-        value_name = "HOST:PORT",
-        env = "TIDEGATE_GATEWAY",
-        required = true,
-        value_delimiter = ','
-    )]
-    pub gateway: Vec<String>,
-
-    /// The agent's certificate and key in one PEM file; visitors reach the app under the certificate's names.
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "TIDEGATE_IDENTITY",
-        required_unless_present = "clear"
-    )]
-    pub identity: Option<PathBuf>,
-
-    /// The certificate authority that the gateway's certificate must come from.
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "TIDEGATE_CA",
-        required_unless_present = "clear"
-    )]
-    pub ca: Option<PathBuf>,
-
-    /// The name that the gateway's certificate must carry, where it is not the host of --gateway.
-    #[arg(long, value_name = "NAME", env = "TIDEGATE_SERVER_NAME")]
-    pub server_name: Option<String>,
-
-    /// How many tunnels to keep to each address of each gateway. To tidegated the same variable is an address.
-    #[arg(long, value_name = "N", env = "TIDEGATE_TUNNELS", default_value_t = 4,
-          value_parser = tunnels)]
-    pub tunnels: u16,
+    #[command(flatten)]
+    pub tunnelling: Tunnelling,
 
     /// Speak HTTP/2 to the app, without an upgrade or by ALPN: for gRPC.
     #[arg(long, env = "TIDEGATE_H2")]
@@ -122,6 +89,63 @@ pub struct Http {
     )]
     pub visitor_from: Option<HeaderName>,
 
+    /// How long the app may take to begin its answer; then the visitor gets 504. 0 leaves that to the gateway.
+    #[arg(long, value_name = "TIME", env = "TIDEGATE_APP_TIMEOUT", default_value = "0", value_parser = args::duration)]
+    pub app_timeout: Duration,
+}
+
+/// Options of `tidegate tcp`.
+#[derive(Debug, clap::Args)]
+pub struct Tcp {
+    /// Where the app is: 5432, host:5432 or unix:/path. Connections go there and nowhere else, whatever is asked for.
+    #[arg(value_name = "TARGET", env = "TIDEGATE_TARGET")]
+    pub target: TcpTarget,
+
+    #[command(flatten)]
+    pub tunnelling: Tunnelling,
+}
+
+/// Options of every command that keeps tunnels up.
+#[derive(Debug, clap::Args)]
+pub struct Tunnelling {
+    /// Where the gateway listens for tunnels. May be given several times, or several separated by commas; every address that
+    /// the name resolves to is used.
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        env = "TIDEGATE_GATEWAY",
+        required = true,
+        value_delimiter = ','
+    )]
+    pub gateway: Vec<String>,
+
+    /// The agent's certificate and key in one PEM file; visitors reach the app under the certificate's names.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "TIDEGATE_IDENTITY",
+        required_unless_present = "clear"
+    )]
+    pub identity: Option<PathBuf>,
+
+    /// The certificate authority that the gateway's certificate must come from.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "TIDEGATE_CA",
+        required_unless_present = "clear"
+    )]
+    pub ca: Option<PathBuf>,
+
+    /// The name that the gateway's certificate must carry, where it is not the host of --gateway.
+    #[arg(long, value_name = "NAME", env = "TIDEGATE_SERVER_NAME")]
+    pub server_name: Option<String>,
+
+    /// How many tunnels to keep to each address of each gateway. To tidegated the same variable is an address.
+    #[arg(long, value_name = "N", env = "TIDEGATE_TUNNELS", default_value_t = 4,
+          value_parser = tunnels)]
+    pub tunnels: u16,
+
     /// Dial the gateway in clear text, without any identity. For tests and networks that you trust wholly.
     #[arg(long, env = "TIDEGATE_CLEAR", conflicts_with_all = ["identity", "ca", "server_name"])]
     pub clear: bool,
@@ -133,10 +157,6 @@ pub struct Http {
     /// How long to wait for a connection to the app, TLS included; then the visitor gets 502.
     #[arg(long, value_name = "TIME", env = "TIDEGATE_APP_CONNECT_TIMEOUT", default_value = "3s", value_parser = args::some_time)]
     pub app_connect_timeout: Duration,
-
-    /// How long the app may take to begin its answer; then the visitor gets 504. 0 leaves that to the gateway.
-    #[arg(long, value_name = "TIME", env = "TIDEGATE_APP_TIMEOUT", default_value = "0", value_parser = args::duration)]
-    pub app_timeout: Duration,
 
     /// How often to ask the gateway whether it is still there.
     #[arg(long, value_name = "TIME", env = "TIDEGATE_PING_INTERVAL", default_value = "5s", value_parser = args::some_time)]
@@ -181,7 +201,7 @@ pub struct Http {
     pub log_level: String,
 }
 
-impl Http {
+impl Tunnelling {
     /// The log's filter: a bare level is about what this program does, and not about every frame of its libraries.
     pub fn filter(&self) -> String {
         match self.log_level.as_str() {

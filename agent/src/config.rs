@@ -21,7 +21,7 @@ use tidegate_shared::tls::{
 };
 
 use crate::app;
-use crate::cli::{HostHeader, Http};
+use crate::cli::{HostHeader, Http, Tcp, Tunnelling};
 use crate::dial::Dialler;
 use crate::identity::Renewable;
 use crate::reconcile::Gateway;
@@ -31,7 +31,7 @@ use crate::target::{Place, Target};
 /// How long nothing need move of a body whose request is answered: what a gateway gives a stalled visitor.
 const REST_WITHIN: Duration = Duration::from_secs(30);
 
-/// Everything that `tidegate http` was told.
+/// Everything that `tidegate http` or `tidegate tcp` was told.
 #[derive(Debug)]
 pub struct Config {
     /// Each gateway, and how it is dialled.
@@ -46,11 +46,29 @@ pub struct Config {
 }
 
 impl Config {
-    /// Checks the command line.
+    /// Checks the command line of `tidegate http`.
     ///
     /// # Errors
     /// A sentence that names the option, and says what to do.
     pub fn new(told: &Http) -> Result<Self, String> {
+        // The gateway need not tell what nobody is told.
+        let marks = told.proxy_protocol.map_or(Marks::NONE, |_| Marks::VISITOR);
+        Self::with(&told.tunnelling, marks, || http_app(told))
+    }
+
+    /// Checks the command line of `tidegate tcp`.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn tcp(told: &Tcp) -> Result<Self, String> {
+        Self::with(&told.tunnelling, Marks::NONE, || Ok(tcp_app(told)))
+    }
+
+    fn with(
+        told: &Tunnelling,
+        marks: Marks,
+        app: impl FnOnce() -> Result<app::Settings, String>,
+    ) -> Result<Self, String> {
         let (identity, tls) = match (&told.identity, &told.ca) {
             (Some(identity), Some(ca)) if !told.clear => {
                 let trust = trust(identity, ca)?;
@@ -64,7 +82,7 @@ impl Config {
             if gateways.iter().any(|(known, _)| *known == gateway) {
                 continue;
             }
-            let dialler = dialler(told, &gateway, tls.as_ref())?;
+            let dialler = dialler(told, marks, &gateway, tls.as_ref())?;
             gateways.push((gateway, dialler));
         }
         Ok(Self {
@@ -75,7 +93,7 @@ impl Config {
                 patience: patience(told),
                 window_most: told.window_max,
             },
-            app: app(told)?,
+            app: app()?,
             workers: workers(told),
             drain: told.drain,
         })
@@ -113,15 +131,19 @@ fn gateway(text: &str) -> Result<Gateway, String> {
     })
 }
 
-fn dialler(told: &Http, gateway: &Gateway, tls: Option<&Renewable>) -> Result<Dialler, String> {
+fn dialler(
+    told: &Tunnelling,
+    marks: Marks,
+    gateway: &Gateway,
+    tls: Option<&Renewable>,
+) -> Result<Dialler, String> {
     let name = told.server_name.as_ref().unwrap_or(&gateway.host);
     let name = ServerName::try_from(name.clone())
         .map_err(|_| format!("--server-name: `{name}` is neither a host name nor an address"))?;
     Ok(Dialler {
         tls: tls.map(|trust| (Arc::clone(trust), name)),
         terms: Terms {
-            // The gateway need not tell what nobody is told.
-            marks: told.proxy_protocol.map_or(Marks::NONE, |_| Marks::VISITOR),
+            marks,
             ..Terms::default()
         },
         connect_within: told.connect_timeout,
@@ -129,7 +151,7 @@ fn dialler(told: &Http, gateway: &Gateway, tls: Option<&Renewable>) -> Result<Di
     })
 }
 
-fn patience(told: &Http) -> Patience {
+fn patience(told: &Tunnelling) -> Patience {
     let usual = Patience::default();
     Patience {
         interval: told.ping_interval,
@@ -140,9 +162,9 @@ fn patience(told: &Http) -> Patience {
     }
 }
 
-fn app(told: &Http) -> Result<app::Settings, String> {
+fn http_app(told: &Http) -> Result<app::Settings, String> {
     let target = told.target.clone();
-    if !target.tls && (told.target_ca.is_some() || told.target_insecure) {
+    if !target.tls() && (told.target_ca.is_some() || told.target_insecure) {
         return Err(format!(
             "--target-ca and --target-insecure say how an https TARGET proves itself, and {target} is none; write https://… or leave them out"
         ));
@@ -165,7 +187,7 @@ fn app(told: &Http) -> Result<app::Settings, String> {
             version,
             from: told.visitor_from.clone(),
         }),
-        connect_within: told.app_connect_timeout,
+        connect_within: told.tunnelling.app_connect_timeout,
         first_byte_within: Some(told.app_timeout).filter(|limit| !limit.is_zero()),
         rest_within: REST_WITHIN,
         now_ms: clock::now_ms,
@@ -173,11 +195,26 @@ fn app(told: &Http) -> Result<app::Settings, String> {
     })
 }
 
+fn tcp_app(told: &Tcp) -> app::Settings {
+    app::Settings {
+        tls: None,
+        own_trust: false,
+        http2: false,
+        host: None,
+        greeting: None,
+        connect_within: told.tunnelling.app_connect_timeout,
+        first_byte_within: None,
+        rest_within: REST_WITHIN,
+        now_ms: clock::now_ms,
+        target: told.target.0.clone(),
+    }
+}
+
 fn app_tls(
     told: &Http,
     target: &Target,
 ) -> Result<Option<(Arc<ClientConfig>, ServerName<'static>)>, String> {
-    if !target.tls {
+    if !target.tls() {
         return Ok(None);
     }
     let trust = match &told.target_ca {
@@ -205,7 +242,7 @@ fn app_tls(
     Ok(Some((client, name)))
 }
 
-fn workers(told: &Http) -> NonZeroUsize {
+fn workers(told: &Tunnelling) -> NonZeroUsize {
     told.workers
         .and_then(|count| NonZeroUsize::new(usize::from(count)))
         .or_else(|| available_parallelism().ok())

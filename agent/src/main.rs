@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use tidegate_agent::agent;
-use tidegate_agent::cli::{Cli, Command, Http};
+use tidegate_agent::cli::{Cli, Command, Tunnelling};
 use tidegate_agent::config::Config;
 use tidegate_shared::args::{self, USAGE, Variables};
 use tidegate_shared::log;
@@ -25,16 +25,22 @@ fn main() -> ExitCode {
         Ok(told) => told,
         Err(status) => return status,
     };
-    let Command::Http(told) = cli.command;
-    http(&told, &variables)
+    match cli.command {
+        Command::Http(told) => run(&told.tunnelling, || Config::new(&told), &variables),
+        Command::Tcp(told) => run(&told.tunnelling, || Config::tcp(&told), &variables),
+    }
 }
 
-fn http(told: &Http, variables: &Variables) -> ExitCode {
+fn run(
+    told: &Tunnelling,
+    config: impl FnOnce() -> Result<Config, String>,
+    variables: &Variables,
+) -> ExitCode {
     let log = match log::init(told.log, &told.filter()) {
         Ok(log) => log,
         Err(mistake) => return complain(&variables.name_in(&mistake), USAGE),
     };
-    let status = match Config::new(told) {
+    let status = match config() {
         Ok(config) => agent::run(config, print).map_or_else(
             |error| complain(&error.to_string(), 1),
             |()| ExitCode::SUCCESS,

@@ -9,7 +9,16 @@ use std::str::FromStr;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     pub place: Place,
-    pub tls: bool,
+    pub speaks: Speaks,
+}
+
+/// What is spoken there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speaks {
+    Http,
+    Https,
+    /// Whatever the visitor and the app like, over TCP or a Unix socket.
+    Tcp,
 }
 
 /// Where a connection to the app goes.
@@ -24,10 +33,20 @@ pub enum Place {
 }
 
 impl Target {
+    /// Whether the agent speaks TLS to it.
+    pub fn tls(&self) -> bool {
+        self.speaks == Speaks::Https
+    }
+
+    /// Whether it is no business of the agent's what is spoken there.
+    pub fn is_tcp(&self) -> bool {
+        self.speaks == Speaks::Tcp
+    }
+
     /// What belongs into `Host` when the target's own name is wanted there. The port is left out where it is the
     /// scheme's (RFC 9110 §4.2.3).
     pub fn authority(&self) -> String {
-        let usual = if self.tls { 443 } else { 80 };
+        let usual = if self.tls() { 443 } else { 80 };
         match &self.place {
             Place::Socket(_) => "localhost".to_owned(),
             Place::Here(port) if *port == usual => "localhost".to_owned(),
@@ -48,10 +67,14 @@ impl Target {
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = if self.tls { "https" } else { "http" };
+        let scheme = match self.speaks {
+            Speaks::Http => "http://",
+            Speaks::Https => "https://",
+            Speaks::Tcp => "",
+        };
         match &self.place {
-            Place::Here(port) => write!(f, "{scheme}://localhost:{port}"),
-            Place::Host { host, port } => write!(f, "{scheme}://{}:{port}", bracketed(host)),
+            Place::Here(port) => write!(f, "{scheme}localhost:{port}"),
+            Place::Host { host, port } => write!(f, "{scheme}{}:{port}", bracketed(host)),
             Place::Socket(path) => write!(f, "unix:{}", path.display()),
         }
     }
@@ -62,7 +85,7 @@ impl FromStr for Target {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("unix:") {
-            return socket(path);
+            return socket(path, Speaks::Http);
         }
         let (tls, rest) = match text.split_once("://") {
             None => (false, text),
@@ -92,24 +115,53 @@ impl FromStr for Target {
             (true, false) => Some(80),
             (false, _) => None,
         };
-        let place = place(text, authority, usual)?;
-        Ok(Self { place, tls })
+        let speaks = if tls { Speaks::Https } else { Speaks::Http };
+        let place = place(text, authority, usual, speaks)?;
+        Ok(Self { place, speaks })
     }
 }
 
-fn socket(path: &str) -> Result<Target, String> {
+/// TARGET of `tidegate tcp`: a place, and nothing of what is spoken there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TcpTarget(pub Target);
+
+impl FromStr for TcpTarget {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return socket(path, Speaks::Tcp).map(Self);
+        }
+        if let Some((scheme, _)) = text.split_once("://") {
+            return Err(format!(
+                "`{scheme}://` says what is spoken there, which is not looked at here; write HOST:PORT, or serve HTTP with `tidegate http`"
+            ));
+        }
+        let place = place(text, text, None, Speaks::Tcp)?;
+        Ok(Self(Target {
+            place,
+            speaks: Speaks::Tcp,
+        }))
+    }
+}
+
+fn socket(path: &str, speaks: Speaks) -> Result<Target, String> {
     if path.is_empty() {
         return Err("`unix:` needs the path of a socket, like unix:/run/app.sock".to_owned());
     }
     Ok(Target {
         place: Place::Socket(PathBuf::from(path)),
-        tls: false,
+        speaks,
     })
 }
 
-fn place(text: &str, authority: &str, usual: Option<u16>) -> Result<Place, String> {
+fn place(text: &str, authority: &str, usual: Option<u16>, speaks: Speaks) -> Result<Place, String> {
     let (host, port) = split(authority).ok_or_else(|| {
-        format!("`{text}` is not where an app can be; write 3000, host:3000, http://host:3000, https://host or unix:/path")
+        let like = match speaks {
+            Speaks::Tcp => "5432, host:5432 or unix:/path",
+            _ => "3000, host:3000, http://host:3000, https://host or unix:/path",
+        };
+        format!("`{text}` is not where an app can be; write {like}")
     })?;
     let port = match port {
         None => None,
@@ -133,6 +185,9 @@ fn place(text: &str, authority: &str, usual: Option<u16>) -> Result<Place, Strin
             host: host.to_ascii_lowercase(),
             port,
         }),
+        (host, None) if is_host(host) && speaks == Speaks::Tcp => {
+            Err(format!("`{text}` says no port; write {host}:PORT"))
+        }
         (host, None) if is_host(host) => Err(format!(
             "`{text}` says no port; write {host}:PORT, or a URL such as http://{host}"
         )),
@@ -229,6 +284,36 @@ mod tests {
             ("unix:", "needs the path"),
         ] {
             let error = text.parse::<Target>().expect_err(text);
+            assert!(error.contains(reason), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_tcp_target_is_a_place_and_nothing_else() {
+        let read = |text: &str| text.parse::<TcpTarget>().map(|target| target.0.to_string());
+        for (text, meant) in [
+            ("5432", "localhost:5432"),
+            (":5432", "localhost:5432"),
+            ("DB.example:5432", "db.example:5432"),
+            ("[::1]:5432", "[::1]:5432"),
+            (
+                "unix:/run/postgresql/.s.PGSQL.5432",
+                "unix:/run/postgresql/.s.PGSQL.5432",
+            ),
+        ] {
+            assert_eq!(read(text).as_deref(), Ok(meant), "{text}");
+        }
+        for (text, reason) in [
+            ("", "write 5432, host:5432 or unix:/path"),
+            ("db", "says no port; write db:PORT"),
+            ("http://db:1", "serve HTTP with `tidegate http`"),
+            ("tcp://db:1", "write HOST:PORT"),
+            ("db:1/x", "is not a port"),
+            ("db:0", "port 0"),
+            ("me@db:1", "neither a host name"),
+            ("unix:", "needs the path"),
+        ] {
+            let error = read(text).expect_err(text);
             assert!(error.contains(reason), "{text}: {error}");
         }
     }

@@ -79,7 +79,11 @@ fn mistakes_exit_with_64_and_a_reason() {
     let with = |arguments: &[&'static str]| [arguments, &clear].concat();
     for (arguments, reason) in [
         (vec!["http"], "TARGET"),
-        (vec!["tcp", "3000"], "unrecognized subcommand"),
+        (vec!["udp", "3000"], "unrecognized subcommand"),
+        (vec!["tcp", "5432"], "--gateway"),
+        (with(&["tcp", "http://db:5432"]), "with `tidegate http`"),
+        (with(&["tcp", "db"]), "write db:PORT"),
+        (with(&["tcp", "5432", "--h2"]), "unexpected argument"),
         (vec!["http", "3000"], "--gateway"),
         (
             vec!["http", "3000", "--gateway", "127.0.0.1:1"],

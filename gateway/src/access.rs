@@ -52,6 +52,29 @@ impl Access {
         &self.metrics
     }
 
+    /// The number of the next that has a line.
+    pub(crate) fn number(&self) -> u64 {
+        self.ids.next()
+    }
+
+    /// What tells this run of the program from others.
+    pub(crate) fn run(&self) -> u32 {
+        self.run
+    }
+
+    /// Writes a line, where lines are written: `fill` puts it together, without its end.
+    pub(crate) fn write(&self, fill: impl FnOnce(Format, &mut Vec<u8>)) {
+        let Some(sink) = &self.sink else {
+            return;
+        };
+        LINE.with_borrow_mut(|line| {
+            line.clear();
+            fill(self.format, line);
+            line.push(b'\n');
+            sink.line(line);
+        });
+    }
+
     /// Begins a record: the visitor's first octet came at `began`, the head was complete just now.
     pub(crate) fn record(
         self: &Arc<Self>,
@@ -61,7 +84,7 @@ impl Access {
     ) -> Record {
         Record {
             access: Arc::clone(self),
-            number: self.ids.next(),
+            number: self.number(),
             visitor: Arc::clone(visitor),
             tls,
             version: Version::HTTP_11,
@@ -328,24 +351,16 @@ impl Drop for Record {
         self.access
             .metrics
             .request_ended(status, self.received, self.sent);
-        let Some(sink) = &self.access.sink else {
-            return;
-        };
         let ended = Instant::now();
-        LINE.with_borrow_mut(|line| {
-            line.clear();
-            match self.access.format {
-                Format::Human => self.human(ended, line),
-                Format::Json => {
-                    if let Err(error) = self.json(ended, line) {
-                        // Its parts are text and numbers; should one still not go, the id says which request it was.
-                        line.clear();
-                        line.extend_from_slice(format!("{} {error}", self.id()).as_bytes());
-                    }
+        self.access.write(|format, line| match format {
+            Format::Human => self.human(ended, line),
+            Format::Json => {
+                if let Err(error) = self.json(ended, line) {
+                    // Its parts are text and numbers; should one still not go, the id says which request it was.
+                    line.clear();
+                    line.extend_from_slice(format!("{} {error}", self.id()).as_bytes());
                 }
             }
-            line.push(b'\n');
-            sink.line(line);
         });
     }
 }

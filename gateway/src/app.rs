@@ -25,7 +25,8 @@ use crate::access::Access;
 use crate::admin::{self, Admin};
 use crate::backend::{Backend, attend};
 use crate::certificates::Certificates;
-use crate::config::listeners::Named;
+use crate::config::listeners::{Listener, Named};
+use crate::config::passing::Onward;
 use crate::config::{Config, Goal, Problem, Run};
 use crate::door::{Complaints, Door, Expect};
 use crate::exchange::{Gateway, Target};
@@ -37,6 +38,7 @@ use crate::metrics::{Ids, Metrics, registry};
 use crate::pool::{self, Pool};
 use crate::route::Routes;
 use crate::source::Sources;
+use crate::tcp::{self, Tcp};
 use crate::tunnel::accept::{Intake, Security};
 use crate::tunnel::drive::Care;
 use crate::visitor::{self, Reception, Strays, pulse};
@@ -130,6 +132,7 @@ impl App {
                 door,
                 secured,
                 routes: Routes::new(routes),
+                tcp: passing(config, listener, &metrics),
             };
             let address = &listener.address;
             visitors.push((bind(&address.named, address.value)?, Arc::new(front)));
@@ -301,6 +304,35 @@ pub(crate) fn workers(run: &Run) -> usize {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         workers => workers,
     }
+}
+
+/// What a listener does with connections that it passes on, where it is in TCP mode.
+fn passing(config: &Config, listener: &Listener, metrics: &Metrics) -> Option<Tcp> {
+    let told = listener.passing.as_ref()?;
+    let target = |goal: &Onward| match goal {
+        Onward::Tunnel(name) => tcp::route::Target::Tunnel(name.clone()),
+        Onward::Servers(all, proxy) => {
+            tcp::route::Target::Servers(Arc::new(tcp::Servers::new(all.clone(), *proxy)))
+        }
+    };
+    let by_name = config
+        .passed
+        .iter()
+        .filter(|passed| passed.is_for(&listener.name))
+        .map(|passed| (passed.sni.clone(), target(&passed.goal)));
+    let routes = tcp::route::Routes::new(by_name, told.goal.value.as_ref().map(target));
+    let terms = tcp::Terms {
+        hello: told.hello.value,
+        connect: told.connect.value,
+        idle: Some(told.idle.value).filter(|idle| !idle.is_zero()),
+    };
+    let counters = metrics.tcp.of(&listener.name);
+    Some(Tcp::new(
+        Arc::clone(&listener.name),
+        routes,
+        terms,
+        counters,
+    ))
 }
 
 /// What stands in front of a tunnels' listener, and the start of what stands in front of a visitors' one.

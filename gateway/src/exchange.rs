@@ -397,7 +397,7 @@ fn apps<B>(
 
 /// What an agent says that went wrong, if the answer is its own. The reason alone would not tell: an app may be a gateway
 /// that says the same of its own agent.
-fn agents_own(status: StatusCode, fields: &HeaderMap) -> Option<Failure> {
+pub(crate) fn agents_own(status: StatusCode, fields: &HeaderMap) -> Option<Failure> {
     if !status.is_server_error() || !fields.contains_key(DETAIL) {
         return None;
     }

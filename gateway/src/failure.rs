@@ -72,6 +72,8 @@ pub enum Failure {
     UpgradeInvalid,
     /// CONNECT to somewhere, which an agent does not offer.
     ConnectUnsupported,
+    /// An HTTP request, to an agent that carries TCP connections only.
+    TcpOnly,
     /// From here on what concerns a backend: none of its servers may be used.
     NoServer,
     /// Every fit server has as many connections as it may, and none became free in time.
@@ -130,6 +132,7 @@ impl Failure {
             Self::UpgradeIgnored => "upgrade-ignored",
             Self::UpgradeInvalid => "upgrade-invalid",
             Self::ConnectUnsupported => "connect-unsupported",
+            Self::TcpOnly => "tcp-only",
             Self::NoServer => "no-server",
             Self::BackendBusy => "backend-busy",
             Self::BackendUnreachable => "backend-unreachable",
@@ -177,6 +180,7 @@ impl Failure {
             | Self::AppInvalid
             | Self::UpgradeIgnored
             | Self::UpgradeInvalid
+            | Self::TcpOnly
             | Self::BackendUnreachable
             | Self::BackendClosed
             | Self::BackendInvalid
@@ -263,6 +267,7 @@ impl Failure {
             Self::UpgradeIgnored => "The app did not change the protocol as it was asked to.",
             Self::UpgradeInvalid => "The app answered a change of protocol wrongly.",
             Self::ConnectUnsupported => "The agent of this name passes requests to its app only.",
+            Self::TcpOnly => "The agent of this name carries TCP connections and no HTTP requests.",
             Self::NoServer => "No server is set to take this request.",
             Self::BackendBusy => "The servers have as much to do as they may; try again.",
             Self::BackendUnreachable => "The server cannot be reached.",
@@ -286,6 +291,7 @@ impl Failure {
             Self::UpgradeIgnored,
             Self::UpgradeInvalid,
             Self::ConnectUnsupported,
+            Self::TcpOnly,
         ]
         .into_iter()
         .find(|failure| failure.reason().as_bytes() == reason)
@@ -302,7 +308,7 @@ impl From<BadLength> for Failure {
 }
 
 /// All of them, for the metrics to show at zero.
-pub const ALL: [Failure; 42] = [
+pub const ALL: [Failure; 43] = [
     Failure::Malformed,
     Failure::NoHost,
     Failure::ManyHosts,
@@ -335,6 +341,7 @@ pub const ALL: [Failure; 42] = [
     Failure::UpgradeIgnored,
     Failure::UpgradeInvalid,
     Failure::ConnectUnsupported,
+    Failure::TcpOnly,
     Failure::NoServer,
     Failure::BackendBusy,
     Failure::BackendUnreachable,

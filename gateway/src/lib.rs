@@ -27,6 +27,8 @@ pub mod door; // whom a connection is from
 
 pub mod visitor; // a visitor's connection
 
+pub mod tcp; // one that is passed on untouched
+
 pub mod forward; // a visitor's head made into an agent's
 
 pub mod route; // whose it is

@@ -24,6 +24,7 @@ use crate::metrics::Metrics;
 use crate::page;
 use crate::route::Routes;
 use crate::source::{Entry, Sources};
+use crate::tcp::Tcp;
 use crate::tunnel::accept::{Intake, Security};
 use crate::visitor::{Reception, Secured};
 
@@ -95,6 +96,8 @@ pub struct Front {
     pub door: Door,
     pub secured: Option<Secured>,
     pub routes: Routes<Target>,
+    /// In TCP mode; then nothing else here counts but the door.
+    pub tcp: Option<Tcp>,
 }
 
 /// What a tunnels' listener has in front.
@@ -122,8 +125,7 @@ pub async fn visitors(
         let entry = match room(&crowd, known) {
             Ok(entry) => entry,
             Err(failure) => {
-                let access = &reception.gateway.access;
-                shed(stream, visitor, failure, &front, access, &crowd, &drain);
+                shed(stream, visitor, failure, &front, &reception, &crowd, &drain);
                 continue;
             }
         };
@@ -155,6 +157,7 @@ async fn visit(
     mut entry: Option<Entry>,
     counted: Counted,
 ) {
+    let began = Instant::now();
     let arrival = if front.door.reads_headers() {
         let admitted = tokio::select! {
             biased;
@@ -169,23 +172,25 @@ async fn visit(
             .sources
             .enter(arrival.from.ip(), Instant::now());
         if entry.is_none() {
-            let (access, drain) = (&reception.gateway.access, &reception.drain);
             let failure = Failure::TooManyConnections;
             return shed(
                 stream,
                 arrival.from,
                 failure,
                 &front,
-                access,
+                &reception,
                 &counted.crowd,
-                drain,
+                &reception.drain,
             );
         }
         arrival
     } else {
         Arrival::of(visitor)
     };
-    reception.serve(stream, arrival, front).await;
+    match &front.tcp {
+        Some(tcp) => Box::pin(tcp.serve(&reception, stream, arrival, began)).await,
+        None => reception.serve(stream, arrival, front).await,
+    }
     drop((counted, entry));
 }
 
@@ -329,19 +334,22 @@ fn room(crowd: &Crowd, visitor: Option<SocketAddr>) -> Result<Option<Entry>, Fai
         .ok_or(Failure::TooManyConnections)
 }
 
-/// Turns a visitor away, with a word where there is no TLS in the way.
+/// Turns a visitor away, with a word where there is no TLS in the way, and it would be understood.
 fn shed(
     stream: TcpStream,
     visitor: SocketAddr,
     failure: Failure,
     front: &Front,
-    access: &Arc<Access>,
+    reception: &Reception,
     crowd: &Arc<Crowd>,
     drain: &Drain,
 ) {
+    let access = &reception.gateway.access;
     crowd.complain(failure);
     access.metrics().visitors_shed.inc();
-    if front.secured.is_none() {
+    if let Some(tcp) = &front.tcp {
+        tcp.shed(reception, visitor, failure);
+    } else if front.secured.is_none() {
         tell(stream, visitor, failure, access, crowd, drain);
     }
 }

@@ -88,7 +88,10 @@ fn check(config: &Config) -> Result<(), Trouble> {
     for advice in config.advice() {
         text.push_str(&format!("advice: {advice}\n"));
     }
-    let (listeners, routes) = (config.listeners.len(), config.routes.len());
+    let (listeners, routes) = (
+        config.listeners.len(),
+        config.routes.len() + config.passed.len(),
+    );
     let backends = config.backends.len();
     say(&format!(
         "{text}ok: {listeners} for visitors, {routes} routes, {backends} backends\n"

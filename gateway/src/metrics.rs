@@ -15,6 +15,7 @@ use crate::backend::{self, Backend};
 use crate::door;
 use crate::failure::{ALL, Failure};
 use crate::pool::Pool;
+use crate::tcp;
 use crate::tunnel::{Ending, Life};
 
 /// Counters that only grow.
@@ -43,6 +44,7 @@ pub struct Metrics {
     pub log_dropped: Counter,
     pub proxy_headers: door::Listeners,
     backends: OnceLock<Arc<[Arc<Backend>]>>,
+    pub tcp: tcp::Listeners,
 }
 
 /// Tunnels that were not filed, by the layer that refused them.
@@ -361,11 +363,61 @@ impl Collector for Live {
         if let Some(backends) = metrics.backends.get() {
             backend::encode(backends, encoder)?;
         }
+        self.encode_tcp(encoder)?;
         self.encode_tunnels(encoder)
     }
 }
 
 impl Live {
+    fn encode_tcp(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let listeners = self.metrics.tcp.all();
+        let of = |name: &Arc<str>| ("listener", name.to_string());
+        counters(
+            encoder,
+            (
+                "tcp_connections",
+                "Connections of listeners in TCP mode that ended, by how",
+            ),
+            listeners.iter().flat_map(|(name, counters)| {
+                counters
+                    .all_ended()
+                    .map(move |(ended, count)| (vec![of(name), ("ended", ended.to_owned())], count))
+            }),
+        )?;
+        counters(
+            encoder,
+            (
+                "tcp_octets",
+                "Octets of connections in TCP mode that ended: in from visitors, out to them",
+            ),
+            listeners.iter().flat_map(|(name, counters)| {
+                let (received, sent) = counters.octets();
+                [("in", received), ("out", sent)].map(|(direction, octets)| {
+                    (vec![of(name), ("direction", direction.to_owned())], octets)
+                })
+            }),
+        )?;
+        counters(
+            encoder,
+            (
+                "tcp_proxy_header_refused",
+                "Servers that closed at once after the PROXY header that the gateway wrote",
+            ),
+            listeners
+                .iter()
+                .map(|(name, counters)| (vec![of(name)], counters.all_startled())),
+        )?;
+        gauges(
+            encoder,
+            ("tcp_open", "Connections of listeners in TCP mode"),
+            None,
+            listeners.iter().map(|(name, counters)| {
+                let open = usize::try_from(counters.open()).unwrap_or(usize::MAX);
+                (vec![of(name)], count(open))
+            }),
+        )
+    }
+
     fn encode_tunnels(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let tunnels = self.pool.tunnels();
         let groups = self.pool.groups();

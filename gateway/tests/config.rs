@@ -345,3 +345,97 @@ fn a_hundred_thousand_routes_are_read() {
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(said.ends_with("100000 routes, 0 backends\n"), "{said}");
 }
+
+#[test]
+fn what_tcp_mode_is_not_for_is_told() {
+    let wrong = r#"
+[listeners.web]
+address = "127.0.0.1:80"
+idle_timeout = "1h"
+servers = ["10.0.0.1:1"]
+[listeners.pg]
+address = "127.0.0.1:5432"
+mode = "tcp"
+certificates = ["site.pem"]
+hello_timeout = "0"
+[listeners.two]
+address = "127.0.0.1:5433"
+mode = "tcp"
+tunnel = "db.test"
+servers = ["10.0.0.1", "[::1]:5", "a b:5"]
+[listeners.three]
+address = "127.0.0.1:5434"
+mode = "tcp"
+tunnel = "db.test"
+send_proxy = "v3"
+[[routes]]
+host = "a.test"
+listeners = ["two"]
+tunnel = "a.test"
+[[routes]]
+sni = "a.test"
+listeners = ["web"]
+path = "/x"
+tunnel = "a.test"
+[[routes]]
+sni = "b.test"
+listeners = ["two"]
+[[routes]]
+sni = "b.test"
+listeners = ["two"]
+tunnel = "c.test"
+[[routes]]
+sni = "b.test"
+listeners = ["two"]
+tunnel = "d.test"
+"#;
+    let told = told(wrong);
+    let places = [
+        ("a.toml:4:1: listeners.web.idle_timeout: ", "mode = \"tcp\""),
+        ("a.toml:5:1: listeners.web.servers: ", "mode = \"tcp\""),
+        ("a.toml:7:11: listeners.pg.address: ", "go nowhere"),
+        (
+            "a.toml:9:16: listeners.pg.certificates: ",
+            "passed on and not ended",
+        ),
+        ("a.toml:10:17: listeners.pg.hello_timeout: ", ""),
+        ("a.toml:15:12: listeners.two.servers: ", "write HOST:PORT"),
+        ("a.toml:15:35: listeners.two.servers: ", "write HOST:PORT"),
+        ("a.toml:11:1: listeners.two: ", "two places to go"),
+        (
+            "a.toml:20:14: listeners.three.send_proxy: ",
+            "write v1 or v2",
+        ),
+        (
+            "a.toml:16:1: listeners.three: ",
+            "`send_proxy` is what `servers` are told",
+        ),
+        ("a.toml:23:14: routes.listeners: ", "in tcp mode"),
+        ("a.toml:27:14: routes.listeners: ", "in http mode"),
+        ("a.toml:28:1: routes.path: ", "in a route for requests"),
+        ("a.toml:30:1: routes: ", "it goes nowhere; add tunnel"),
+        (
+            "a.toml:37:1: routes: ",
+            "the route in line 33 wants the same",
+        ),
+    ];
+    for (place, part) in places {
+        assert!(
+            told.iter()
+                .any(|line| line.starts_with(place) && line.contains(part)),
+            "{place}{part}: {told:#?}"
+        );
+    }
+    assert_eq!(told.len(), places.len(), "{told:#?}");
+    let nowhere = self::told(
+        "[listeners.pg]\naddress = '127.0.0.1:5432'\nmode = 'tcp'\n[tunnels]\nclear = '127.0.0.1:1'\nclear_names = ['a.test']\n",
+    );
+    assert!(
+        nowhere[0].contains("listeners.pg.address: its connections go nowhere"),
+        "{nowhere:?}"
+    );
+    let alone = self::told(
+        "[listeners.a]\naddress = '127.0.0.1:80'\n[tunnels]\nclear = '127.0.0.1:1'\nclear_names = ['a.test']\n[[routes]]\nsni = 'a.test'\ntunnel = 'a.test'\n",
+    );
+    assert!(alone[0].contains("no listener is in tcp mode"), "{alone:?}");
+}

@@ -1,6 +1,8 @@
 //! An upgraded connection and one HTTP/2 stream, joined: bytes as they come, both ways, each direction closed for itself
 //! (RFC 8441 §5, RFC 9113 §8.5). Called at both ends of a tunnel for WebSocket and whatever else is upgraded.
 
+use std::fmt;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -10,10 +12,11 @@ use bytes::{Bytes, BytesMut};
 use h2::{Reason, SendStream};
 use http_body::{Body, Frame};
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::io::poll_read_buf;
 
+use crate::idle::Idle;
 use crate::inbound::Inbound;
 use crate::pump::{Pump, Stop};
 
@@ -33,6 +36,8 @@ pub enum Broken {
     Io(#[source] io::Error),
     #[error("the upgraded connection took nothing of what waits for it within {0:?}")]
     Stalled(Duration),
+    #[error("nothing moved for {0:?}")]
+    Idle(Duration),
     #[error("the stream was reset by the other end of the tunnel: {0}")]
     Reset(Reason),
     #[error("the tunnel is gone: {0}")]
@@ -41,6 +46,17 @@ pub enum Broken {
 
 /// Most that is read from the connection at once.
 const CHUNK: usize = 16 * 1024;
+
+/// How long a join lasts, and how it ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// For how long `io` may take nothing of what waits for it; `None` for any time.
+    pub stall: Option<Duration>,
+    /// For how long nothing may move in either direction; `None` for any time.
+    pub idle: Option<Duration>,
+    /// What the far end is told where `io` fails (RFC 9113 §7).
+    pub failed: Reason,
+}
 
 /// Relays until both directions are closed or one fails. When it returns an error the stream is reset and `io` dropped.
 /// `stall` is for how long `io` may take nothing of what waits for it; `None` for any time.
@@ -53,25 +69,95 @@ pub async fn join<T>(
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    let (reader, writer) = tokio::io::split(io);
-    let mut outward = Pump::new(
-        Reading {
-            io: reader,
-            buffer: BytesMut::new(),
-            ended: false,
-        },
-        send,
-    );
-    let mut inward = Writing {
-        io: writer,
-        from: recv,
-        chunk: Bytes::new(),
-        closing: false,
-        done: false,
-        stall: stall.map(Stall::new),
+    let terms = Terms {
+        stall,
+        idle: None,
+        failed: Reason::CANCEL,
     };
-    let result = std::future::poll_fn(|cx| {
-        let out = match outward.poll(cx) {
+    let mut join = Join::new(io, Bytes::new(), send, recv, &terms);
+    let result = join.run().await;
+    (join.traffic(), result)
+}
+
+/// A connection and a stream on their way to their ends.
+pub struct Join<T> {
+    outward: Pump<Reading<ReadHalf<T>>>,
+    inward: Writing<WriteHalf<T>>,
+    idle: Option<Idle>,
+    failed: Reason,
+    before: Traffic,
+}
+
+impl<T> fmt::Debug for Join<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Join")
+            .field("traffic", &self.traffic())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T> Join<T> {
+    /// What has gone through so far.
+    pub fn traffic(&self) -> Traffic {
+        Traffic {
+            sent: self.outward.sent(),
+            received: self.inward.from.received(),
+        }
+    }
+}
+
+impl<T> Join<T>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    /// `ahead` was read from `io` already, and goes out first.
+    pub fn new(io: T, ahead: Bytes, send: SendStream<Bytes>, recv: Inbound, terms: &Terms) -> Self {
+        let (reader, writer) = tokio::io::split(io);
+        Self {
+            outward: Pump::new(
+                Reading {
+                    io: reader,
+                    ahead,
+                    buffer: BytesMut::new(),
+                    ended: false,
+                },
+                send,
+            ),
+            inward: Writing {
+                io: writer,
+                from: recv,
+                chunk: Bytes::new(),
+                closing: false,
+                done: false,
+                stall: terms.stall.map(Stall::new),
+            },
+            idle: terms.idle.map(Idle::new),
+            failed: terms.failed,
+            before: Traffic::default(),
+        }
+    }
+
+    /// Relays until both directions are closed or one fails. Whatever becomes of it, [`Self::traffic`] can be asked.
+    ///
+    /// # Errors
+    /// See [`Broken`]; the stream is reset then.
+    pub async fn run(&mut self) -> Result<(), Broken> {
+        let result = poll_fn(|cx| self.poll(cx)).await;
+        match &result {
+            Ok(()) => {}
+            Err(Broken::Io(_)) => self.outward.reset(self.failed),
+            Err(_) => self.outward.reset(Reason::CANCEL),
+        }
+        result
+    }
+
+    /// The connection, for whoever has to say how it ends.
+    pub fn into_io(self) -> T {
+        self.outward.into_body().io.unsplit(self.inward.io)
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        let out = match self.outward.poll(cx) {
             Poll::Ready(Ok(())) => true,
             Poll::Ready(Err(Stop::Body(error))) => return Poll::Ready(Err(Broken::Io(error))),
             // The far side wants no more; what it has to say may still be coming.
@@ -82,32 +168,29 @@ where
             Poll::Ready(Err(Stop::Gone(error))) => return Poll::Ready(Err(Broken::Gone(error))),
             Poll::Pending => false,
         };
-        let back = match inward.poll(cx) {
+        let back = match self.inward.poll(cx) {
             Poll::Ready(Ok(())) => true,
             Poll::Ready(Err(broken)) => return Poll::Ready(Err(broken)),
             Poll::Pending => false,
         };
         if out && back {
-            Poll::Ready(Ok(()))
-        } else {
-            Poll::Pending
+            return Poll::Ready(Ok(()));
         }
-    })
-    .await;
-    if result.is_err() {
-        outward.reset(Reason::CANCEL);
+        let traffic = self.traffic();
+        let moved = std::mem::replace(&mut self.before, traffic) != traffic;
+        if let Some(idle) = &mut self.idle
+            && idle.is_over(moved, cx)
+        {
+            return Poll::Ready(Err(Broken::Idle(idle.most())));
+        }
+        Poll::Pending
     }
-    (
-        Traffic {
-            sent: outward.sent(),
-            received: inward.from.received(),
-        },
-        result,
-    )
 }
 
 struct Reading<R> {
     io: R,
+    /// Read before, and goes first.
+    ahead: Bytes,
     buffer: BytesMut,
     ended: bool,
 }
@@ -121,6 +204,9 @@ impl<R: AsyncRead + Unpin> Body for Reading<R> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         let this = &mut *self;
+        if !this.ahead.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.ahead)))));
+        }
         if this.ended {
             return Poll::Ready(None);
         }

@@ -7,6 +7,8 @@ pub mod socket; // TCP: how both ends dial and listen
 
 pub mod proxy_header; // who a connection is really from, said before its first octet
 
+pub mod client_hello; // whom a connection asks for whose TLS ends elsewhere
+
 pub mod reversal; // who is client and who is server, and when that turns round
 
 pub mod seam; // the socket as `h2` sees it after the reversal
@@ -19,7 +21,11 @@ pub mod inbound; // one HTTP/2 stream's bytes as a body, acknowledged late
 
 pub mod pump; // a body into one HTTP/2 stream, no faster than it is taken
 
+mod idle; // when nothing has moved for too long
+
 pub mod duplex; // an upgraded connection and one HTTP/2 stream, joined
+
+pub mod relay; // two TCP connections, joined
 
 pub mod message; // fields that concern one hop only
 

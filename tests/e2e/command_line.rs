@@ -279,6 +279,7 @@ async fn the_readme_names_every_option_and_no_other() {
     let mut there = BTreeSet::from(others.map(ToOwned::to_owned));
     for (program, command) in [
         ("tidegate", "http"),
+        ("tidegate", "tcp"),
         ("tidegated", "run"),
         ("tidegated", "check"),
         ("tidegated", "config"),

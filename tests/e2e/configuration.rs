@@ -217,7 +217,7 @@ async fn the_example_of_the_readme_is_fine_and_has_every_key() {
         assert!(
             checked
                 .stdout
-                .ends_with("ok: 2 for visitors, 3 routes, 1 backends\n"),
+                .ends_with("ok: 3 for visitors, 4 routes, 1 backends\n"),
             "{}",
             checked.stderr
         );
@@ -229,4 +229,22 @@ async fn the_example_of_the_readme_is_fine_and_has_every_key() {
         let missing: Vec<_> = keys(&shown.stdout).difference(&named).cloned().collect();
         assert!(missing.is_empty(), "the README's example lacks {missing:?}");
     }
+}
+
+/// TLS by name to servers that take a PROXY header, as the README has it.
+#[tokio::test]
+async fn the_example_for_servers_behind_tcp_is_fine() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = Pki::create(dir.path(), "ca");
+    let identity = pki.server(&["gw.example.com"]);
+    fs::copy(identity, dir.path().join("gw.example.com.pem")).unwrap();
+    let file = dir.path().join("pages.toml");
+    fs::write(&file, block_of_the_readme("# pages.toml")).unwrap();
+    let args = ["check", "--config", file.to_str().unwrap()].map(Into::into);
+    let checked = run(&built("tidegated"), &args).await;
+    assert_eq!(
+        checked.stdout, "ok: 1 for visitors, 1 routes, 0 backends\n",
+        "{}",
+        checked.stderr
+    );
 }

@@ -45,6 +45,8 @@ mod reversal;
 mod routing;
 mod stampede;
 mod stopping;
+mod tcp;
+mod tcp_agent;
 mod trailers;
 mod vanished;
 mod visitor_address;

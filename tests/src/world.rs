@@ -212,6 +212,17 @@ impl World {
         agent
     }
 
+    /// As [`World::agent`], of `tidegate tcp TARGET`, with more options.
+    pub async fn tcp_agent(&self, name: &str, target: &str, options: &[&str]) -> Program {
+        let before = self.filed(name).await;
+        let gateway = format!("localhost:{}", self.tunnels.port());
+        let (identity, ca) = (self.pki.agent(&[name]), self.pki.ca_file("ca"));
+        let mut agent = launch_tcp_agent(&gateway, &identity, &ca, target, options);
+        agent.ready().await;
+        self.wait_more_than(before, name).await;
+        agent
+    }
+
     /// A tunnel by hand with a certificate for `name`, when it is filed.
     pub async fn raw_agent(&self, name: &str) -> Peer {
         let before = self.filed(name).await;
@@ -342,9 +353,33 @@ pub fn launch_agent(
     target: &str,
     options: &[&str],
 ) -> Program {
+    launch(wrapper, "http", gateway, identity, ca, target, options)
+}
+
+/// Starts `tidegate tcp TARGET`.
+#[must_use]
+pub fn launch_tcp_agent(
+    gateway: &str,
+    identity: &Path,
+    ca: &Path,
+    target: &str,
+    options: &[&str],
+) -> Program {
+    launch(&[], "tcp", gateway, identity, ca, target, options)
+}
+
+fn launch(
+    wrapper: &[OsString],
+    command: &str,
+    gateway: &str,
+    identity: &Path,
+    ca: &Path,
+    target: &str,
+    options: &[&str],
+) -> Program {
     let mut words = wrapper.to_vec();
     words.push(built("tidegate").into());
-    words.extend(["http", target, "--gateway", gateway].map(OsString::from));
+    words.extend([command, target, "--gateway", gateway].map(OsString::from));
     words.extend([
         "--identity".into(),
         identity.into(),

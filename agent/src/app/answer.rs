@@ -38,6 +38,8 @@ pub(super) enum Trouble {
     UpgradeInvalid(&'static str),
     /// CONNECT without a protocol: a tunnel to anywhere, which an agent never is.
     Connect,
+    /// A request, to an app that is reached by connections alone.
+    NotHttp,
     /// A request that must not be passed on.
     Unfit(&'static str),
 }
@@ -50,7 +52,8 @@ impl Trouble {
             | Self::Invalid(_)
             | Self::Reset(_)
             | Self::UpgradeIgnored(_)
-            | Self::UpgradeInvalid(_) => StatusCode::BAD_GATEWAY,
+            | Self::UpgradeInvalid(_)
+            | Self::NotHttp => StatusCode::BAD_GATEWAY,
             Self::Slow => StatusCode::GATEWAY_TIMEOUT,
             Self::Connect => StatusCode::NOT_IMPLEMENTED,
             Self::Unfit(_) => StatusCode::BAD_REQUEST,
@@ -66,6 +69,7 @@ impl Trouble {
             Self::UpgradeIgnored(_) => "upgrade-ignored",
             Self::UpgradeInvalid(_) => "upgrade-invalid",
             Self::Connect => "connect-unsupported",
+            Self::NotHttp => "tcp-only",
             // The gateway's word for the same.
             Self::Unfit(_) => "malformed-request",
         }
@@ -92,6 +96,9 @@ impl fmt::Display for Trouble {
             Self::UpgradeInvalid(why) => write!(f, "answered a change of protocol wrongly: {why}"),
             Self::Connect => f.write_str(
                 "is the only place that requests go to; CONNECT to others is not offered",
+            ),
+            Self::NotHttp => f.write_str(
+                "is served by tidegate tcp, which carries TCP connections and no HTTP requests",
             ),
             Self::Unfit(why) => write!(f, "was not asked: {why}"),
         }

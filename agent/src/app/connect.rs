@@ -29,7 +29,7 @@ impl App {
                 return Ok(line);
             }
             Ok(Err(fault)) => fault,
-            Err(_elapsed) if self.settings.target.tls => Fault {
+            Err(_elapsed) if self.settings.target.tls() => Fault {
                 why: format!("no connection within {within:?}; does it speak TLS there?"),
                 told: format!("no connection within {within:?}").into(),
             },

@@ -287,7 +287,7 @@ fn for_http2(head: &mut Parts, app: &App) {
         .and_then(|host| Authority::from_maybe_shared(Bytes::copy_from_slice(host.as_bytes())).ok())
         .or_else(|| target.authority().parse().ok());
     let mut parts = http::uri::Parts::default();
-    parts.scheme = Some(if target.tls {
+    parts.scheme = Some(if target.tls() {
         Scheme::HTTPS
     } else {
         Scheme::HTTP

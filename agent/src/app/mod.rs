@@ -15,6 +15,8 @@ mod upgrade; // WebSocket and whatever else is upgraded
 
 mod http2; // HTTP/2 with prior knowledge to the app
 
+mod tcp; // whatever is spoken over TCP
+
 mod answer; // what the visitor gets when the app gives nothing
 
 mod complaints; // what the log says of it
@@ -114,6 +116,9 @@ impl App {
     /// Serves one request to its end. Dropping the future drops the connection to the app that it uses.
     pub fn serve(self: &Arc<Self>, (request, respond): Exchange, wire: &Arc<Wire>) -> Serving {
         let (app, wire) = (Arc::clone(self), Arc::clone(wire));
+        if app.settings.target.is_tcp() {
+            return Box::pin(tcp::relay(app, request, respond, wire));
+        }
         if let Some(why) = request::unfit(&request) {
             return Box::pin(async move {
                 answer::send(&app, &request, respond, &Trouble::Unfit(why));
@@ -233,6 +238,9 @@ impl App {
             format!("; since the last such line it has come or gone {untold} times")
         };
         match down {
+            Some(why) if target.is_tcp() => warn!(
+                "the app at {target} cannot be reached: {why}; visitors' connections are closed until it answers{often}"
+            ),
             Some(why) => warn!(
                 "the app at {target} cannot be reached: {why}; visitors get 502 until it answers{often}"
             ),
@@ -294,8 +302,11 @@ impl App {
         }
     }
 
-    /// What to try with an app that has never been understood.
+    /// What to try with an app that has never been understood, or was asked for what it is not.
     fn hint(&self, trouble: &Trouble) -> String {
+        if *trouble == Trouble::NotHttp {
+            return "; if it speaks HTTP, serve it with `tidegate http`".to_owned();
+        }
         let http2 = self.settings.http2;
         let garbled = match trouble {
             Trouble::Closed => true,
@@ -310,7 +321,7 @@ impl App {
         let target = &self.settings.target;
         hint.push_str("; ");
         hint.push_str(&self.settings.about_greeting());
-        if !target.tls && !matches!(target.place, Place::Socket(_)) {
+        if !target.tls() && !matches!(target.place, Place::Socket(_)) {
             hint.push_str("; if it speaks TLS, write https:// in TARGET");
         }
         hint.push_str(if http2 {

@@ -4,6 +4,7 @@
 use tidegate_shared::name::NamePattern;
 
 use super::Config;
+use super::passing::SOMEWHERE;
 use super::routes::Goal;
 use super::table::Problem;
 use crate::door::Expect;
@@ -21,6 +22,7 @@ pub(super) fn problems(config: &Config, whole: bool) -> Vec<Problem> {
     all.extend(clear_names(config));
     all.extend(addresses(config));
     all.extend(proxies(config));
+    all.extend(leading_nowhere(config));
     for (id, text) in config.run.limits.check() {
         all.push(config.sources.problem(id, text));
     }
@@ -77,6 +79,23 @@ fn missing(config: &Config) -> Vec<Problem> {
         ));
     }
     all
+}
+
+/// Listeners in TCP mode whose connections have nowhere to go.
+fn leading_nowhere(config: &Config) -> impl Iterator<Item = Problem> {
+    let nowhere = config.listeners.iter().filter(|listener| {
+        let own = listener.passing.as_ref().map(|passing| &passing.goal);
+        own.is_some_and(|own| !own.given)
+            && !config
+                .passed
+                .iter()
+                .any(|passed| passed.is_for(&listener.name))
+    });
+    nowhere.map(|listener| {
+        listener.address.named.problem(format!(
+            "its connections go nowhere; add {SOMEWHERE}, beside it or in [[routes]] with `sni`"
+        ))
+    })
 }
 
 fn clear_names(config: &Config) -> Vec<Problem> {

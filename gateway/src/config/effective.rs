@@ -9,6 +9,7 @@ use clap::{Arg, CommandFactory as _};
 
 use super::backends::Placed;
 use super::listeners::{Listener, Named};
+use super::passing::{Onward, Passed, Passing};
 use super::routes::{Goal, Routed};
 use super::settings::{Source, is_flag, is_list, key_of, long};
 use super::{Cli, Config};
@@ -62,6 +63,9 @@ pub(super) fn text(config: &Config, all: bool) -> String {
         .unwrap_or_default();
     for routed in &config.routes {
         route(routed, &file, &mut out);
+    }
+    for passed in &config.passed {
+        passing_route(passed, &file, &mut out);
     }
     out
 }
@@ -123,8 +127,13 @@ fn names(config: &Config, lines: &mut String) {
 fn describe(listener: &Listener, all: bool, out: &mut String) {
     let _infallible = write!(
         out,
-        "\n[listeners.{}]\nmode = \"http\"\n",
-        key(&listener.name)
+        "\n[listeners.{}]\nmode = \"{}\"\n",
+        key(&listener.name),
+        if listener.passing.is_some() {
+            "tcp"
+        } else {
+            "http"
+        }
     );
     let Listener {
         address,
@@ -155,6 +164,69 @@ fn describe(listener: &Listener, all: bool, out: &mut String) {
             &proxy_from.named,
         ));
     }
+    if let Some(told) = &listener.passing {
+        passing(told, all, out);
+    }
+}
+
+/// What a listener in TCP mode does beside.
+fn passing(passing: &Passing, all: bool, out: &mut String) {
+    if let Some(goal) = &passing.goal.value {
+        out.push_str(&entry(&onward(goal), &place(&passing.goal.named)));
+    }
+    for (key, time) in [
+        ("hello_timeout", &passing.hello),
+        ("connect_timeout", &passing.connect),
+        ("idle_timeout", &passing.idle),
+    ] {
+        if time.given || all {
+            let text = format!("{key} = {}", quoted(&shown(time.value)));
+            let comment = if time.given {
+                place(&time.named)
+            } else {
+                "default".to_owned()
+            };
+            out.push_str(&entry(&text, &comment));
+        }
+    }
+}
+
+/// As a user would write it.
+fn shown(time: Duration) -> String {
+    if time.subsec_nanos() == 0 {
+        format!("{}s", time.as_secs())
+    } else {
+        format!("{}ms", time.as_millis())
+    }
+}
+
+fn onward(goal: &Onward) -> String {
+    match goal {
+        Onward::Tunnel(name) => format!("tunnel = {}", quoted(name.as_str())),
+        Onward::Servers(all, proxy) => {
+            let all: Vec<String> = all
+                .iter()
+                .map(|server| quoted(&server.to_string()))
+                .collect();
+            let mut text = format!("servers = [{}]", all.join(", "));
+            if let Some(version) = proxy {
+                let _infallible = write!(text, "\nsend_proxy = \"{version}\"");
+            }
+            text
+        }
+    }
+}
+
+fn passing_route(passed: &Passed, file: &str, out: &mut String) {
+    out.push('\n');
+    out.push_str(&entry("[[routes]]", &format!("{file}:{}", passed.line)));
+    let _infallible = writeln!(out, "sni = {}", quoted(&passed.sni.to_string()));
+    if !passed.listeners.is_empty() {
+        let names = passed.listeners.iter().map(|name| quoted(name));
+        let names = names.collect::<Vec<_>>().join(", ");
+        let _infallible = writeln!(out, "listeners = [{names}]");
+    }
+    let _infallible = writeln!(out, "{}", onward(&passed.goal));
 }
 
 fn listed(key: &str, values: impl Iterator<Item: fmt::Display>, named: &Named) -> String {

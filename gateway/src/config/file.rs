@@ -12,6 +12,7 @@ use toml::de::DeTable;
 
 use super::backends::{self, Placed};
 use super::listeners::{self, Listener, Said, ranges, said};
+use super::passing::Passed;
 use super::routes::{self, Known, Routed};
 use super::settings::{self, Setting};
 use super::table::{Document, Problem, Table, Value};
@@ -29,6 +30,7 @@ pub(super) struct File {
     pub(super) tunnels_proxy_from: Option<Said<Vec<Range>>>,
     pub(super) backends: Vec<Placed>,
     pub(super) routes: Vec<Routed>,
+    pub(super) passed: Vec<Passed>,
 }
 
 /// Reads a file; `run` has the options that may stand in it.
@@ -107,22 +109,22 @@ fn read(document: &Document<'_>, mut root: Table<'_>, folder: &Path, run: &Comma
         tunnels.finish(|key| settings::home_of(key, run));
     }
     let names = names.filter(|names| names.given);
+    let served = names.as_ref().and_then(|names| names.value.as_deref());
     let listeners: Vec<Listener> = root
         .table("listeners")
         .map(Table::entries)
         .unwrap_or_default()
         .into_iter()
-        .filter_map(|(name, value)| listeners::read(&name, value, folder))
+        .filter_map(|(name, value)| listeners::read(&name, value, folder, served))
         .collect();
     let routes = root.take("routes");
-    let served = names.as_ref().and_then(|names| names.value.as_deref());
     let backends = backends::read(root.table("backends"), folder);
     let known = Known {
         listeners: &listeners,
         backends: &backends,
         served,
     };
-    let routes = routes::read(document, routes, known);
+    let (routes, passed) = routes::read(document, routes, known);
     root.finish(|key| settings::home_of(key, run));
     File {
         settings,
@@ -133,6 +135,7 @@ fn read(document: &Document<'_>, mut root: Table<'_>, folder: &Path, run: &Comma
             .map(Said::or_default),
         routes,
         backends,
+        passed,
     }
 }
 

@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tidegate_shared::args::listen;
+use tidegate_shared::name::NamePattern;
 
 use super::options::Run;
+use super::passing::{self, KEYS, Passing};
 use super::settings::Sources;
 use super::table::{Problem, Spot, Table, Value};
 use crate::door::Expect;
@@ -89,6 +91,8 @@ pub struct Listener {
     pub certificates: Said<Vec<PathBuf>>,
     pub proxy: Said<Expect>,
     pub proxy_from: Said<Vec<Range>>,
+    /// In TCP mode; else it is for HTTP.
+    pub passing: Option<Passing>,
 }
 
 /// The longest name of anything.
@@ -102,8 +106,13 @@ pub(super) fn is_plain(name: &str) -> bool {
             .all(|octet| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_' | b'.'))
 }
 
-/// Reads `[listeners.NAME]`.
-pub(super) fn read(name: &str, value: Value<'_>, folder: &Path) -> Option<Listener> {
+/// Reads `[listeners.NAME]`; `served` are the names that agents may bring.
+pub(super) fn read(
+    name: &str,
+    value: Value<'_>,
+    folder: &Path,
+    served: Option<&[NamePattern]>,
+) -> Option<Listener> {
     if !is_plain(name) {
         value.complain(format!(
             "a name is 1 to {NAME_MOST} letters, digits, `-`, `_` and `.`"
@@ -111,12 +120,17 @@ pub(super) fn read(name: &str, value: Value<'_>, folder: &Path) -> Option<Listen
         return None;
     }
     let mut table = value.table()?;
-    if let Some(mode) = table.take("mode")
-        && let Some(word) = mode.text()
-        && word != "http"
-    {
-        mode.complain(format!("`{word}` is no mode; write http"));
-    }
+    let mode = table.take("mode");
+    let passing = match mode.as_ref().and_then(Value::text) {
+        Some("tcp") => Some(passing::listener(&mut table, served)),
+        Some("http") | None => None,
+        Some(word) => {
+            if let Some(mode) = mode {
+                mode.complain(format!("`{word}` is no mode; write http or tcp"));
+            }
+            None
+        }
+    };
     let address = said(&mut table, "address", |value| value.parsed(listen));
     if !address.given {
         table.complain("it has no `address` to listen on, such as \"0.0.0.0:80\"");
@@ -132,14 +146,20 @@ pub(super) fn read(name: &str, value: Value<'_>, folder: &Path) -> Option<Listen
     });
     let proxy = said(&mut table, "proxy", |value| value.parsed(str::parse));
     let proxy_from = said(&mut table, "proxy_from", |value| Some(ranges(value)));
-    finish(table);
+    finish(table, passing.is_some());
+    let mut certificates: Said<Vec<PathBuf>> = certificates.or_default();
+    if passing.is_some() {
+        // Complained of, and not to be read.
+        certificates.value.clear();
+    }
     Some(Listener {
         name: name.into(),
         // Where it is wrong, nothing is ever opened.
         address: address.or(SocketAddr::from(([127, 0, 0, 1], 0))),
-        certificates: certificates.or_default(),
+        certificates,
         proxy: proxy.or_default(),
         proxy_from: proxy_from.or_default(),
+        passing,
     })
 }
 
@@ -178,10 +198,12 @@ impl<T> Said<Option<T>> {
     }
 }
 
-fn finish(table: Table<'_>) {
-    table.finish(|key| {
-        matches!(key, "host" | "path" | "headers" | "tunnel" | "sni")
-            .then(|| "in [[routes]]".to_owned())
+fn finish(table: Table<'_>, passes: bool) {
+    table.finish(|key| match key {
+        "host" | "path" | "headers" | "sni" => Some("in [[routes]]".to_owned()),
+        "tunnel" => Some("in [[routes]], or to mode = \"tcp\"".to_owned()),
+        _ if !passes && KEYS.contains(&key) => Some("to mode = \"tcp\"".to_owned()),
+        _ => None,
     });
 }
 
@@ -251,6 +273,7 @@ impl Plan<'_> {
                     certificates: Said::by_option(Vec::new(), "--visitors-cert", false),
                     proxy: Said::by_option(Expect::Off, self.proxy.0, false),
                     proxy_from: Said::by_option(Vec::new(), "--proxy-from", false),
+                    passing: None,
                 });
                 listeners.len() - 1
             }

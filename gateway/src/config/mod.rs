@@ -22,6 +22,8 @@ pub mod listeners; // where visitors come in
 
 mod options; // the command line
 
+pub mod passing; // what is passed on untouched
+
 mod routes; // what goes where
 
 mod settings; // options that stand in a file
@@ -42,6 +44,7 @@ pub use backends::Placed;
 pub use limits::{Limits, Patience};
 use listeners::{Listener, Said};
 pub use options::{Cli, Command, Run, Shown, Tunnels};
+pub use passing::Passed;
 pub use routes::{Goal, Routed};
 pub use settings::{Source, Sources};
 pub use table::{Problem, Spot};
@@ -58,6 +61,7 @@ pub struct Config {
     pub tunnels_proxy_from: Said<Vec<Range>>,
     pub backends: Vec<Placed>,
     pub routes: Vec<Routed>,
+    pub passed: Vec<Passed>,
     pub sources: Sources,
     matches: ArgMatches,
 }
@@ -149,6 +153,7 @@ impl Config {
             tunnels_proxy_from,
             backends: file.backends,
             routes: file.routes,
+            passed: file.passed,
             sources,
             matches,
         };

@@ -8,6 +8,7 @@ use tidegate_shared::name::{AgentName, NamePattern};
 
 use super::backends::Placed;
 use super::listeners::Listener;
+use super::passing::{self, Passed};
 use super::table::{Document, Table, Value, alike};
 use crate::route::Route;
 
@@ -50,12 +51,27 @@ pub(super) fn read(
     document: &Document<'_>,
     routes: Option<Value<'_>>,
     known: Known<'_>,
-) -> Vec<Routed> {
+) -> (Vec<Routed>, Vec<Passed>) {
     let tables = routes.map(Value::tables).unwrap_or_default();
     let mut found = Vec::with_capacity(tables.len());
+    let mut passed: Vec<Passed> = Vec::new();
     let mut places: HashMap<String, usize> = HashMap::with_capacity(tables.len());
-    for table in tables {
+    for mut table in tables {
         let at = table.at;
+        if let Some(sni) = table.take("sni") {
+            let Some(route) = passing::route(table, &sni, known.listeners, known.served) else {
+                continue;
+            };
+            let first = *places.entry(like_passed(&route)).or_insert(at);
+            if first != at {
+                let line = document.spot(first).line;
+                let text =
+                    format!("no connection comes here: the route in line {line} wants the same");
+                document.complain(at, "routes", text);
+            }
+            passed.push(route);
+            continue;
+        }
         let Some(routed) = one(table, known) else {
             continue;
         };
@@ -67,7 +83,14 @@ pub(super) fn read(
         }
         found.push(routed);
     }
-    found
+    (found, passed)
+}
+
+/// As [`like`], by server name.
+fn like_passed(passed: &Passed) -> String {
+    let mut listeners = passed.listeners.clone();
+    listeners.sort_unstable();
+    format!("sni {:?} {listeners:?}", passed.sni)
 }
 
 /// What is the same for two routes of which only the first is ever taken.
@@ -104,13 +127,15 @@ fn one(mut table: Table<'_>, known: Known<'_>) -> Option<Routed> {
         .into_iter()
         .map(|(name, value)| field(&name, &value))
         .collect();
-    let named: Vec<_> = table
-        .take("listeners")
-        .map(Value::list)
-        .unwrap_or_default()
-        .iter()
-        .map(|value| listener(value, known.listeners))
-        .collect();
+    let named = listeners_of(&mut table, known.listeners);
+    for (name, value) in &named {
+        let passes = |listener: &Listener| {
+            listener.passing.is_some() && name.as_ref().is_some_and(|name| listener.name == *name)
+        };
+        if known.listeners.iter().any(passes) {
+            value.complain("it is in tcp mode, where routes go by `sni`");
+        }
+    }
     let target = match (table.take("tunnel"), table.take("backend")) {
         (Some(value), None) => tunnel(&value, known.served),
         (None, Some(value)) => backend(&value, known.backends),
@@ -134,13 +159,28 @@ fn one(mut table: Table<'_>, known: Known<'_>) -> Option<Routed> {
             target: target?,
         },
         line,
-        listeners: named.into_iter().collect::<Option<_>>()?,
+        listeners: named
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect::<Option<_>>()?,
     })
+}
+
+/// The listeners that a route is for, each with where it is named; `None` for one that there is not.
+pub(super) fn listeners_of<'d>(
+    table: &mut Table<'d>,
+    listeners: &[Listener],
+) -> Vec<(Option<Arc<str>>, Value<'d>)> {
+    let values = table.take("listeners").map(Value::list);
+    let named = values.unwrap_or_default().into_iter();
+    named
+        .map(|value| (listener(&value, listeners), value))
+        .collect()
 }
 
 /// An exact host, or `*.` before one. Unlike in a certificate, a wildcard may be as wide as a public suffix: it is the
 /// operator's own traffic that it divides.
-fn host_pattern(text: &str) -> Result<NamePattern, String> {
+pub(super) fn host_pattern(text: &str) -> Result<NamePattern, String> {
     let name = |text: &str| AgentName::from_operator(text).map_err(|bad| bad.to_string());
     match text.strip_prefix("*.") {
         Some(rest) => name(rest).map(NamePattern::Wildcard),

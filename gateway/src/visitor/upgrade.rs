@@ -191,7 +191,7 @@ impl Joining {
                 debug!(%visitor, ?traffic, "an upgraded connection broke: {broken}");
                 match broken {
                     Broken::Io(_) => Failure::VisitorGone,
-                    Broken::Stalled(_) => Failure::VisitorStalled,
+                    Broken::Stalled(_) | Broken::Idle(_) => Failure::VisitorStalled,
                     Broken::Reset(_) | Broken::Gone(_) => Failure::ResponseCut,
                 }
             });

@@ -13,7 +13,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 
 use super::haste::Haste;
-use crate::socket::poll_write_pieces;
+use crate::socket::{close_abruptly, poll_write_pieces};
 
 /// See the module's head.
 #[derive(Debug)]
@@ -84,6 +84,13 @@ impl Line {
     /// How many octets the app has taken.
     pub(super) fn taken(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.taken)
+    }
+
+    /// Has it reset when it is dropped, so that the app sees it break off.
+    pub fn close_abruptly(&self) {
+        if let Some(tcp) = self.way.tcp() {
+            close_abruptly(tcp, true);
+        }
     }
 
     fn count(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {

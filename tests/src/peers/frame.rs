@@ -51,6 +51,8 @@ pub mod code {
     pub const REFUSED_STREAM: u32 = 7;
     /// No longer wanted.
     pub const CANCEL: u32 = 8;
+    /// The TCP connection behind a CONNECT failed.
+    pub const CONNECT_ERROR: u32 = 10;
 }
 
 /// Settings (RFC 9113 §6.5.2, RFC 8441 §3).

@@ -104,7 +104,9 @@ impl Args {
         argv.extend(["--identity".into(), certificates.agent().into()]);
         argv.extend(["--ca".into(), certificates.ca().into()]);
         argv.extend(["--drain".into(), DRAIN.into()]);
-        let agent::Command::Http(mut told) = parse::<agent::Cli>(argv)?.command;
+        let agent::Command::Http(mut told) = parse::<agent::Cli>(argv)?.command else {
+            unreachable!("`http` was written above")
+        };
         // As it was written: `3000` is this machine by IPv4 and by IPv6, which its text as a URL does not say.
         told.target = target.clone();
         Ok(*told)
@@ -148,7 +150,7 @@ mod tests {
         assert!(run.identity.is_some() && !run.no_access_log);
         let target: Target = "3000".parse().unwrap();
         let told = Args::agent(&target, "127.0.0.1:8443".parse().unwrap(), &certificates).unwrap();
-        assert_eq!(told.gateway, ["127.0.0.1:8443"]);
+        assert_eq!(told.tunnelling.gateway, ["127.0.0.1:8443"]);
         assert_eq!(told.target, target);
         assert!(Args::parse_from(["demo"]).quiet());
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tidegate_agent::agent::Agent;
 use tidegate_agent::config::Config;
-use tidegate_agent::target::{Place, Target};
+use tidegate_agent::target::{Place, Speaks, Target};
 use tidegate_gateway::app::{App as Gateway, Trouble};
 use tidegate_shared::drain::Drain;
 use tidegate_shared::log::Sink;
@@ -69,7 +69,7 @@ pub(crate) async fn run(args: &Args, sink: &Sink) -> Result<Ending, Trouble> {
         (Some(target), _) => target.clone(),
         (None, own) => Target {
             place: Place::Here(own.map_or(0, |at| at.port())),
-            tls: false,
+            speaks: Speaks::Http,
         },
     };
     let told = Args::agent(&target, ports.tunnels, &certificates)?;
@@ -104,7 +104,8 @@ pub(crate) async fn run(args: &Args, sink: &Sink) -> Result<Ending, Trouble> {
             ))
         })?;
         works(args, ports).await?;
-        say(&lines(args, ports, own, told.tunnels, note)).map_err(|error| ours("output", &error))
+        say(&lines(args, ports, own, told.tunnelling.tunnels, note))
+            .map_err(|error| ours("output", &error))
     });
     let (mut opened, mut asked) = (false, false);
     loop {

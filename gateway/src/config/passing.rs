@@ -1,0 +1,184 @@
+//! TCP mode: what a listener of the file does with connections that it passes on untouched, and the routes that divide them by
+//! server name. Pure; the table that is asked is `tcp::route`'s.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidegate_shared::args::{duration, some_time};
+use tidegate_shared::name::{AgentName, NamePattern};
+use tidegate_shared::proxy_header::Version;
+
+use super::listeners::{Listener, Said, said};
+use super::routes::{host_pattern, listeners_of};
+use super::table::{Table, Value};
+use crate::backend::config::Address;
+
+/// Where connections go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Onward {
+    /// Over a tunnel of this name.
+    Tunnel(AgentName),
+    /// To one of these, the gateway dials them; with a header of this version first.
+    Servers(Vec<Address>, Option<Version>),
+}
+
+/// What a listener in TCP mode does.
+#[derive(Clone, Debug)]
+pub struct Passing {
+    /// For whatever no route by server name wants.
+    pub goal: Said<Option<Onward>>,
+    pub hello: Said<Duration>,
+    pub connect: Said<Duration>,
+    /// 0 is for ever.
+    pub idle: Said<Duration>,
+}
+
+/// A route by server name, and the listeners for whose visitors it is; all in TCP mode where there are none.
+#[derive(Clone, Debug)]
+pub struct Passed {
+    pub sni: NamePattern,
+    pub goal: Onward,
+    /// Where it stands.
+    pub line: usize,
+    pub listeners: Vec<Arc<str>>,
+}
+
+/// For a ClientHello: what HAProxy's manual has for its inspection of one.
+pub const HELLO: Duration = Duration::from_secs(5);
+
+/// For the other end: a name's hold, and an agent's connection to its app.
+pub const CONNECT: Duration = Duration::from_secs(10);
+
+/// What HAProxy's users write as `timeout tunnel`. Who vanishes without a word is found out within two minutes by keep-alive.
+pub const IDLE: Duration = Duration::from_secs(3600);
+
+/// The keys of a listener that are TCP mode's alone.
+pub(super) const KEYS: [&str; 6] = [
+    "tunnel",
+    "servers",
+    "send_proxy",
+    "hello_timeout",
+    "connect_timeout",
+    "idle_timeout",
+];
+
+impl Passed {
+    /// Whether it is for the visitors of this listener.
+    pub fn is_for(&self, listener: &str) -> bool {
+        self.listeners.is_empty() || self.listeners.iter().any(|name| **name == *listener)
+    }
+}
+
+/// Reads what a listener's table says of TCP mode; `served` are the names that agents may bring.
+pub(super) fn listener(table: &mut Table<'_>, served: Option<&[NamePattern]>) -> Passing {
+    if let Some(files) = table.take("certificates") {
+        files.complain(
+            "in tcp mode TLS is passed on and not ended; leave `certificates` out, or write mode = \"http\"",
+        );
+    }
+    Passing {
+        goal: goal(table, served),
+        hello: said(table, "hello_timeout", |value| value.parsed(some_time)).or(HELLO),
+        connect: said(table, "connect_timeout", |value| value.parsed(some_time)).or(CONNECT),
+        idle: said(table, "idle_timeout", |value| value.parsed(duration)).or(IDLE),
+    }
+}
+
+/// Reads a table of `[[routes]]` that has `sni`.
+pub(super) fn route(
+    mut table: Table<'_>,
+    sni: &Value<'_>,
+    listeners: &[Listener],
+    served: Option<&[NamePattern]>,
+) -> Option<Passed> {
+    let line = table.spot().line;
+    let sni = sni.parsed(host_pattern);
+    let named = listeners_of(&mut table, listeners);
+    if !listeners.iter().any(|listener| listener.passing.is_some()) {
+        table.complain(
+            "no listener is in tcp mode, and only those look at a server name; for requests write `host`",
+        );
+    }
+    for (name, value) in &named {
+        let known = name
+            .as_ref()
+            .and_then(|name| listeners.iter().find(|listener| *listener.name == **name));
+        if known.is_some_and(|listener| listener.passing.is_none()) {
+            value.complain("it is in http mode, where routes go by `host`");
+        }
+    }
+    let goal = goal(&mut table, served);
+    if !goal.given {
+        table.complain(format!("it goes nowhere; add {SOMEWHERE}"));
+    }
+    let goal = goal.value;
+    table.finish(|key| {
+        matches!(key, "host" | "path" | "headers").then(|| {
+            "in a route for requests; with `sni` a connection is passed on before there is one"
+                .to_owned()
+        })
+    });
+    Some(Passed {
+        sni: sni?,
+        goal: goal?,
+        line,
+        listeners: named
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect::<Option<_>>()?,
+    })
+}
+
+/// What leads on.
+pub(super) const SOMEWHERE: &str = "tunnel = \"NAME\", the name that an agent brings, or servers = [\"HOST:PORT\"], which the gateway dials";
+
+/// Where a listener or a route leads, by whichever key.
+fn goal(table: &mut Table<'_>, served: Option<&[NamePattern]>) -> Said<Option<Onward>> {
+    let own = said(table, "tunnel", |value| tunnel(&value, served));
+    let dialled = said(table, "servers", servers);
+    let proxy = said(table, "send_proxy", |value| value.parsed(version));
+    if own.given && dialled.given {
+        table.complain("`tunnel` and `servers` are two places to go; leave one of them out");
+    }
+    if proxy.given && !dialled.given {
+        table.complain("`send_proxy` is what `servers` are told, and there are none; over a tunnel no header is written");
+    }
+    if !dialled.given {
+        return own;
+    }
+    Said {
+        value: dialled.value.map(|all| Onward::Servers(all, proxy.value)),
+        named: dialled.named,
+        given: true,
+    }
+}
+
+fn servers(value: Value<'_>) -> Option<Vec<Address>> {
+    let at = value.list();
+    if at.is_empty() {
+        return None;
+    }
+    // All of them are read, so that each that is wrong is told.
+    let read: Vec<Option<Address>> = at.iter().map(|value| value.parsed(str::parse)).collect();
+    read.into_iter().collect()
+}
+
+fn version(text: &str) -> Result<Version, String> {
+    match text {
+        "v1" => Ok(Version::V1),
+        "v2" => Ok(Version::V2),
+        _ => Err(format!(
+            "`{text}` is no version of the PROXY protocol; write v1 or v2"
+        )),
+    }
+}
+
+fn tunnel(value: &Value<'_>, served: Option<&[NamePattern]>) -> Option<Onward> {
+    let name = value.parsed(AgentName::from_operator)?;
+    if served.is_some_and(|served| !served.iter().any(|pattern| pattern.matches(name.as_str()))) {
+        value.complain(format!(
+            "no agent may bring `{name}`: it is not among tunnels.names"
+        ));
+    }
+    Some(Onward::Tunnel(name))
+}

@@ -1,0 +1,85 @@
+//! What is counted of one listener in TCP mode, and the list of all of them for the metrics page.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prometheus_client::metrics::counter::Counter;
+
+use super::record::{ENDINGS, Ended};
+
+/// Counters that only grow.
+#[derive(Debug, Default)]
+pub struct Counters {
+    opened: Counter,
+    ended: [Counter; ENDINGS.len()],
+    received: Counter,
+    sent: Counter,
+    startled: Counter,
+}
+
+impl Counters {
+    pub(super) fn opened(&self) {
+        self.opened.inc();
+    }
+
+    pub(super) fn ended(&self, ended: Ended, received: u64, sent: u64) {
+        let label = ended.label();
+        if let Some(index) = ENDINGS.iter().position(|known| *known == label) {
+            self.ended[index].inc();
+        }
+        self.received.inc_by(received);
+        self.sent.inc_by(sent);
+    }
+
+    pub(super) fn startled(&self) {
+        self.startled.inc();
+    }
+
+    /// Connections that ended, by how.
+    pub fn all_ended(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        ENDINGS
+            .iter()
+            .zip(&self.ended)
+            .map(|(label, counter)| (*label, counter.get()))
+    }
+
+    /// Octets of connections that ended: from visitors and to them.
+    pub fn octets(&self) -> (u64, u64) {
+        (self.received.get(), self.sent.get())
+    }
+
+    /// Connections that have not ended.
+    pub fn open(&self) -> u64 {
+        let ended: u64 = self.all_ended().map(|(_, count)| count).sum();
+        self.opened.get().saturating_sub(ended)
+    }
+
+    /// Servers that closed at once after a PROXY header.
+    pub fn all_startled(&self) -> u64 {
+        self.startled.get()
+    }
+}
+
+/// The counters of all listeners, by name.
+#[derive(Debug, Default)]
+pub struct Listeners(Mutex<Vec<(Arc<str>, Arc<Counters>)>>);
+
+impl Listeners {
+    /// The counters of a listener.
+    pub fn of(&self, listener: &Arc<str>) -> Arc<Counters> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, counters)) = all.iter().find(|(name, _)| name == listener) {
+            return Arc::clone(counters);
+        }
+        let counters = Arc::<Counters>::default();
+        all.push((Arc::clone(listener), Arc::clone(&counters)));
+        counters
+    }
+
+    /// All of them.
+    pub fn all(&self) -> Vec<(Arc<str>, Arc<Counters>)> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}

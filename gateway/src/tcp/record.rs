@@ -1,0 +1,336 @@
+//! One line per connection in TCP mode, whatever became of it. A record writes itself when it is dropped, so there is no way to
+//! end a connection without a line.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::Serialize;
+use tidegate_shared::log::Format;
+use tidegate_shared::{duplex, relay, when};
+
+use super::hello::Heard;
+use super::route::Refusal;
+use super::{Counters, Tcp};
+use crate::access::Access;
+use crate::failure::Failure;
+use crate::line;
+use crate::tunnel::Tunnel;
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Both sides have said all that they had to say.
+    Closed,
+    /// The visitor broke it off.
+    VisitorReset,
+    /// The app or the server broke it off.
+    ServerReset,
+    /// Nothing moved for too long.
+    Idle,
+    /// The gateway shut down.
+    Draining,
+    /// No server could be reached.
+    NoServer,
+    /// There was nowhere to go.
+    Refused(Refusal),
+    /// As a request would have failed.
+    Failed(Failure),
+}
+
+/// The words of all of them that are counted by name.
+pub(super) const ENDINGS: [&str; 23] = [
+    "closed",
+    "visitor-reset",
+    "server-reset",
+    "idle",
+    "draining",
+    "server-unreachable",
+    "no-route",
+    "bad-hello",
+    "not-tls",
+    "hello-timeout",
+    "visitor-gone",
+    "too-many-connections",
+    "limit",
+    "no-such-name",
+    "agent-gone",
+    "all-ejected",
+    "tunnel-lost",
+    "tunnel-silent",
+    "bad-response",
+    "response-timeout",
+    "app-unreachable",
+    "connect-unsupported",
+    "other",
+];
+
+impl Ended {
+    /// The word for it in the line and in metrics.
+    pub fn label(self) -> &'static str {
+        let word = match self {
+            Self::Closed => "closed",
+            Self::VisitorReset => "visitor-reset",
+            Self::ServerReset => "server-reset",
+            Self::Idle => "idle",
+            Self::Draining => "draining",
+            Self::NoServer => "server-unreachable",
+            Self::Refused(Refusal::NoRoute) => "no-route",
+            Self::Refused(Refusal::BadHello(_)) => "bad-hello",
+            Self::Refused(Refusal::NotTls) => "not-tls",
+            Self::Refused(Refusal::Overdue) => "hello-timeout",
+            Self::Refused(Refusal::Left) => "visitor-gone",
+            Self::Failed(failure) => failure.reason(),
+        };
+        if ENDINGS.contains(&word) {
+            word
+        } else {
+            "other"
+        }
+    }
+
+    /// Whether the visitor is to see it break off: what it has may not be all there was.
+    pub(super) fn is_abrupt(self) -> bool {
+        self != Self::Closed
+    }
+}
+
+impl From<relay::Broken> for Ended {
+    fn from(broken: relay::Broken) -> Self {
+        match broken {
+            relay::Broken::Near(_) => Self::VisitorReset,
+            relay::Broken::Far(_) => Self::ServerReset,
+            relay::Broken::Idle(_) => Self::Idle,
+        }
+    }
+}
+
+impl From<duplex::Broken> for Ended {
+    fn from(broken: duplex::Broken) -> Self {
+        match broken {
+            duplex::Broken::Io(_) => Self::VisitorReset,
+            duplex::Broken::Reset(_) => Self::ServerReset,
+            duplex::Broken::Stalled(_) | duplex::Broken::Idle(_) => Self::Idle,
+            duplex::Broken::Gone(_) => Self::Failed(Failure::TunnelLost),
+        }
+    }
+}
+
+/// One connection, from when it was accepted to its end.
+#[derive(Debug)]
+pub(super) struct Record {
+    access: Arc<Access>,
+    counters: Arc<Counters>,
+    listener: Arc<str>,
+    number: u64,
+    visitor: SocketAddr,
+    /// Whom it asked for.
+    sni: Option<Box<str>>,
+    /// The name or the backend that it goes to.
+    pub(super) to: Option<Arc<str>>,
+    pub(super) tunnel: Option<Arc<Tunnel>>,
+    pub(super) server: Option<SocketAddr>,
+    pub(super) attempts: u32,
+    received: u64,
+    sent: u64,
+    began: Instant,
+    arrived: Instant,
+    heard: Option<Instant>,
+    pub(super) hold: Duration,
+    opened: Option<Instant>,
+    ended: Option<Ended>,
+}
+
+impl Record {
+    pub(super) fn begin(
+        access: &Arc<Access>,
+        tcp: &Tcp,
+        visitor: SocketAddr,
+        began: Instant,
+    ) -> Self {
+        tcp.counters.opened();
+        Self {
+            access: Arc::clone(access),
+            counters: Arc::clone(&tcp.counters),
+            listener: Arc::clone(&tcp.listener),
+            number: access.number(),
+            visitor,
+            sni: None,
+            to: None,
+            tunnel: None,
+            server: None,
+            attempts: 0,
+            received: 0,
+            sent: 0,
+            began,
+            arrived: Instant::now(),
+            heard: None,
+            hold: Duration::ZERO,
+            opened: None,
+            ended: None,
+        }
+    }
+
+    /// The id under which the log has the connection: unique over all runs of the program.
+    pub(super) fn id(&self) -> String {
+        format!("{:08x}-{}", self.access.run(), self.number)
+    }
+
+    /// What the visitor said first is known.
+    pub(super) fn heard(&mut self, heard: &Heard) {
+        self.heard = Some(Instant::now());
+        if let Heard::Hello(hello) = heard {
+            self.sni.clone_from(&hello.server_name);
+        }
+    }
+
+    /// The other end is there.
+    pub(super) fn opened(&mut self) {
+        self.opened = Some(Instant::now());
+    }
+
+    /// Octets from the visitor and to it.
+    pub(super) fn moved(&mut self, received: u64, sent: u64) {
+        (self.received, self.sent) = (received, sent);
+    }
+
+    /// It is over.
+    pub(super) fn end(mut self, ended: Ended) {
+        self.ended = Some(ended);
+    }
+
+    fn times(&self, over: Instant) -> [(&'static str, Duration); 6] {
+        let heard = self.heard.unwrap_or(self.arrived);
+        let opened = self.opened.unwrap_or(over);
+        [
+            ("accept", self.arrived.saturating_duration_since(self.began)),
+            ("hello", heard.saturating_duration_since(self.arrived)),
+            ("hold", self.hold),
+            (
+                "connect",
+                opened.saturating_duration_since(heard + self.hold),
+            ),
+            ("open", over.saturating_duration_since(opened)),
+            ("total", over.saturating_duration_since(self.began)),
+        ]
+    }
+
+    fn ended(&self) -> Ended {
+        // Dropped with its task, which only the end of the gateway's time does.
+        self.ended.unwrap_or(Ended::Draining)
+    }
+
+    fn human(&self, over: Instant, out: &mut Vec<u8>) {
+        when::stamp(SystemTime::now(), out);
+        out.extend_from_slice(b" access ");
+        out.extend_from_slice(self.id().as_bytes());
+        out.extend_from_slice(format!(" {} tcp listener=", self.visitor).as_bytes());
+        line::plain(&self.listener, out);
+        out.extend_from_slice(b" sni=");
+        line::plain(self.sni.as_deref().unwrap_or("-"), out);
+        out.extend_from_slice(b" to=");
+        line::plain(self.to.as_deref().unwrap_or("-"), out);
+        if let Some(server) = self.server {
+            out.extend_from_slice(format!(" server={server}").as_bytes());
+        } else if let Some(tunnel) = &self.tunnel {
+            out.push(b' ');
+            out.extend_from_slice(tunnel.label().as_bytes());
+        }
+        out.extend_from_slice(b" ended=");
+        out.extend_from_slice(self.ended().label().as_bytes());
+        for (name, value) in [(&b" in="[..], self.received), (b" out=", self.sent)] {
+            out.extend_from_slice(name);
+            line::number(value, out);
+        }
+        if self.attempts > 1 {
+            out.extend_from_slice(b" attempts=");
+            line::number(u64::from(self.attempts), out);
+        }
+        for (name, time) in self.times(over) {
+            out.push(b' ');
+            out.extend_from_slice(name.as_bytes());
+            out.push(b'=');
+            line::milliseconds(time, out);
+        }
+        out.extend_from_slice(b"ms");
+    }
+
+    fn json(&self, over: Instant, out: &mut Vec<u8>) {
+        let mut time = Vec::with_capacity(24);
+        when::stamp(SystemTime::now(), &mut time);
+        let [accept, hello, hold, connect, open, total] = self
+            .times(over)
+            .map(|(_, time)| time.as_micros() as f64 / 1000.0);
+        let view = View {
+            time: &String::from_utf8_lossy(&time),
+            level: "info",
+            kind: "access",
+            message: "connection",
+            protocol: "tcp",
+            id: &self.id(),
+            visitor: self.visitor,
+            listener: &self.listener,
+            sni: self.sni.as_deref(),
+            to: self.to.as_deref(),
+            server: self.server,
+            name: self
+                .tunnel
+                .as_ref()
+                .map(|tunnel| tunnel.agent.primary.to_string()),
+            agent: self.tunnel.as_ref().map(|tunnel| tunnel.agent.address),
+            tunnel: self.tunnel.as_ref().map(|tunnel| tunnel.id),
+            attempts: self.attempts,
+            ended: self.ended().label(),
+            bytes_in: self.received,
+            bytes_out: self.sent,
+            accept_ms: accept,
+            hello_ms: hello,
+            hold_ms: hold,
+            connect_ms: connect,
+            open_ms: open,
+            total_ms: total,
+        };
+        // Text and numbers always go into a vector.
+        let _always = serde_json::to_writer(out, &view);
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        self.counters.ended(self.ended(), self.received, self.sent);
+        let over = Instant::now();
+        self.access.write(|format, out| match format {
+            Format::Human => self.human(over, out),
+            Format::Json => self.json(over, out),
+        });
+    }
+}
+
+/// What a line says, in its order.
+#[derive(Serialize)]
+struct View<'a> {
+    time: &'a str,
+    level: &'static str,
+    kind: &'static str,
+    message: &'static str,
+    protocol: &'static str,
+    id: &'a str,
+    visitor: SocketAddr,
+    listener: &'a str,
+    sni: Option<&'a str>,
+    to: Option<&'a str>,
+    server: Option<SocketAddr>,
+    name: Option<String>,
+    agent: Option<SocketAddr>,
+    tunnel: Option<u64>,
+    attempts: u32,
+    ended: &'static str,
+    bytes_in: u64,
+    bytes_out: u64,
+    accept_ms: f64,
+    hello_ms: f64,
+    hold_ms: f64,
+    connect_ms: f64,
+    open_ms: f64,
+    total_ms: f64,
+}

@@ -1,0 +1,343 @@
+//! Two TCP connections made one: octets as they come, both ways, each direction closed for itself. Called by whoever passes a
+//! connection on without a look at what it says; a connection and an HTTP/2 stream are joined by `duplex`.
+//!
+//! ```text
+//!  near ─read─▶ one buffer per thread ─write─▶ far      while little comes at a time
+//!  near ─splice─▶ a pipe of the kernel's ─splice─▶ far  while a whole buffer waits: nothing is copied
+//! ```
+//!
+//! Both directions are one future's. A direction holds a buffer or a pipe only while the far side has not taken what is in
+//! it, so a connection on which nothing moves costs its two sockets.
+
+#[cfg(test)]
+mod tests;
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::idle::Idle;
+
+/// What went through, in octets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// From the near connection to the far one.
+    pub forth: u64,
+    /// From the far connection to the near one.
+    pub back: u64,
+}
+
+/// Why a relay ended otherwise than by both sides' closing.
+#[derive(Debug, Error)]
+pub enum Broken {
+    #[error("the near connection failed: {0}")]
+    Near(#[source] io::Error),
+    #[error("the far connection failed: {0}")]
+    Far(#[source] io::Error),
+    #[error("nothing moved for {0:?}")]
+    Idle(Duration),
+}
+
+/// What is read at once.
+const SCRATCH: usize = 64 * 1024;
+
+/// Octets that a pipe holds, where the system allows it (pipe(7): up to 1 MiB unless it was told otherwise).
+const PIPE: usize = 256 * 1024;
+
+/// Empty pipes that a thread keeps for the next who needs one.
+const PIPES_KEPT: usize = 32;
+
+/// Steps of one direction before others have a turn.
+const STEPS_IN_A_TURN: u32 = 8;
+
+thread_local! {
+    /// Nothing is left in it when a future of this thread returns.
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into());
+    static PIPES: RefCell<Vec<Pipe>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Two connections on their way to their ends.
+#[derive(Debug)]
+pub struct Relay {
+    near: TcpStream,
+    far: TcpStream,
+    forth: Way,
+    back: Way,
+    idle: Option<Idle>,
+    /// Which side was the first to end, once one has.
+    first: Option<Side>,
+}
+
+/// One of the two connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Near,
+    Far,
+}
+
+impl Relay {
+    /// `idle` is for how long nothing may move in either direction; `None` for any time.
+    pub fn new(near: TcpStream, far: TcpStream, idle: Option<Duration>) -> Self {
+        Self {
+            near,
+            far,
+            forth: Way::default(),
+            back: Way::default(),
+            idle: idle.map(Idle::new),
+            first: None,
+        }
+    }
+
+    /// Has the far side take this first: it was read from the near one already, or is said in its name.
+    #[must_use]
+    pub fn ahead(mut self, octets: Bytes) -> Self {
+        self.forth.left = octets;
+        self
+    }
+
+    /// Relays until both directions are closed or one fails. Whatever becomes of it, [`Self::traffic`] can be asked; after an
+    /// error both connections are fit to be dropped only.
+    ///
+    /// # Errors
+    /// See [`Broken`].
+    pub async fn run(&mut self) -> Result<(), Broken> {
+        poll_fn(|cx| self.poll(cx)).await
+    }
+
+    /// What has gone through so far: taken by the other side, and not merely read.
+    pub fn traffic(&self) -> Traffic {
+        Traffic {
+            forth: self.forth.moved,
+            back: self.back.moved,
+        }
+    }
+
+    /// Whether the far side was the first to say that it has said everything, or to break off.
+    pub fn far_ended_first(&self) -> bool {
+        self.first == Some(Side::Far)
+    }
+
+    /// Near and far, for whoever has to say how they end.
+    pub fn ends(&self) -> (&TcpStream, &TcpStream) {
+        (&self.near, &self.far)
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        let before = self.traffic();
+        let forth = self.forth.poll(&mut self.near, &mut self.far, cx);
+        let back = self.back.poll(&mut self.far, &mut self.near, cx);
+        let both = match (forth, back) {
+            (Poll::Ready(Err(Fault::Reading(error))), _)
+            | (_, Poll::Ready(Err(Fault::Writing(error)))) => {
+                self.first.get_or_insert(Side::Near);
+                return Poll::Ready(Err(Broken::Near(error)));
+            }
+            (Poll::Ready(Err(Fault::Writing(error))), _)
+            | (_, Poll::Ready(Err(Fault::Reading(error)))) => {
+                self.first.get_or_insert(Side::Far);
+                return Poll::Ready(Err(Broken::Far(error)));
+            }
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => true,
+            _ => false,
+        };
+        if self.first.is_none() && (self.forth.ended || self.back.ended) {
+            self.first = Some(if self.forth.ended {
+                Side::Near
+            } else {
+                Side::Far
+            });
+        }
+        if both {
+            return Poll::Ready(Ok(()));
+        }
+        let moved = self.traffic() != before;
+        if let Some(idle) = &mut self.idle
+            && idle.is_over(moved, cx)
+        {
+            return Poll::Ready(Err(Broken::Idle(idle.most())));
+        }
+        Poll::Pending
+    }
+}
+
+enum Fault {
+    Reading(io::Error),
+    Writing(io::Error),
+}
+
+/// One direction.
+#[derive(Debug, Default)]
+struct Way {
+    /// Read, and not taken by the other side: in here,
+    left: Bytes,
+    /// or in here, so many octets.
+    piped: Option<(Pipe, usize)>,
+    /// The last read found a buffer's worth.
+    bulk: bool,
+    ended: bool,
+    closed: bool,
+    moved: u64,
+}
+
+impl Way {
+    fn poll(
+        &mut self,
+        from: &mut TcpStream,
+        to: &mut TcpStream,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Fault>> {
+        for _ in 0..STEPS_IN_A_TURN {
+            if self.closed {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(self.poll_write(to, cx)).map_err(Fault::Writing)?;
+            if self.ended {
+                ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(Fault::Writing)?;
+                self.closed = true;
+            } else if self.bulk
+                && let Some(pipe) = Pipe::take()
+            {
+                ready!(self.poll_splice(pipe, from, cx)).map_err(Fault::Reading)?;
+            } else {
+                ready!(self.poll_copy(from, to, cx))?;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Has the other side take what was read.
+    fn poll_write(&mut self, to: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some((pipe, octets)) = &mut self.piped {
+            ready!(to.poll_write_ready(cx))?;
+            let taken = to.try_io(Interest::WRITABLE, || pipe.empty_into(to, *octets));
+            match taken {
+                Ok(taken) => {
+                    self.moved += taken as u64;
+                    *octets -= taken;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+            if *octets == 0
+                && let Some((pipe, _)) = self.piped.take()
+            {
+                pipe.give_back();
+            }
+        }
+        while !self.left.is_empty() {
+            let taken = ready!(Pin::new(&mut *to).poll_write(cx, &self.left))?;
+            self.moved += taken as u64;
+            self.left.advance(taken);
+        }
+        self.left = Bytes::new();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads into an empty pipe.
+    fn poll_splice(
+        &mut self,
+        pipe: Pipe,
+        from: &TcpStream,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            if from.poll_read_ready(cx)?.is_pending() {
+                pipe.give_back();
+                return Poll::Pending;
+            }
+            match from.try_io(Interest::READABLE, || pipe.fill_from(from)) {
+                Ok(0) => {
+                    self.ended = true;
+                    pipe.give_back();
+                    return Poll::Ready(Ok(()));
+                }
+                Ok(octets) => {
+                    self.bulk = octets >= SCRATCH / 4;
+                    self.piped = Some((pipe, octets));
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    /// Reads what is there and offers it at once; what is not taken is kept.
+    fn poll_copy(
+        &mut self,
+        from: &mut TcpStream,
+        to: &mut TcpStream,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Fault>> {
+        BUFFER.with_borrow_mut(|buffer| {
+            let mut read = ReadBuf::new(buffer);
+            ready!(Pin::new(from).poll_read(cx, &mut read)).map_err(Fault::Reading)?;
+            let read = read.filled();
+            self.ended = read.is_empty();
+            self.bulk = read.len() == SCRATCH;
+            if read.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            match Pin::new(to).poll_write(cx, read).map_err(Fault::Writing)? {
+                Poll::Ready(taken) => {
+                    self.moved += taken as u64;
+                    if taken < read.len() {
+                        self.left = Bytes::copy_from_slice(&read[taken..]);
+                    }
+                }
+                Poll::Pending => self.left = Bytes::copy_from_slice(read),
+            }
+            Poll::Ready(Ok(()))
+        })
+    }
+}
+
+/// Room in the kernel for what is on its way from one socket to another (splice(2)).
+#[derive(Debug)]
+struct Pipe {
+    out: OwnedFd,
+    into: OwnedFd,
+}
+
+impl Pipe {
+    /// An empty one; `None` where the system has no more, and what is relayed is copied.
+    fn take() -> Option<Self> {
+        if let Some(pipe) = PIPES.with_borrow_mut(Vec::pop) {
+            return Some(pipe);
+        }
+        let (out, into) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
+        // One of the usual size does as well.
+        let _refused = fcntl_setpipe_size(&into, PIPE);
+        Some(Self { out, into })
+    }
+
+    /// Keeps an empty one for the next.
+    fn give_back(self) {
+        PIPES.with_borrow_mut(|pipes| {
+            if pipes.len() < PIPES_KEPT {
+                pipes.push(self);
+            }
+        });
+    }
+
+    fn fill_from(&self, from: &TcpStream) -> io::Result<usize> {
+        let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
+        Ok(splice(from, None, &self.into, None, PIPE, flags)?)
+    }
+
+    fn empty_into(&self, to: &TcpStream, octets: usize) -> io::Result<usize> {
+        let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
+        Ok(splice(&self.out, None, to, None, octets, flags)?)
+    }
+}
