@@ -218,6 +218,35 @@ fn what_is_missing_is_told_where_the_rest_is_fine() {
     }
 }
 
+/// Who dials everything has no agents.
+#[test]
+fn a_gateway_that_only_dials_needs_no_tunnels() {
+    let web = "[listeners.web]\naddress = 0\n";
+    let pass = "[listeners.pass]\naddress = 0\nmode = \"tcp\"\n";
+    let api = "[backends.api.servers]\none = \"10.0.0.1:80\"\n[[routes]]\nbackend = \"api\"\n";
+    for fine in [
+        format!("{api}{web}"),
+        format!("{pass}servers = \"10.0.0.1:80\"\n"),
+        format!("{pass}[[routes]]\nsni = \"a.test\"\nservers = \"10.0.0.1:80\"\n"),
+    ] {
+        let folder = folder(&[("a.toml", &fine)]);
+        let output = tidegated(folder.path(), &["check", "--config", "a.toml"], &[]);
+        assert_eq!(output.status.code(), Some(0), "{fine}{output:?}");
+    }
+    for lacking in [
+        format!("{api}[[routes]]\nhost = \"a.test\"\ntunnel = \"b.test\"\n{web}"),
+        format!("{pass}tunnel = \"db.test\"\n"),
+        web.to_owned(),
+    ] {
+        let told = told(&lacking);
+        assert!(
+            told.iter()
+                .any(|line| line.contains("agents have nowhere to dial")),
+            "{lacking}{told:?}"
+        );
+    }
+}
+
 #[test]
 fn the_command_line_wins_over_the_environment_and_that_over_the_file() {
     let text = format!(

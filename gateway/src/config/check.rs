@@ -4,7 +4,7 @@
 use tidegate_shared::name::NamePattern;
 
 use super::Config;
-use super::passing::SOMEWHERE;
+use super::passing::{Onward, SOMEWHERE};
 use super::routes::Goal;
 use super::table::Problem;
 use crate::door::Expect;
@@ -62,8 +62,7 @@ fn missing(config: &Config) -> Vec<Problem> {
             "nothing listens for visitors; give --visitors ADDR, --visitors-tls ADDR with --visitors-cert PEM, or [listeners.NAME] in a file (--config)",
         ));
     }
-    // Whoever has backends need not have tunnels.
-    if run.tunnels.is_none() && run.tunnels_clear.is_none() && config.backends.is_empty() {
+    if run.tunnels.is_none() && run.tunnels_clear.is_none() && !dials_all(config) {
         all.push(Problem::plain(
             "agents have nowhere to dial; give --tunnels ADDR with --identity PEM and --ca PEM, or [tunnels] or [backends.NAME] in a file (--config)",
         ));
@@ -79,6 +78,28 @@ fn missing(config: &Config) -> Vec<Problem> {
         ));
     }
     all
+}
+
+/// Whether everything that is named goes to servers: such a gateway needs no tunnels.
+fn dials_all(config: &Config) -> bool {
+    let requests = config.routes.iter().map(|routed| &routed.route.target);
+    let mut requests = requests.map(|goal| matches!(goal, Goal::Backend(_)));
+    let own = config
+        .listeners
+        .iter()
+        .filter_map(|listener| listener.passing.as_ref());
+    let own = own.filter_map(|passing| passing.goal.value.as_ref());
+    let routed = config.passed.iter().map(|passed| &passed.goal);
+    let mut connections = own
+        .chain(routed)
+        .map(|goal| matches!(goal, Onward::Servers(..)));
+    let names_any = !config.backends.is_empty()
+        || !config.passed.is_empty()
+        || config
+            .listeners
+            .iter()
+            .any(|listener| listener.passing.is_some());
+    names_any && requests.all(|dialled| dialled) && connections.all(|dialled| dialled)
 }
 
 /// Listeners in TCP mode whose connections have nowhere to go.
