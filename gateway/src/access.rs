@@ -93,6 +93,7 @@ impl Access {
             host: None,
             unparsed: None,
             tunnel: None,
+            backend: None,
             server: None,
             status: None,
             reason: None,
@@ -125,6 +126,8 @@ pub struct Record {
     /// The first line of what could not be parsed, escaped.
     unparsed: Option<String>,
     pub(crate) tunnel: Option<Arc<Tunnel>>,
+    /// Where it was to go to one.
+    pub(crate) backend: Option<Arc<str>>,
     /// Of a backend, where it went to one.
     pub(crate) server: Option<Arc<Server>>,
     status: Option<StatusCode>,
@@ -232,13 +235,16 @@ impl Record {
             None => self.request_line(out),
         }
         out.extend_from_slice(b"\" ");
-        let of_none = "name=- agent=- tunnel=-";
-        let whose = match (&self.server, &self.tunnel) {
-            (Some(server), _) => server.label(),
-            (None, Some(tunnel)) => tunnel.label(),
-            (None, None) => of_none,
-        };
-        out.extend_from_slice(whose.as_bytes());
+        match (&self.server, &self.backend, &self.tunnel) {
+            (Some(server), ..) => out.extend_from_slice(server.label().as_bytes()),
+            (None, Some(backend), _) => {
+                out.extend_from_slice(b"backend=");
+                out.extend_from_slice(backend.as_bytes());
+                out.extend_from_slice(b" server=-");
+            }
+            (None, None, Some(tunnel)) => out.extend_from_slice(tunnel.label().as_bytes()),
+            (None, None, None) => out.extend_from_slice(b"name=- agent=- tunnel=-"),
+        }
         out.extend_from_slice(b" status=");
         line::number(
             self.status.map_or(0, |status| u64::from(status.as_u16())),
@@ -297,7 +303,7 @@ impl Record {
                 .map(|tunnel| tunnel.agent.primary.to_string()),
             agent: self.tunnel.as_ref().map(|tunnel| tunnel.agent.address),
             tunnel: self.tunnel.as_ref().map(|tunnel| tunnel.id),
-            backend: self.server.as_ref().map(|server| server.backend()),
+            backend: self.backend.as_deref(),
             server: self.server.as_ref().map(|server| server.name.as_str()),
             attempts: self.attempts,
             status: self.status.map_or(0, |status| status.as_u16()),

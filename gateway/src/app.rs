@@ -362,7 +362,7 @@ fn tunnels(
     let (run, sources) = (&config.run, &config.sources);
     let from: Arc<[Range]> = config.tunnels_proxy_from.value.clone().into();
     let door = |listener: &str, tls| Door {
-        named: sources.named("tunnels_proxy", "--tunnels-proxy"),
+        named: config.tunnels_named("tunnels_proxy", "proxy", "--tunnels-proxy"),
         expect: run.proxy.tunnels_proxy,
         from_named: config.tunnels_proxy_from.named.clone(),
         from: Arc::clone(&from),

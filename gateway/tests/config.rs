@@ -186,6 +186,14 @@ fn what_is_missing_is_told_where_the_rest_is_fine() {
             "a.toml:4:9: tunnels.clear: tunnels in clear text",
         ),
         (
+            "[listeners.a]\naddress = \"0.0.0.0:81\"\n[listeners.b]\naddress = \"127.0.0.1:81\"\n",
+            "a.toml:4:11: listeners.b.address: listeners.a.address (a.toml:2)",
+        ),
+        (
+            "[backends.a]\nretries = 1\n",
+            "a.toml:1:1: backends.a: backend `a` has no server; add [backends.a.servers]",
+        ),
+        (
             "[listeners.a]\naddress = 0\nproxy = \"required\"\n",
             "a.toml:3:9: listeners.a.proxy: this needs --proxy-from",
         ),
@@ -274,6 +282,7 @@ fn the_command_line_wins_over_the_environment_and_that_over_the_file() {
         ("max_fields = 61", "the variable TIDEGATE_MAX_FIELDS"),
         ("max_held = 7", "a.toml:10"),
         ("no_forwarded = true", "a.toml:13"),
+        ("no_via = false", "the variable TIDEGATE_NO_VIA"),
         ("address = \"127.0.0.1:1\"", "--visitors"),
         ("[listeners.visitors]", ""),
         ("[listeners.web]", ""),

@@ -617,6 +617,14 @@ async fn a_server_is_dialled_and_one_that_is_not_there_is_passed_over() {
         .gateway
         .wait_log(&["ended=server-unreachable"])
         .await;
+    let absent = absent.address().to_string();
+    let words = [
+        "WARN",
+        &absent,
+        "cannot be reached",
+        "the next one is tried",
+    ];
+    world.gateway.wait_log(&words).await;
 }
 
 #[tokio::test]

@@ -206,7 +206,7 @@ impl Backend {
         let name = &self.name;
         if self.servers.is_empty() {
             found.push(format!(
-                "backend `{name}` has no server; add one, like one = \"10.0.0.1:8080\""
+                "backend `{name}` has no server; add [backends.{name}.servers] with a line like one = \"10.0.0.1:8080\""
             ));
         } else if self.servers.iter().all(|server| server.weight == 0) {
             found.push(format!(

@@ -50,6 +50,7 @@ where
     B: Body<Data = Bytes, Error: Error + 'static> + Send + Unpin + 'static,
     S: Side,
 {
+    record.backend = Some(Arc::clone(&backend.name));
     if let Some(protocol) = ask.protocol.clone() {
         let opening = upgrade::open(gateway, backend, ask, &protocol, record, side);
         return Box::pin(opening).await.map_err(Unavailable::plain);
@@ -75,6 +76,7 @@ where
         upgrades: false,
         may,
         tried: Tried::default(),
+        repeats: 0,
     };
     let outcome = errand.run(gateway, record, side).await;
     side.body_due(None);
@@ -94,6 +96,8 @@ pub(super) struct Errand<'a> {
     upgrades: bool,
     may: May,
     tried: Tried,
+    /// How often it was sent again.
+    repeats: u32,
 }
 
 /// Why an attempt came to nothing.
@@ -130,6 +134,7 @@ impl<'a> Errand<'a> {
             upgrades: true,
             may: May::Fresh,
             tried: Tried::default(),
+            repeats: 0,
         }
     }
 
@@ -161,7 +166,10 @@ impl<'a> Errand<'a> {
                 Err(Lost::Failed { what, why, sent }) => (what, why, sent),
             };
             drop(in_flight);
-            let repeatable = self.is_untouched() && (self.idempotent || !sent);
+            let repeatable = self.is_untouched()
+                && (self.idempotent || !sent)
+                && self.repeats < self.backend.terms.retries;
+            self.repeats += 1;
             if what == What::Closed && kept && repeatable {
                 // Servers close a connection right after a response too. Once is chance; a fresh one must tell.
                 self.may = May::Fresh;
@@ -169,8 +177,7 @@ impl<'a> Errand<'a> {
             }
             server.failed(what, &why);
             self.tried.0.extend(self.backend.place_of(&server));
-            let again = matches!(what, What::Unreachable | What::Closed) && repeatable;
-            if !again || self.tried.0.len() > self.backend.terms.retries as usize {
+            if !repeatable || !matches!(what, What::Unreachable | What::Closed) {
                 return Err(what.failure());
             }
         }

@@ -16,6 +16,8 @@ use crate::backend::config::{Address, Backend, Server, Terms, Tls};
 pub struct Placed {
     pub backend: Backend,
     pub spot: Spot,
+    /// Every server could be read.
+    pub(super) whole: bool,
 }
 
 impl Placed {
@@ -48,17 +50,16 @@ fn one(name: &str, value: Value<'_>, folder: &Path) -> Option<Placed> {
     let balance = or_default(&mut table, "balance", str::parse);
     let terms = terms(&mut table);
     let tls = table.take("tls").and_then(|value| tls(value, folder));
-    let servers = match table.table("servers") {
-        Some(servers) => servers.entries(),
-        None => {
-            table.complain("it has no servers; add [backends.NAME.servers] with lines like one = \"10.0.0.1:8080\"");
-            Vec::new()
-        }
-    };
-    let servers = servers
+    let entries = table
+        .table("servers")
+        .map(Table::entries)
+        .unwrap_or_default();
+    let said = entries.len();
+    let servers: Vec<Server> = entries
         .into_iter()
         .filter_map(|(name, value)| server(&name, value))
         .collect();
+    let whole = servers.len() == said;
     table.finish(|_| None);
     let backend = Backend {
         name: name.to_owned(),
@@ -67,7 +68,11 @@ fn one(name: &str, value: Value<'_>, folder: &Path) -> Option<Placed> {
         terms,
         servers,
     };
-    Some(Placed { backend, spot })
+    Some(Placed {
+        backend,
+        spot,
+        whole,
+    })
 }
 
 /// What `parse` makes of a key's word; what is usual where there is none.

@@ -1,6 +1,8 @@
 //! What settings need of each other, whoever said them: the command line, the environment or a file. Pure. Every mistake is
 //! told, not the first alone.
 
+use std::net::{IpAddr, SocketAddr};
+
 use tidegate_shared::name::NamePattern;
 
 use super::Config;
@@ -15,7 +17,7 @@ pub(super) fn problems(config: &Config, whole: bool) -> Vec<Problem> {
     if whole {
         all.extend(missing(config));
     }
-    for placed in &config.backends {
+    for placed in config.backends.iter().filter(|placed| placed.whole) {
         let problems = placed.backend.problems().into_iter();
         all.extend(problems.map(|text| placed.problem(text)));
     }
@@ -51,7 +53,18 @@ pub(super) fn advice(config: &Config) -> Vec<Problem> {
             .any(|routed| routed.route.target == goal)
     });
     let idle = idle.map(|placed| placed.problem("no route goes to it"));
-    listeners.chain(tunnels).chain(idle).collect()
+    let trusting = config.backends.iter().filter(|placed| {
+        let tls = placed.backend.tls.as_ref();
+        tls.is_some_and(|tls| tls.unverified)
+    });
+    let trusting = trusting.map(|placed| {
+        placed.problem("verify = false: whoever can answer at its servers' addresses can read and change everything")
+    });
+    listeners
+        .chain(tunnels)
+        .chain(idle)
+        .chain(trusting)
+        .collect()
 }
 
 fn missing(config: &Config) -> Vec<Problem> {
@@ -168,7 +181,15 @@ fn addresses(config: &Config) -> Vec<Problem> {
         .collect();
     let mut problems = Vec::new();
     for (at, (named, address, problem)) in all.iter().enumerate() {
-        if let Some((other, ..)) = all[..at].iter().find(|(_, other, _)| other == address) {
+        let taken = |other: &SocketAddr| {
+            // Every address of this machine is another one as well.
+            let (one, two) = (address.ip(), other.ip());
+            // That of IPv6 is IPv4's too.
+            let all =
+                |of: IpAddr, with: IpAddr| of.is_unspecified() && (of.is_ipv6() || with.is_ipv4());
+            address.port() == other.port() && (one == two || all(one, two) || all(two, one))
+        };
+        if let Some((other, ..)) = all[..at].iter().find(|(_, other, _)| taken(other)) {
             problems.push(Problem {
                 text: format!(
                     "{other} and {named} are both to listen on {address}; give one of them another port"

@@ -208,11 +208,11 @@ fn onward(goal: &Onward) -> String {
                 .iter()
                 .map(|server| quoted(&server.to_string()))
                 .collect();
-            let mut text = format!("servers = [{}]", all.join(", "));
+            let mut text = String::new();
             if let Some(version) = proxy {
-                let _infallible = write!(text, "\nsend_proxy = \"{version}\"");
+                let _infallible = writeln!(text, "send_proxy = \"{version}\"");
             }
-            text
+            text + &format!("servers = [{}]", all.join(", "))
         }
     }
 }

@@ -238,7 +238,8 @@ pub(super) fn merge(listeners: &mut Vec<Listener>, run: &Run, sources: &Sources)
         problems.extend(plan.apply(listeners));
     }
     for listener in listeners {
-        if listener.proxy_from.value.is_empty() {
+        let of_line = matches!(listener.proxy_from.named, Named::Option(_));
+        if listener.proxy_from.value.is_empty() && (of_line || !run.proxy.proxy_from.is_empty()) {
             listener.proxy_from = Said {
                 value: run.proxy.proxy_from.clone(),
                 named: sources.named("proxy_from", "--proxy-from"),

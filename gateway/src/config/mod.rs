@@ -42,7 +42,7 @@ use crate::files;
 use crate::forward::Range;
 pub use backends::Placed;
 pub use limits::{Limits, Patience};
-use listeners::{Listener, Said};
+use listeners::{Listener, Named, Said};
 pub use options::{Cli, Command, Run, Shown, Tunnels};
 pub use passing::Passed;
 pub use routes::{Goal, Routed};
@@ -159,6 +159,23 @@ impl Config {
         };
         problems.extend(check::problems(&config, whole));
         Ok((config, problems))
+    }
+
+    /// How an option about tunnels is called, or would be by whoever says the others in a file.
+    pub(crate) fn tunnels_named(&self, id: &str, key: &str, option: &'static str) -> Named {
+        let of = |other: &str| self.sources.of_option(other);
+        let in_file = match (of(id), of("tunnels"), of("tunnels_clear")) {
+            (Source::Default, Source::File { spot, .. }, _)
+            | (Source::Default, _, Source::File { spot, .. }) => Some(spot),
+            _ => None,
+        };
+        match in_file {
+            Some(spot) => Named::Key {
+                key: format!("tunnels.{key}"),
+                spot,
+            },
+            None => self.sources.named(id, option),
+        }
     }
 
     /// What is allowed, and not advised.

@@ -226,10 +226,11 @@ impl Sources {
                     option: long(option),
                 },
                 Some(ValueSource::EnvVariable) => Source::Variable {
-                    name: option
-                        .get_env()
-                        .map(|name| name.to_string_lossy().into_owned())
-                        .unwrap_or_default(),
+                    name: variable(option).unwrap_or_default(),
+                },
+                // A flag's variable that says no leaves the option as it is without it.
+                _ if is_flag(option) && variable(option).is_some() => Source::Variable {
+                    name: variable(option).unwrap_or_default(),
                 },
                 _ => continue,
             };
@@ -283,6 +284,13 @@ impl Sources {
             _ => None,
         })
     }
+}
+
+/// The variable of an option, if it is set.
+fn variable(option: &Arg) -> Option<String> {
+    let name = option.get_env()?;
+    let value = std::env::var_os(name)?;
+    (!value.is_empty()).then(|| name.to_string_lossy().into_owned())
 }
 
 pub(super) fn long(option: &Arg) -> String {

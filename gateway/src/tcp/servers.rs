@@ -1,9 +1,10 @@
 //! Servers that the gateway dials for a connection, one after the other from where the last one began, and the PROXY header that
 //! tells them whose it is. Balance and health are not its business.
 
+use std::fmt::Display;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tidegate_shared::client_hello::ClientHello;
@@ -12,11 +13,12 @@ use tidegate_shared::socket;
 use tokio::io::Interest;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::hello::Heard;
 use super::record::{Ended, Record};
 use crate::backend::config::Address;
+use crate::complaint::Complaint;
 use crate::failure::Failure;
 
 /// Servers of which any will do.
@@ -28,6 +30,8 @@ pub struct Servers {
     /// What each is told of the visitor before anything else.
     pub proxy: Option<Version>,
     next: AtomicUsize,
+    /// Some of them are not there.
+    missing: Mutex<Complaint>,
 }
 
 impl Servers {
@@ -39,6 +43,7 @@ impl Servers {
             all,
             proxy,
             next: AtomicUsize::new(0),
+            missing: Mutex::default(),
         }
     }
 
@@ -63,22 +68,46 @@ impl Servers {
             record.attempts += 1;
             let until = Instant::now() + within;
             let found = timeout(within, lookup_host((server.host.as_str(), server.port))).await;
-            let Ok(Ok(addresses)) = found else {
-                debug!(servers = %self.name, host = server.host, "a server's name cannot be resolved");
-                continue;
+            let addresses = match found {
+                Ok(Ok(addresses)) => addresses,
+                Ok(Err(error)) => {
+                    self.complain(
+                        server,
+                        &format_args!("its name cannot be resolved: {error}"),
+                    );
+                    continue;
+                }
+                Err(_elapsed) => {
+                    let why = format_args!("its name was not resolved within {within:?}");
+                    self.complain(server, &why);
+                    continue;
+                }
             };
             for address in addresses {
                 let left = until.saturating_duration_since(Instant::now());
                 record.server = Some(address);
                 match socket::connect(address, left).await {
                     Ok(server) => return Some(server),
-                    Err(error) => {
-                        debug!(servers = %self.name, %address, "a server cannot be reached: {error}")
-                    }
+                    Err(error) => self.complain(server, &error),
                 }
             }
         }
         None
+    }
+
+    /// A server is not there: one line a minute, with the last of the reasons.
+    fn complain(&self, server: &Address, why: &dyn Display) {
+        let due = self
+            .missing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .due(Instant::now());
+        match due {
+            Some(times) => {
+                warn!(servers = %self.name, times, "the server {server} cannot be reached: {why}; the next one is tried, if there is any")
+            }
+            None => debug!(servers = %self.name, "the server {server} cannot be reached: {why}"),
+        }
     }
 
     /// What a server is told first, where it is told anything.

@@ -404,6 +404,29 @@ async fn a_connection_that_the_server_has_closed_costs_no_request() {
     assert_eq!(bodies.load(SeqCst), 20);
 }
 
+/// What the server has read may be repeated, where it is idempotent, and as often as the operator says: a kept connection, which
+/// might have been closed by chance, is no exception.
+#[tokio::test]
+async fn a_request_is_repeated_as_often_as_is_said() {
+    for retries in [0, 1, 2] {
+        let met = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&met);
+        let address = server(move |number, mut stream| {
+            if number == 0 {
+                let _first = head(&mut stream).unwrap();
+                say(&mut stream, &answer("x"));
+            }
+            if head(&mut stream).is_some() {
+                count.fetch_add(1, SeqCst);
+            }
+        });
+        let world = world(&[address], |config| config.terms.retries = retries);
+        assert_eq!(world.get().await.unwrap(), "x");
+        assert_eq!(world.get().await.unwrap_err(), Failure::BackendClosed);
+        assert_eq!(met.load(SeqCst), 1 + retries as usize);
+    }
+}
+
 #[tokio::test]
 async fn a_server_that_says_nothing_is_given_up_in_time_and_not_tried_again() {
     let (address, met) = {
