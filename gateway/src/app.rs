@@ -33,6 +33,8 @@ use crate::exchange::{Gateway, Target};
 use crate::failure::Failure;
 use crate::files::{self, Files};
 use crate::forward::{Policy, Range};
+use crate::intent::control::Control;
+use crate::intent::{self, Desk};
 use crate::listen::{self, Crowd, Front, Gate, RESERVED_LEAST, RESERVED_SHARE};
 use crate::metrics::{Ids, Metrics, registry};
 use crate::pool::{self, Pool};
@@ -63,6 +65,8 @@ pub struct App {
     visitors: Vec<(TcpListener, Arc<Front>)>,
     tunnels: Vec<(TcpListener, Arc<Gate>)>,
     admin: Option<TcpListener>,
+    control: Option<Control>,
+    desk: Arc<Desk>,
     trust: Option<Arc<Trust<ServerConfig>>>,
     reception: Arc<Reception>,
     intake: Arc<Intake>,
@@ -146,6 +150,9 @@ impl App {
         if let Some(address) = run.admin.filter(|address| !address.ip().is_loopback()) {
             warn!(%address, "the admin page can be read by whoever reaches this address");
         }
+        let control = control(config)?;
+        let desk = Desk::open(Arc::clone(&backends), run.state_file.as_deref());
+        metrics.show_desk(Arc::clone(&desk));
         let workers = Workers::start(workers(run), "worker").map_err(|error| {
             Trouble::Ours(format!("worker threads could not be started: {error}"))
         })?;
@@ -154,6 +161,8 @@ impl App {
             visitors,
             tunnels,
             admin,
+            control,
+            desk,
             trust,
             reception: Arc::new(reception(run, &pool, &metrics, &sink)),
             intake: Arc::new(intake(config, &pool, &metrics)),
@@ -234,6 +243,10 @@ impl App {
                 address,
             };
             page.spawn(admin::serve(listener, Arc::new(admin), page.clone()));
+        }
+        page.spawn(intent::desk::attend(Arc::clone(&self.desk), page.clone()));
+        if let Some(control) = self.control {
+            page.spawn(control.serve(self.desk, page.clone()));
         }
         page.spawn(housekeeping(
             Certificates::new(self.trust, certs),
@@ -391,6 +404,21 @@ fn tunnels(
         open.push((listener, Arc::new(gate)));
     }
     Ok(open)
+}
+
+/// Opens the control socket.
+fn control(config: &Config) -> Result<Option<Control>, Trouble> {
+    let Some(path) = &config.run.control else {
+        return Ok(None);
+    };
+    let opened = Control::listen(path).map_err(|why| {
+        let named = config.sources.named("control", "--control");
+        Trouble::Usage(format!(
+            "cannot listen at {} ({named}): {why}",
+            path.display()
+        ))
+    })?;
+    Ok(Some(opened))
 }
 
 fn bind(named: &Named, address: SocketAddr) -> Result<TcpListener, Trouble> {

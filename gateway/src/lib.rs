@@ -51,6 +51,8 @@ pub mod tunnel; // one tunnel
 
 pub mod backend; // servers that are dialled
 
+pub mod intent; // what operators ask of them
+
 pub mod failure; // every way to fail, folded once
 
 pub mod page; // what a visitor reads then

@@ -99,15 +99,21 @@ fn table(rows: &[Row]) -> String {
             row.requests.to_string(),
         ]
     }));
+    columns(&lines)
+}
+
+/// Lines of cells, one below the other.
+pub(crate) fn columns<const N: usize>(lines: &[[String; N]]) -> String {
+    let mut widths = [0; N];
+    for line in lines {
+        for (width, cell) in widths.iter_mut().zip(line) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
     let mut text = String::new();
-    for line in &lines {
+    for line in lines {
         let mut row = String::new();
-        for (column, cell) in line.iter().enumerate() {
-            let width = lines
-                .iter()
-                .map(|line| line[column].chars().count())
-                .max()
-                .unwrap_or(0);
+        for (width, cell) in widths.iter().zip(line) {
             row.push_str(&format!("{cell:<width$}  "));
         }
         text.push_str(row.trim_end());

@@ -2,11 +2,13 @@
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use tidegate_gateway::app::{App, Trouble};
 use tidegate_gateway::config::{Cli, Command, Config, Problem, Shown};
+use tidegate_gateway::intent::ask::{self, Whom};
 use tidegate_gateway::{list, probe};
 use tidegate_shared::args::{self, Variables};
 use tidegate_shared::log;
@@ -37,6 +39,12 @@ fn main() -> ExitCode {
             Command::Tunnels(asked) => {
                 list::tunnels(asked.admin, asked.json).and_then(|text| say(&text))
             }
+            Command::Get(asked) => control_of(&asked.whom)
+                .and_then(|control| ask::get(&asked, &control))
+                .and_then(|text| say(&text)),
+            Command::Set(asked) => control_of(&asked.whom)
+                .and_then(|control| ask::set(&asked, &control))
+                .and_then(|text| say(&text)),
             Command::Probe(asked) => {
                 match probe::probe(&asked).and_then(|found| say(&found.text).map(|()| found.any)) {
                     Ok(true) => Ok(()),
@@ -49,6 +57,25 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(trouble) => complain(&trouble, &variables),
     }
+}
+
+/// Where the gateway is asked that `whom` means.
+fn control_of(whom: &Whom) -> Result<PathBuf, Trouble> {
+    if let Some(control) = &whom.control {
+        return Ok(control.clone());
+    }
+    let Some(file) = &whom.config else {
+        return Err(Trouble::Usage(
+            "which gateway? Say --control PATH, its control socket, or --config FILE, its configuration with `control`".to_owned(),
+        ));
+    };
+    let control = Config::control_of(file).map_err(Trouble::Config)?;
+    control.ok_or_else(|| {
+        Trouble::Usage(format!(
+            "{} has no `control`, the socket at which its gateway would answer; add it, or say --control PATH here",
+            file.display()
+        ))
+    })
 }
 
 /// What is wrong with the configuration names the variables that it comes from.

@@ -14,6 +14,7 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::backend::{self, Backend};
 use crate::door;
 use crate::failure::{ALL, Failure};
+use crate::intent::Desk;
 use crate::pool::Pool;
 use crate::tcp;
 use crate::tunnel::{Ending, Life};
@@ -44,6 +45,7 @@ pub struct Metrics {
     pub log_dropped: Counter,
     pub proxy_headers: door::Listeners,
     backends: OnceLock<Arc<[Arc<Backend>]>>,
+    desk: OnceLock<Arc<Desk>>,
     pub tcp: tcp::Listeners,
 }
 
@@ -92,6 +94,11 @@ impl Metrics {
     /// Shows these from here on; once.
     pub fn show_backends(&self, backends: Arc<[Arc<Backend>]>) {
         let _shown_already = self.backends.set(backends);
+    }
+
+    /// Shows whether what operators ask is kept.
+    pub fn show_desk(&self, desk: Arc<Desk>) {
+        let _shown_already = self.desk.set(desk);
     }
 
     pub(crate) fn request_ended(&self, status: u16, received: u64, sent: u64) {
@@ -362,6 +369,18 @@ impl Collector for Live {
         )?;
         if let Some(backends) = metrics.backends.get() {
             backend::encode(backends, encoder)?;
+        }
+        if let Some(desk) = metrics.desk.get().filter(|desk| desk.keeps()) {
+            let unsaved = if desk.is_unsaved() { 1.0 } else { 0.0 };
+            gauges(
+                encoder,
+                (
+                    "state_unsaved",
+                    "1 while what operators asked of servers is not in the state file",
+                ),
+                None,
+                std::iter::once((Vec::new(), unsaved)),
+            )?;
         }
         self.encode_tcp(encoder)?;
         self.encode_tunnels(encoder)

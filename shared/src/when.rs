@@ -13,6 +13,37 @@ pub fn utc(moment: SystemTime) -> String {
     )
 }
 
+/// `2026-11-20T14:03:22Z`, as [`read`] takes it.
+pub fn second(moment: SystemTime) -> String {
+    let mut text = Vec::new();
+    write_second(moment, &mut text);
+    text.push(b'Z');
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// A moment from what [`second`] writes, and from nothing else.
+pub fn read(text: &str) -> Option<SystemTime> {
+    let number = |from: usize, to: usize| text.get(from..to)?.parse::<u64>().ok();
+    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
+    let (hour, minute, of_minute) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
+    if year < 1970 || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
+        return None;
+    }
+    // The way back of `parts`.
+    let (year, month) = if month > 2 {
+        (year, month - 3)
+    } else {
+        (year - 1, month + 9)
+    };
+    let of_year = (153 * month + 2) / 5 + day - 1;
+    let of_era = (year % 400) * 365 + (year % 400) / 4 - (year % 400) / 100 + of_year;
+    let days = ((year / 400) * 146_097 + of_era).checked_sub(719_468)?;
+    let seconds = days * 86_400 + hour * 3600 + minute * 60 + of_minute;
+    let moment = UNIX_EPOCH + Duration::from_secs(seconds);
+    // A day, an hour or a sign that does not exist comes out as something else.
+    (second(moment) == text).then_some(moment)
+}
+
 /// `2026-11-20T14:03:22.123Z`, appended.
 pub fn stamp(moment: SystemTime, out: &mut Vec<u8>) {
     let since = moment.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
@@ -90,6 +121,38 @@ fn parts(moment: SystemTime) -> (Triple, Triple) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_written_is_read_back_and_nothing_else() {
+        for seconds in [
+            0,
+            951_782_399,
+            951_782_400,
+            1_709_251_199,
+            4_107_542_400,
+            253_402_300_799,
+        ] {
+            let moment = UNIX_EPOCH + Duration::from_secs(seconds);
+            assert_eq!(read(&second(moment)), Some(moment), "{seconds}");
+        }
+        for text in [
+            "",
+            "2026-11-20",
+            "2026-11-20T14:03:22",
+            "2026-11-20 14:03:22Z",
+            "2026-02-30T00:00:00Z",
+            "2026-11-20T24:00:00Z",
+            "2026-11-20T14:60:00Z",
+            "2026-13-01T00:00:00Z",
+            "2026-00-01T00:00:00Z",
+            "1969-12-31T23:59:59Z",
+            "+026-11-20T14:03:22Z",
+            "2026-11-20T14:03:22Zx",
+            "2026-11-2\u{e9}T14:03:2Z",
+        ] {
+            assert_eq!(read(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn known_moments() {

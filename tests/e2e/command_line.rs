@@ -284,6 +284,8 @@ async fn the_readme_names_every_option_and_no_other() {
         ("tidegated", "check"),
         ("tidegated", "config"),
         ("tidegated", "tunnels"),
+        ("tidegated", "get"),
+        ("tidegated", "set"),
         ("tidegated", "probe"),
         ("tidegate-certs", "init"),
         ("tidegate-certs", "issue"),

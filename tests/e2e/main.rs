@@ -26,6 +26,7 @@ mod hostile_agent;
 mod hostile_answers;
 mod hostile_http1;
 mod hostile_http2;
+mod intent;
 mod interim;
 mod introductions;
 mod lifetime;

@@ -7,6 +7,7 @@ use prometheus_client::encoding::DescriptorEncoder;
 
 use super::Backend;
 use super::server::{Server, What};
+use crate::intent::Mode;
 use crate::metrics::{Labels, count, counters, gauges};
 
 /// Writes all of it; nothing where there are no backends.
@@ -79,6 +80,37 @@ pub(crate) fn encode(
         ),
         None,
         each(|server| if server.is_out() { 1.0 } else { 0.0 }),
+    )?;
+    gauges(
+        encoder,
+        (
+            "backend_server_weight",
+            "The share that a server of a backend has, as declared or as an operator asked",
+        ),
+        None,
+        each(|server| f64::from(server.share())),
+    )?;
+    gauges(
+        encoder,
+        (
+            "backend_server_asked",
+            "1 for a server of a backend that an operator has drained or put into maintenance",
+        ),
+        None,
+        servers().flat_map(|server| {
+            [Mode::Drain, Mode::Maintenance].map(|mode| {
+                let mut labels = labels(server);
+                labels.push(("mode", mode.to_string()));
+                (
+                    labels,
+                    if server.mode() == Some(mode) {
+                        1.0
+                    } else {
+                        0.0
+                    },
+                )
+            })
+        }),
     )?;
     gauges(
         encoder,

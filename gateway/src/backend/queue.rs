@@ -150,6 +150,13 @@ impl Room {
             .map(|_before| Permit(Arc::clone(self)))
     }
 
+    /// Something else changed that all who wait want to know of.
+    pub(super) fn changed(&self) {
+        for _ in 0..self.queue.count() {
+            self.queue.pass();
+        }
+    }
+
     /// A connection rests, and may be used by whoever waits.
     pub(super) fn rests(&self) {
         self.queue.pass();

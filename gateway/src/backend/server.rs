@@ -1,7 +1,9 @@
 //! One server of a backend while the gateway runs: its connections, what becomes of its requests, and whether it is fit.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU8, AtomicU16, AtomicU64, AtomicUsize, Ordering::Relaxed,
+};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,15 +19,22 @@ use super::dial::{Secured, dial};
 use super::fitness::{Change, Fitness};
 use super::queue::{Permit, Room};
 use crate::complaint::Complaint;
+use crate::intent::talk::Row;
+use crate::intent::{Identity, Mode};
 
 /// See the module's head.
 pub struct Server {
     pub name: String,
     pub address: Address,
+    identity: Identity,
     backend: Arc<str>,
     /// `backend=… server=…`, for the access log.
     label: String,
-    weight: u16,
+    declared_weight: u16,
+    /// What counts: an operator may have asked for another one, or for none while it is drained or in maintenance.
+    weight: AtomicU16,
+    /// A [`Mode`], or [`READY`].
+    mode: AtomicU8,
     backup: bool,
     tls: Option<Secured>,
     terms: Terms,
@@ -61,6 +70,9 @@ pub(super) enum What {
 }
 
 const WHATS: usize = 5;
+
+/// In no [`Mode`].
+const READY: u8 = u8::MAX;
 
 impl What {
     pub(super) const ALL: [Self; WHATS] = [
@@ -132,10 +144,13 @@ impl Server {
         let rest_ms = u64::try_from(terms.keep_alive.as_millis()).unwrap_or(u64::MAX);
         Self {
             name: server.name.clone(),
+            identity: Identity::of(backend, &server.name, &server.address.to_string()),
             address: server.address.clone(),
             backend: Arc::clone(backend),
             label: format!("backend={backend} server={}", server.name),
-            weight: server.weight,
+            declared_weight: server.weight,
+            weight: AtomicU16::new(server.weight),
+            mode: AtomicU8::new(READY),
             backup: server.backup,
             tls,
             terms,
@@ -170,9 +185,77 @@ impl Server {
         self.room.open()
     }
 
-    /// Whether the operator has given it no share.
-    pub(super) const fn is_idle(&self) -> bool {
-        self.weight == 0
+    /// Which one it is, for what operators ask of it.
+    pub(crate) const fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// Where it is, as people read it.
+    pub(crate) const fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Whether it has no share: it was given none, or it is drained or in maintenance.
+    pub(super) fn is_idle(&self) -> bool {
+        self.share() == 0
+    }
+
+    /// Its part of what comes.
+    pub(super) fn share(&self) -> u16 {
+        if self.mode.load(Relaxed) == READY {
+            self.weight.load(Relaxed)
+        } else {
+            0
+        }
+    }
+
+    /// What an operator asks of it, if anything.
+    pub(super) fn mode(&self) -> Option<Mode> {
+        [Mode::Drain, Mode::Maintenance]
+            .into_iter()
+            .find(|mode| *mode as u8 == self.mode.load(Relaxed))
+    }
+
+    /// Does what an operator asks: in this mode, with this weight, and as declared where there is none.
+    pub(crate) fn obey(&self, mode: Option<Mode>, weight: Option<u16>) {
+        self.weight
+            .store(weight.unwrap_or(self.declared_weight), Relaxed);
+        self.mode
+            .store(mode.map_or(READY, |mode| mode as u8), Relaxed);
+        if mode == Some(Mode::Maintenance) {
+            let now = clock::now_ms();
+            for pool in &self.pools {
+                while let Some(resting) = pool.take(now, u64::MAX) {
+                    drop(resting);
+                }
+            }
+        }
+        // Whoever waits for room looks again: there may be some, or nothing left to wait for.
+        self.room.changed();
+    }
+
+    /// As `tidegated get` shows it, but for who asked for what.
+    pub(crate) fn row(&self) -> Row {
+        let state = match self.mode() {
+            Some(mode) => mode.to_string(),
+            None if self.share() == 0 => "unused".to_owned(),
+            None if self.is_out() => "left out".to_owned(),
+            None => "in use".to_owned(),
+        };
+        Row {
+            backend: self.backend().to_owned(),
+            server: self.name.clone(),
+            address: self.address.to_string(),
+            state,
+            backup: self.backup,
+            weight: self.weight.load(Relaxed).into(),
+            declared_weight: self.declared_weight.into(),
+            in_flight: self.outstanding(),
+            connections: self.open(),
+            requests: self.counts.requests.get(),
+            mode: None,
+            weighed: None,
+        }
     }
 
     /// Whether it is left out for its failures.
@@ -182,7 +265,8 @@ impl Server {
 
     pub(super) fn candidate(&self, tried: bool, now: u64) -> Candidate {
         let until = self.out_until.load(Relaxed);
-        let standing = match (self.weight, tried, until > now, self.backup) {
+        let weight = self.share();
+        let standing = match (weight, tried, until > now, self.backup) {
             (0, ..) => Standing::Idle,
             (_, true, ..) => Standing::Tried,
             (_, _, false, false) => Standing::Fit,
@@ -192,7 +276,7 @@ impl Server {
         };
         Candidate {
             standing,
-            weight: u32::from(self.weight),
+            weight: u32::from(weight),
             outstanding: self.outstanding(),
             room: self.room.has_room() || self.pools.iter().any(|pool| !pool.is_empty()),
         }
@@ -248,6 +332,9 @@ impl Server {
 
     /// Takes back a connection that is ready for another request.
     pub(super) fn take_back(&self, kept: Kept) {
+        if self.mode() == Some(Mode::Maintenance) {
+            return;
+        }
         self.pools[kept.home].put(clock::now_ms(), kept.link);
         if self.room.is_limited() {
             self.room.rests();

@@ -31,7 +31,7 @@ mod settings; // options that stand in a file
 mod table; // a file's tables, key by key
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{ArgMatches, CommandFactory as _};
@@ -72,8 +72,25 @@ impl Config {
     /// # Errors
     /// Everything that is wrong.
     pub fn load(run: &Run, words: &[OsString]) -> Result<Self, Vec<Problem>> {
-        let (config, problems) = Self::read(run, words)?;
+        let (config, problems) = Self::read(run.config.as_deref(), words)?;
         told(problems).map(|()| config)
+    }
+
+    /// The control socket of a gateway that is run with this file, whatever else it is told there.
+    ///
+    /// # Errors
+    /// Everything that is wrong, where that is why there is none.
+    pub fn control_of(file: &Path) -> Result<Option<PathBuf>, Vec<Problem>> {
+        let words = ["tidegated", "run", "--config"].map(OsString::from);
+        let words: Vec<OsString> = words.into_iter().chain([file.into()]).collect();
+        let command = Cli::command();
+        let known = command.find_subcommand("run").unwrap_or(&command);
+        let (read, problems) = file::load(file, known)?;
+        let (config, _missing) = Self::assemble(&words, read, |command| command, false)?;
+        match config.run.control {
+            None => told(problems).map(|()| None),
+            control => Ok(control),
+        }
     }
 
     /// The same, and reads whatever files are named.
@@ -81,7 +98,7 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with any of it.
     pub fn examine(run: &Run, words: &[OsString]) -> Result<Self, Vec<Problem>> {
-        let (config, mut problems) = Self::read(run, words)?;
+        let (config, mut problems) = Self::read(run.config.as_deref(), words)?;
         problems.extend(files::read(&config).err().unwrap_or_default());
         told(problems).map(|()| config)
     }
@@ -101,10 +118,10 @@ impl Config {
     }
 
     /// All that could be understood, and everything that is wrong.
-    fn read(run: &Run, words: &[OsString]) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
+    fn read(path: Option<&Path>, words: &[OsString]) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
         let command = Cli::command();
         let known = command.find_subcommand("run").unwrap_or(&command);
-        let (file, mut problems) = match &run.config {
+        let (file, mut problems) = match path {
             Some(path) => file::load(path, known)?,
             None => Default::default(),
         };
@@ -127,10 +144,8 @@ impl Config {
         .map_err(|error| vec![Problem::plain(error.to_string())])?;
         let run = match cli.command {
             Command::Run(run) | Command::Check(run) | Command::Config(Shown { run, .. }) => run,
-            Command::Tunnels(_) | Command::Probe(_) => {
-                return Err(vec![Problem::plain(
-                    "neither `tunnels` nor `probe` runs a gateway",
-                )]);
+            Command::Tunnels(_) | Command::Get(_) | Command::Set(_) | Command::Probe(_) => {
+                return Err(vec![Problem::plain("these words run no gateway")]);
             }
         };
         let matches = matches

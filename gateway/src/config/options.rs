@@ -13,6 +13,7 @@ use tidegate_shared::name::NamePattern;
 use super::limits::{Limits, Patience};
 use crate::door::Expect;
 use crate::forward::Range;
+use crate::intent::ask::{Get, Set};
 use crate::probe::Probe;
 
 /// Tidegate's gateway: visitors in front; agents that dialled in behind.
@@ -34,6 +35,10 @@ pub enum Command {
     Config(Shown),
     /// List the tunnels of a running gateway.
     Tunnels(Tunnels),
+    /// Show the servers of a running gateway's backends: state, weight, load, and who asked for what.
+    Get(Get),
+    /// Ask something of a server of a running gateway: drain, maintenance, another weight. Kept over restarts in its --state-file.
+    Set(Set),
     /// Find out whether a port takes plain HTTP, TLS or PROXY headers, and what to configure for it.
     Probe(Probe),
 }
@@ -96,6 +101,12 @@ pub struct Run {
     /// Serve /metrics, /live, /ready and /tunnels here; a port alone means loopback.
     #[arg(long, value_name = "ADDR", env = "TIDEGATE_ADMIN", value_parser = listen_loopback)]
     pub admin: Option<SocketAddr>,
+    /// Answer `tidegated set` and `tidegated get` through a unix socket here, of mode 0600.
+    #[arg(long, value_name = "PATH", env = "TIDEGATE_CONTROL")]
+    pub control: Option<PathBuf>,
+    /// Keep what `tidegated set` asks in this file over restarts.
+    #[arg(long, value_name = "FILE", env = "TIDEGATE_STATE_FILE")]
+    pub state_file: Option<PathBuf>,
     /// Worker threads; one per core unless set.
     #[arg(long, value_name = "N", env = "TIDEGATE_WORKERS", value_parser = workers)]
     pub workers: Option<u16>,

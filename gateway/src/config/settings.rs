@@ -35,7 +35,7 @@ const NOT_IN_FILES: [&str; 8] = [
 ];
 
 /// Options whose values are files: a file names them from where it is itself.
-const FILES: [&str; 2] = ["identity", "ca"];
+const FILES: [&str; 4] = ["identity", "ca", "control", "state_file"];
 
 /// What a file says of an option.
 #[derive(Clone, Debug)]

@@ -1,0 +1,139 @@
+//! The socket that `tidegated set` and `get` ask. Whoever may connect is root or the gateway's own user: the socket is made in a
+//! folder that nobody else can enter, gets its mode there, and only then its name.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _,
+};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidegate_shared::drain::Drain;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+use tracing::debug;
+
+use super::Desk;
+use super::keep::folder;
+use super::talk::{Answer, Asked, LONGEST_QUESTION};
+
+/// Connections served at once. One more waits.
+const MOST: usize = 16;
+
+/// How long one is served, whatever it does.
+const WITHIN: Duration = Duration::from_secs(10);
+
+/// A socket that listens. Its name goes with it.
+#[derive(Debug)]
+pub struct Control {
+    listener: UnixListener,
+    path: PathBuf,
+    /// Device and inode: what stands at the path later may be another gateway's.
+    is: (u64, u64),
+}
+
+impl Control {
+    /// Listens at `path`, where nobody else does. What a gateway left there that ended without its leave is replaced.
+    ///
+    /// # Errors
+    /// Why not, as the rest of a sentence.
+    pub fn listen(path: &Path) -> Result<Self, String> {
+        match fs::symlink_metadata(path) {
+            Ok(there) if !there.file_type().is_socket() => {
+                return Err(
+                    "something that is no socket stands there; remove it, or choose another path"
+                        .to_owned(),
+                );
+            }
+            Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
+                return Err("another gateway answers there; choose another path".to_owned());
+            }
+            _ => {}
+        }
+        bind(path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => format!(
+                "{error}; its folder must be there, such as RuntimeDirectory= of systemd makes it"
+            ),
+            _ => error.to_string(),
+        })
+    }
+
+    /// Answers whoever asks, until everything has finished.
+    pub async fn serve(self, desk: Arc<Desk>, until: Drain) {
+        let seats = Arc::new(Semaphore::new(MOST));
+        loop {
+            let Ok(seat) = Arc::clone(&seats).acquire_owned().await else {
+                return;
+            };
+            let accepted = tokio::select! {
+                () = until.finishing() => return,
+                accepted = self.listener.accept() => accepted,
+            };
+            let Ok((stream, _)) = accepted else {
+                sleep(Duration::from_millis(100)).await;
+                continue;
+            };
+            let desk = Arc::clone(&desk);
+            until.spawn(async move {
+                let _seat = seat;
+                match timeout(WITHIN, answer(stream, &desk)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => debug!("a connection of the control socket failed: {error}"),
+                    Err(_elapsed) => {
+                        debug!("a connection of the control socket took longer than {WITHIN:?}")
+                    }
+                }
+            });
+        }
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        if fs::symlink_metadata(&self.path).is_ok_and(|there| (there.dev(), there.ino()) == self.is)
+        {
+            let _gone = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn bind(path: &Path) -> io::Result<Control> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let private = folder(path).join(format!(".tidegate-{}", std::process::id()));
+    fs::DirBuilder::new().mode(0o700).create(&private)?;
+    let made = (|| {
+        let inside = private.join(name);
+        let listener = UnixListener::bind(&inside)?;
+        fs::set_permissions(&inside, fs::Permissions::from_mode(0o600))?;
+        let there = fs::symlink_metadata(&inside)?;
+        fs::rename(&inside, path)?;
+        Ok(Control {
+            listener,
+            path: path.to_owned(),
+            is: (there.dev(), there.ino()),
+        })
+    })();
+    let _gone = fs::remove_dir_all(&private);
+    made
+}
+
+async fn answer(stream: UnixStream, desk: &Desk) -> io::Result<()> {
+    let user = format!("uid {}", stream.peer_cred()?.uid());
+    let (reader, mut writer) = stream.into_split();
+    let mut line = Vec::new();
+    BufReader::new(reader)
+        .take(LONGEST_QUESTION)
+        .read_until(b'\n', &mut line)
+        .await?;
+    let answer = match serde_json::from_slice::<Asked>(&line) {
+        Ok(asked) => desk.answer(asked, &user).await,
+        Err(error) => Answer::Refused(format!("this is not understood: {error}")),
+    };
+    let mut text = serde_json::to_vec(&answer)?;
+    text.push(b'\n');
+    writer.write_all(&text).await
+}
