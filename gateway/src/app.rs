@@ -136,7 +136,7 @@ impl App {
                 door,
                 secured,
                 routes: Routes::new(routes),
-                tcp: passing(config, listener, &metrics),
+                tcp: passing(config, listener, &backends, &metrics),
             };
             let address = &listener.address;
             visitors.push((bind(&address.named, address.value)?, Arc::new(front)));
@@ -320,20 +320,31 @@ pub(crate) fn workers(run: &Run) -> usize {
 }
 
 /// What a listener does with connections that it passes on, where it is in TCP mode.
-fn passing(config: &Config, listener: &Listener, metrics: &Metrics) -> Option<Tcp> {
+fn passing(
+    config: &Config,
+    listener: &Listener,
+    backends: &[Arc<Backend>],
+    metrics: &Metrics,
+) -> Option<Tcp> {
     let told = listener.passing.as_ref()?;
+    // A name that no backend has was refused with the file.
     let target = |goal: &Onward| match goal {
-        Onward::Tunnel(name) => tcp::route::Target::Tunnel(name.clone()),
+        Onward::Tunnel(name) => Some(tcp::route::Target::Tunnel(name.clone())),
         Onward::Servers(all, proxy) => {
-            tcp::route::Target::Servers(Arc::new(tcp::Servers::new(all.clone(), *proxy)))
+            let servers = tcp::Servers::new(all.clone(), *proxy);
+            Some(tcp::route::Target::Servers(Arc::new(servers)))
+        }
+        Onward::Backend(name) => {
+            let named = backends.iter().find(|known| *known.name == **name);
+            named.map(|known| tcp::route::Target::Backend(Arc::clone(known)))
         }
     };
     let by_name = config
         .passed
         .iter()
         .filter(|passed| passed.is_for(&listener.name))
-        .map(|passed| (passed.sni.clone(), target(&passed.goal)));
-    let routes = tcp::route::Routes::new(by_name, told.goal.value.as_ref().map(target));
+        .filter_map(|passed| Some((passed.sni.clone(), target(&passed.goal)?)));
+    let routes = tcp::route::Routes::new(by_name, told.goal.value.as_ref().and_then(target));
     let terms = tcp::Terms {
         hello: told.hello.value,
         connect: told.connect.value,

@@ -477,3 +477,56 @@ tunnel = "d.test"
     );
     assert!(alone[0].contains("no listener is in tcp mode"), "{alone:?}");
 }
+
+#[test]
+fn a_backend_in_tcp_mode_is_one_that_there_is_and_has_no_tls() {
+    let text = r#"
+[listeners.pg]
+address = "127.0.0.1:5432"
+mode = "tcp"
+backend = "dbs"
+[listeners.two]
+address = "127.0.0.1:5433"
+mode = "tcp"
+backend = "db"
+servers = ["10.0.0.1:5432"]
+[[routes]]
+sni = "a.test"
+backend = "secure"
+[backends.db.servers]
+one = "10.0.0.1:5432"
+[backends.secure]
+tls = true
+[backends.secure.servers]
+one = "10.0.0.1:443"
+"#;
+    let told = told(text);
+    let places = [
+        (
+            "a.toml:5:11: listeners.pg.backend: ",
+            "no backend `dbs`; did you mean `db`?",
+        ),
+        (
+            "a.toml:6:1: listeners.two: ",
+            "`backend` and `servers` are two places to go",
+        ),
+        (
+            "a.toml:13:11: routes.backend: ",
+            "in tcp mode octets pass untouched",
+        ),
+    ];
+    for (place, part) in places {
+        let found = |line: &String| line.starts_with(place) && line.contains(part);
+        assert!(told.iter().any(found), "{place}{part}: {told:#?}");
+    }
+    assert_eq!(told.len(), places.len(), "{told:#?}");
+    let fine = "[listeners.pg]\naddress = \"127.0.0.1:5432\"\nmode = \"tcp\"\nbackend = \"db\"\n\
+                [backends.db.servers]\none = \"10.0.0.1:5432\"\n";
+    let folder = folder(&[("a.toml", fine)]);
+    let output = tidegated(folder.path(), &["check", "--config", "a.toml"], &[]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(said, "ok: 1 for visitors, 0 routes, 1 backends\n");
+    let once = shown(folder.path(), &["--config", "a.toml"], &[]);
+    let goal = ("backend = \"db\"".to_owned(), "a.toml:4:11".to_owned());
+    assert!(once.contains(&goal), "{once:#?}");
+}

@@ -23,6 +23,13 @@ pub(super) struct Secured {
     pub(super) name: ServerName<'static>,
 }
 
+/// Opens a connection for octets as they come, `within` at most. The error is as with [`dial`].
+pub(super) async fn dial_plain(address: &Address, within: Duration) -> Result<TcpStream, String> {
+    let tcp = reach(address, Instant::now() + within, within).await?;
+    socket::tune_plain(&tcp);
+    Ok(tcp)
+}
+
 /// Opens a connection, `within` at most. The error is why there is none, as it follows the server's name and a colon.
 pub(super) async fn dial(
     address: &Address,

@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, Version};
@@ -15,25 +15,21 @@ use http_body::Body;
 use hyper::body::Incoming;
 use tidegate_shared::message::{strip_agents, strip_hop_by_hop};
 use tidegate_shared::origin::{Miss, is_idempotent};
-use tokio::time::{sleep, timeout_at};
+use tokio::time::sleep;
 
 use super::answer::Passing;
 use super::asking::{Asker, Patience};
-use super::balance::Pick;
 use super::body::{Carried, Feed, Slot};
 use super::head::for_http1;
+use super::search::Search;
 use super::server::{Grant, InFlight, Kept, May, Server, What};
-use super::{Backend, Tried, upgrade};
+use super::{Backend, upgrade};
 use crate::access::Record;
 use crate::exchange::{Ask, Gateway, Opened, Side, Way};
 use crate::failure::Failure;
 use crate::forward::Outgoing;
 use crate::pool::Unavailable;
 use crate::upload::Upload;
-
-/// How long a request waits before it is tried once more with a server that it has failed with; each further time twice as
-/// long.
-const SAME_SERVER_AFTER: Duration = Duration::from_millis(100);
 
 /// Sends a request to one of a backend's servers and waits for the head of its answer.
 ///
@@ -68,14 +64,12 @@ where
         May::Recent
     };
     let mut errand = Errand {
-        backend,
+        search: Search::new(backend, may),
         head: for_http1(ask.head, feed.is_some()),
         holds_back: ask.expects && feed.is_some(),
         feed,
         idempotent,
         upgrades: false,
-        may,
-        tried: Tried::default(),
         repeats: 0,
     };
     let outcome = errand.run(gateway, record, side).await;
@@ -86,7 +80,7 @@ where
 
 /// One request, and what has been tried with it.
 pub(super) struct Errand<'a> {
-    backend: &'a Arc<Backend>,
+    search: Search<'a>,
     head: Outgoing,
     feed: Option<Arc<dyn Feed>>,
     /// The visitor waits for a 100 before it sends its body.
@@ -94,8 +88,6 @@ pub(super) struct Errand<'a> {
     idempotent: bool,
     /// It asks for a change of protocol.
     upgrades: bool,
-    may: May,
-    tried: Tried,
     /// How often it was sent again.
     repeats: u32,
 }
@@ -126,14 +118,12 @@ impl<'a> Errand<'a> {
     /// One that asks for a change of protocol: on a connection of its own, which never comes back.
     pub(super) fn of_upgrade(backend: &'a Arc<Backend>, head: Outgoing) -> Self {
         Self {
-            backend,
+            search: Search::new(backend, May::Fresh),
             head,
             feed: None,
             holds_back: false,
             idempotent: false,
             upgrades: true,
-            may: May::Fresh,
-            tried: Tried::default(),
             repeats: 0,
         }
     }
@@ -168,15 +158,15 @@ impl<'a> Errand<'a> {
             drop(in_flight);
             let repeatable = self.is_untouched()
                 && (self.idempotent || !sent)
-                && self.repeats < self.backend.terms.retries;
+                && self.repeats < self.search.backend.terms.retries;
             self.repeats += 1;
             if what == What::Closed && kept && repeatable {
                 // Servers close a connection right after a response too. Once is chance; a fresh one must tell.
-                self.may = May::Fresh;
+                self.search.may = May::Fresh;
                 continue;
             }
             server.failed(what, &why);
-            self.tried.0.extend(self.backend.place_of(&server));
+            self.search.failed_on(&server);
             if !repeatable || !matches!(what, What::Unreachable | What::Closed) {
                 return Err(what.failure());
             }
@@ -190,13 +180,10 @@ impl<'a> Errand<'a> {
 
     /// Gives a server some time with which the request has failed, where there is no other.
     async fn pause<S: Side>(&self, side: &mut S) -> Result<(), Failure> {
-        let times = self.tried.0.len();
-        if times == 0 || !self.backend.has_tried_all(&self.tried) {
-            return Ok(());
+        match self.search.pause() {
+            Some(wait) => until_over(sleep(wait), side).await,
+            None => Ok(()),
         }
-        let doubled = u32::try_from(times - 1).unwrap_or(u32::MAX).min(4);
-        let wait = SAME_SERVER_AFTER * 2_u32.pow(doubled);
-        until_over(sleep(wait), side).await
     }
 
     /// Finds a server and a connection, or the right to open one; waits for it where every fit server is full.
@@ -206,60 +193,15 @@ impl<'a> Errand<'a> {
         side: &mut S,
     ) -> Result<(InFlight, Grant), Failure> {
         let before = Instant::now();
-        // Those who wait come first.
-        if self.backend.queue.count() == 0
-            && let Some(found) = self.take()?
-        {
+        if let Some(found) = self.search.at_once()? {
             record.pick += before.elapsed();
             return Ok(found);
         }
         side.held(true);
-        let found = until_over(self.wait_for_room(), side).await;
+        let found = until_over(self.search.wait_for_room(), side).await;
         side.held(false);
         record.hold += before.elapsed();
         found?
-    }
-
-    fn take(&self) -> Result<Option<(InFlight, Grant)>, Failure> {
-        // Another may take the room between the look and the step: as often as there are servers, and not for ever.
-        for _ in 0..=self.backend.servers.len() {
-            match self.backend.pick(&self.tried) {
-                Pick::None => return Err(Failure::NoServer),
-                Pick::Wait => return Ok(None),
-                Pick::Take(index) => {
-                    let server = &self.backend.servers[index];
-                    if let Some(grant) = server.grant(self.may) {
-                        return Ok(Some((InFlight::on(server), grant)));
-                    }
-                }
-            }
-        }
-        Ok(None)
-    }
-
-    async fn wait_for_room(&self) -> Result<(InFlight, Grant), Failure> {
-        let queue = &self.backend.queue;
-        let until = tokio::time::Instant::now() + self.backend.terms.queue;
-        let mut came_back = false;
-        loop {
-            let turn = queue.join(came_back).ok_or(Failure::BackendBusy)?;
-            // What became free before it was joined has told nobody.
-            if queue.count() == 1
-                && let Some(found) = self.take()?
-            {
-                return Ok(found);
-            }
-            let Ok(Ok(mut turn)) = timeout_at(until, turn).await else {
-                return Err(Failure::BackendBusy);
-            };
-            if let Some(found) = self.take()? {
-                turn.spend();
-                return Ok(found);
-            }
-            // There may be room at a server that is no use to this one, and is to the next.
-            turn.pass_on();
-            came_back = true;
-        }
     }
 
     /// Sends the request on a connection that was found, or on one that is opened for it.
@@ -276,7 +218,7 @@ impl<'a> Errand<'a> {
         server.counts.requests.inc();
         let taken = kept.link.taken();
         let before = taken.load(Relaxed);
-        let within = self.backend.terms.response;
+        let within = self.search.backend.terms.response;
         let mut asker = Asker::new(
             side,
             self.feed.as_deref(),
@@ -308,7 +250,7 @@ impl<'a> Errand<'a> {
     ) -> Result<Kept, Lost> {
         let permit = match grant {
             Grant::Kept(kept) => {
-                if self.may != May::Rested {
+                if self.search.may != May::Rested {
                     kept.link.look_first();
                 }
                 return Ok(kept);
@@ -333,7 +275,7 @@ impl<'a> Errand<'a> {
                 return Lost::Over(failure);
             }
             (Miss::Unwanted | Miss::Slow, _) => {
-                let within = self.backend.terms.response.unwrap_or_default();
+                let within = self.search.backend.terms.response.unwrap_or_default();
                 (What::Timeout, format!("nothing for {within:?}"))
             }
             (Miss::Invalid(why), _) => (What::Invalid, why),
@@ -383,7 +325,7 @@ impl<'a> Errand<'a> {
             // Whether it comes is the visitor's to decide from here on.
             feed.open();
         }
-        let within = self.backend.terms.inactivity;
+        let within = self.search.backend.terms.inactivity;
         let passing = Passing::new(in_flight, kept, body, feed, held_back, within);
         Opened {
             parts,

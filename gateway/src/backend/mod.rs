@@ -20,9 +20,13 @@ mod fitness; // who is left out
 
 mod queue; // who waits for room
 
+mod search; // how a request comes to a server
+
 mod server; // connections, and what becomes of them
 
 mod dial; // TCP and TLS
+
+pub mod carry; // a connection in TCP mode
 
 mod body; // a visitor's body on its way
 

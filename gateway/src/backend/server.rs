@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 use prometheus_client::metrics::counter::Counter;
 use tidegate_shared::origin::{FRESH_MS, Link, Pool};
 use tidegate_shared::{clock, workers};
+use tokio::net::TcpStream;
 use tracing::{info, warn};
 
 use super::balance::{Candidate, Standing};
 use super::body::Carried;
 use super::config::{self, Address, Terms};
-use super::dial::{Secured, dial};
+use super::dial::{Secured, dial, dial_plain};
 use super::fitness::{Change, Fitness};
 use super::queue::{Permit, Room};
 use crate::complaint::Complaint;
@@ -330,6 +331,13 @@ impl Server {
         })
     }
 
+    /// The same for a connection in TCP mode.
+    pub(super) async fn connect_plain(&self) -> Result<TcpStream, String> {
+        let tcp = dial_plain(&self.address, self.terms.connect).await?;
+        self.counts.connections.inc();
+        Ok(tcp)
+    }
+
     /// Takes back a connection that is ready for another request.
     pub(super) fn take_back(&self, kept: Kept) {
         if self.mode() == Some(Mode::Maintenance) {
@@ -346,6 +354,12 @@ impl Server {
         if let Some(pool) = self.pools.get(workers::here()) {
             pool.sweep(now);
         }
+    }
+
+    /// A connection in TCP mode has come about, which is all that is known of how it does.
+    pub(super) fn carries(&self) {
+        self.counts.requests.inc();
+        self.answered();
     }
 
     /// It has answered.

@@ -47,10 +47,10 @@ pub(super) fn advice(config: &Config) -> Vec<Problem> {
         .then(|| config.sources.problem("tunnels_proxy", optional));
     let idle = config.backends.iter().filter(|placed| {
         let goal = Goal::Backend(placed.backend.name.clone());
-        !config
-            .routes
-            .iter()
-            .any(|routed| routed.route.target == goal)
+        let mut requests = config.routes.iter();
+        let onward = Onward::Backend(placed.backend.name.clone());
+        !requests.any(|routed| routed.route.target == goal)
+            && !onwards(config).any(|goal| *goal == onward)
     });
     let idle = idle.map(|placed| placed.problem("no route goes to it"));
     let trusting = config.backends.iter().filter(|placed| {
@@ -97,15 +97,7 @@ fn missing(config: &Config) -> Vec<Problem> {
 fn dials_all(config: &Config) -> bool {
     let requests = config.routes.iter().map(|routed| &routed.route.target);
     let mut requests = requests.map(|goal| matches!(goal, Goal::Backend(_)));
-    let own = config
-        .listeners
-        .iter()
-        .filter_map(|listener| listener.passing.as_ref());
-    let own = own.filter_map(|passing| passing.goal.value.as_ref());
-    let routed = config.passed.iter().map(|passed| &passed.goal);
-    let mut connections = own
-        .chain(routed)
-        .map(|goal| matches!(goal, Onward::Servers(..)));
+    let mut connections = onwards(config).map(|goal| !matches!(goal, Onward::Tunnel(_)));
     let names_any = !config.backends.is_empty()
         || !config.passed.is_empty()
         || config
@@ -113,6 +105,16 @@ fn dials_all(config: &Config) -> bool {
             .iter()
             .any(|listener| listener.passing.is_some());
     names_any && requests.all(|dialled| dialled) && connections.all(|dialled| dialled)
+}
+
+/// Where connections of listeners in TCP mode go.
+fn onwards(config: &Config) -> impl Iterator<Item = &Onward> {
+    let own = config
+        .listeners
+        .iter()
+        .filter_map(|listener| listener.passing.as_ref());
+    let own = own.filter_map(|passing| passing.goal.value.as_ref());
+    own.chain(config.passed.iter().map(|passed| &passed.goal))
 }
 
 /// Listeners in TCP mode whose connections have nowhere to go.

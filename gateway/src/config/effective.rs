@@ -203,6 +203,7 @@ fn shown(time: Duration) -> String {
 fn onward(goal: &Onward) -> String {
     match goal {
         Onward::Tunnel(name) => format!("tunnel = {}", quoted(name.as_str())),
+        Onward::Backend(name) => format!("backend = {}", quoted(name)),
         Onward::Servers(all, proxy) => {
             let all: Vec<String> = all
                 .iter()

@@ -13,7 +13,7 @@ use toml::de::DeTable;
 use super::backends::{self, Placed};
 use super::listeners::{self, Listener, Said, ranges, said};
 use super::passing::Passed;
-use super::routes::{self, Known, Routed};
+use super::routes::{self, Goals, Known, Routed};
 use super::settings::{self, Setting};
 use super::table::{Document, Problem, Table, Value};
 use crate::forward::Range;
@@ -110,19 +110,22 @@ fn read(document: &Document<'_>, mut root: Table<'_>, folder: &Path, run: &Comma
     }
     let names = names.filter(|names| names.given);
     let served = names.as_ref().and_then(|names| names.value.as_deref());
+    let backends = backends::read(root.table("backends"), folder);
+    let goals = Goals {
+        backends: &backends,
+        served,
+    };
     let listeners: Vec<Listener> = root
         .table("listeners")
         .map(Table::entries)
         .unwrap_or_default()
         .into_iter()
-        .filter_map(|(name, value)| listeners::read(&name, value, folder, served))
+        .filter_map(|(name, value)| listeners::read(&name, value, folder, goals))
         .collect();
     let routes = root.take("routes");
-    let backends = backends::read(root.table("backends"), folder);
     let known = Known {
         listeners: &listeners,
-        backends: &backends,
-        served,
+        goals,
     };
     let (routes, passed) = routes::read(document, routes, known);
     root.finish(|key| settings::home_of(key, run));

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tidegate_shared::args::listen;
-use tidegate_shared::name::NamePattern;
 
 use super::options::Run;
 use super::passing::{self, KEYS, Passing};
+use super::routes::Goals;
 use super::settings::Sources;
 use super::table::{Problem, Spot, Table, Value};
 use crate::door::Expect;
@@ -106,12 +106,12 @@ pub(super) fn is_plain(name: &str) -> bool {
             .all(|octet| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_' | b'.'))
 }
 
-/// Reads `[listeners.NAME]`; `served` are the names that agents may bring.
+/// Reads `[listeners.NAME]`.
 pub(super) fn read(
     name: &str,
     value: Value<'_>,
     folder: &Path,
-    served: Option<&[NamePattern]>,
+    goals: Goals<'_>,
 ) -> Option<Listener> {
     if !is_plain(name) {
         value.complain(format!(
@@ -122,7 +122,7 @@ pub(super) fn read(
     let mut table = value.table()?;
     let mode = table.take("mode");
     let passing = match mode.as_ref().and_then(Value::text) {
-        Some("tcp") => Some(passing::listener(&mut table, served)),
+        Some("tcp") => Some(passing::listener(&mut table, goals)),
         Some("http") | None => None,
         Some(word) => {
             if let Some(mode) = mode {
@@ -201,7 +201,7 @@ impl<T> Said<Option<T>> {
 fn finish(table: Table<'_>, passes: bool) {
     table.finish(|key| match key {
         "host" | "path" | "headers" | "sni" => Some("in [[routes]]".to_owned()),
-        "tunnel" => Some("in [[routes]], or to mode = \"tcp\"".to_owned()),
+        "tunnel" | "backend" if !passes => Some("in [[routes]], or to mode = \"tcp\"".to_owned()),
         _ if !passes && KEYS.contains(&key) => Some("to mode = \"tcp\"".to_owned()),
         _ => None,
     });

@@ -8,8 +8,9 @@ use tidegate_shared::args::{duration, some_time};
 use tidegate_shared::name::{AgentName, NamePattern};
 use tidegate_shared::proxy_header::Version;
 
-use super::listeners::{Listener, Said, said};
-use super::routes::{host_pattern, listeners_of};
+use super::backends::Placed;
+use super::listeners::{Said, said};
+use super::routes::{Goals, Known, backend_named, host_pattern, listeners_of};
 use super::table::{Table, Value};
 use crate::backend::config::Address;
 
@@ -20,6 +21,8 @@ pub enum Onward {
     Tunnel(AgentName),
     /// To one of these, the gateway dials them; with a header of this version first.
     Servers(Vec<Address>, Option<Version>),
+    /// To one of the servers of this backend.
+    Backend(String),
 }
 
 /// What a listener in TCP mode does.
@@ -53,8 +56,9 @@ pub const CONNECT: Duration = Duration::from_secs(10);
 pub const IDLE: Duration = Duration::from_secs(3600);
 
 /// The keys of a listener that are TCP mode's alone.
-pub(super) const KEYS: [&str; 6] = [
+pub(super) const KEYS: [&str; 7] = [
     "tunnel",
+    "backend",
     "servers",
     "send_proxy",
     "hello_timeout",
@@ -69,15 +73,15 @@ impl Passed {
     }
 }
 
-/// Reads what a listener's table says of TCP mode; `served` are the names that agents may bring.
-pub(super) fn listener(table: &mut Table<'_>, served: Option<&[NamePattern]>) -> Passing {
+/// Reads what a listener's table says of TCP mode.
+pub(super) fn listener(table: &mut Table<'_>, goals: Goals<'_>) -> Passing {
     if let Some(files) = table.take("certificates") {
         files.complain(
             "in tcp mode TLS is passed on and not ended; leave `certificates` out, or write mode = \"http\"",
         );
     }
     Passing {
-        goal: goal(table, served),
+        goal: goal(table, goals),
         hello: said(table, "hello_timeout", |value| value.parsed(some_time)).or(HELLO),
         connect: said(table, "connect_timeout", |value| value.parsed(some_time)).or(CONNECT),
         idle: said(table, "idle_timeout", |value| value.parsed(duration)).or(IDLE),
@@ -88,8 +92,7 @@ pub(super) fn listener(table: &mut Table<'_>, served: Option<&[NamePattern]>) ->
 pub(super) fn route(
     mut table: Table<'_>,
     sni: &Value<'_>,
-    listeners: &[Listener],
-    served: Option<&[NamePattern]>,
+    Known { listeners, goals }: Known<'_>,
 ) -> Option<Passed> {
     let line = table.spot().line;
     let sni = sni.parsed(host_pattern);
@@ -107,7 +110,7 @@ pub(super) fn route(
             value.complain("it is in http mode, where routes go by `host`");
         }
     }
-    let goal = goal(&mut table, served);
+    let goal = goal(&mut table, goals);
     if !goal.given {
         table.complain(format!("it goes nowhere; add {SOMEWHERE}"));
     }
@@ -130,18 +133,30 @@ pub(super) fn route(
 }
 
 /// What leads on.
-pub(super) const SOMEWHERE: &str = "tunnel = \"NAME\", the name that an agent brings, or servers = [\"HOST:PORT\"], which the gateway dials";
+pub(super) const SOMEWHERE: &str = "tunnel = \"NAME\", the name that an agent brings, or servers = [\"HOST:PORT\"] or backend = \"NAME\", which the gateway dials";
 
 /// Where a listener or a route leads, by whichever key.
-fn goal(table: &mut Table<'_>, served: Option<&[NamePattern]>) -> Said<Option<Onward>> {
-    let own = said(table, "tunnel", |value| tunnel(&value, served));
+fn goal(table: &mut Table<'_>, goals: Goals<'_>) -> Said<Option<Onward>> {
+    let own = said(table, "tunnel", |value| tunnel(&value, goals.served));
+    let named = said(table, "backend", |value| backend(&value, goals.backends));
     let dialled = said(table, "servers", servers);
     let proxy = said(table, "send_proxy", |value| value.parsed(version));
-    if own.given && dialled.given {
-        table.complain("`tunnel` and `servers` are two places to go; leave one of them out");
+    let keys = [
+        ("tunnel", own.given),
+        ("backend", named.given),
+        ("servers", dialled.given),
+    ];
+    let mut given = keys.into_iter().filter(|(_, given)| *given);
+    if let (Some((one, _)), Some((other, _))) = (given.next(), given.next()) {
+        table.complain(format!(
+            "`{one}` and `{other}` are two places to go; leave one of them out"
+        ));
     }
     if proxy.given && !dialled.given {
         table.complain("`send_proxy` is what `servers` are told, and there are none; over a tunnel no header is written");
+    }
+    if named.given {
+        return named;
     }
     if !dialled.given {
         return own;
@@ -151,6 +166,21 @@ fn goal(table: &mut Table<'_>, served: Option<&[NamePattern]>) -> Said<Option<On
         named: dialled.named,
         given: true,
     }
+}
+
+fn backend(value: &Value<'_>, backends: &[Placed]) -> Option<Onward> {
+    let name = backend_named(value, backends)?;
+    let of_name = |placed: &&Placed| placed.backend.name == name;
+    if backends
+        .iter()
+        .find(of_name)
+        .is_some_and(|placed| placed.backend.tls.is_some())
+    {
+        value.complain(format!(
+            "the servers of `{name}` are spoken to over `tls`, which the gateway would begin; in tcp mode octets pass untouched, so give these connections a backend without it"
+        ));
+    }
+    Some(Onward::Backend(name))
 }
 
 fn servers(value: Value<'_>) -> Option<Vec<Address>> {

@@ -21,13 +21,19 @@ pub enum Goal {
     Backend(String),
 }
 
+/// What can be named as a place to go.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Goals<'a> {
+    pub(super) backends: &'a [Placed],
+    /// The names that agents may bring; `None` for any.
+    pub(super) served: Option<&'a [NamePattern]>,
+}
+
 /// What a route can name.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Known<'a> {
     pub(super) listeners: &'a [Listener],
-    pub(super) backends: &'a [Placed],
-    /// The names that agents may bring; `None` for any.
-    pub(super) served: Option<&'a [NamePattern]>,
+    pub(super) goals: Goals<'a>,
 }
 
 /// A route, and the listeners for whose visitors it is; all where there are none.
@@ -59,7 +65,7 @@ pub(super) fn read(
     for mut table in tables {
         let at = table.at;
         if let Some(sni) = table.take("sni") {
-            let Some(route) = passing::route(table, &sni, known.listeners, known.served) else {
+            let Some(route) = passing::route(table, &sni, known) else {
                 continue;
             };
             let first = *places.entry(like_passed(&route)).or_insert(at);
@@ -137,8 +143,8 @@ fn one(mut table: Table<'_>, known: Known<'_>) -> Option<Routed> {
         }
     }
     let target = match (table.take("tunnel"), table.take("backend")) {
-        (Some(value), None) => tunnel(&value, known.served),
-        (None, Some(value)) => backend(&value, known.backends),
+        (Some(value), None) => tunnel(&value, known.goals.served),
+        (None, Some(value)) => backend_named(&value, known.goals.backends).map(Goal::Backend),
         (Some(_), Some(value)) => {
             value.complain("it goes to a tunnel already; leave one of the two out");
             None
@@ -217,11 +223,12 @@ fn listener(value: &Value<'_>, listeners: &[Listener]) -> Option<Arc<str>> {
     known.map(|known| Arc::clone(&known.name))
 }
 
-fn backend(value: &Value<'_>, backends: &[Placed]) -> Option<Goal> {
+/// The name of a backend, where there is one of it.
+pub(super) fn backend_named(value: &Value<'_>, backends: &[Placed]) -> Option<String> {
     let name = value.text()?;
     let mut names = backends.iter().map(|known| known.backend.name.as_str());
     if names.clone().any(|known| known == name) {
-        return Some(Goal::Backend(name.to_owned()));
+        return Some(name.to_owned());
     }
     let hint =
         alike(name, &mut names).map_or(String::new(), |near| format!("; did you mean `{near}`?"));

@@ -3,8 +3,8 @@
 //!
 //! ```text
 //!  listen ─▶ hello ─▶ route ─┬─▶ tunnel: CONNECT on a place of the pool ─▶ duplex
-//!            SNI, in  pure   └─▶ servers: dialled, PROXY header written ─▶ relay
-//!            its time
+//!            SNI, in  pure   ├─▶ servers: dialled, PROXY header written ─▶ relay
+//!            its time        └─▶ backend: dialled by its terms ─▶ relay
 //! ```
 //!
 //! Whatever becomes of a connection, `record` writes its one line.
@@ -27,11 +27,12 @@ use tidegate_shared::duplex::{self, Join};
 use tidegate_shared::name::AgentName;
 use tidegate_shared::relay::{self, Relay};
 use tidegate_shared::socket::{close_abruptly, tune_plain};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
+use crate::backend::{Backend, carry};
 use crate::complaint::Complaint;
 use crate::door::Arrival;
 use crate::failure::Failure;
@@ -78,6 +79,14 @@ struct Connection<'a> {
     /// What it has said already.
     ahead: Bytes,
     record: Record,
+}
+
+/// A connection behind its last octet, whose line is not written yet.
+struct Relayed {
+    record: Record,
+    ended: Ended,
+    /// The server has ended it at once, with hardly a word.
+    startled: bool,
 }
 
 /// Fatal alerts (RFC 8446 §6.2): what a client whose hello leads nowhere understands.
@@ -137,6 +146,7 @@ impl Tcp {
         match self.routes.choose(&heard) {
             Ok(Target::Tunnel(name)) => Box::pin(connection.through(name)).await,
             Ok(Target::Servers(servers)) => Box::pin(connection.to(servers, &heard)).await,
+            Ok(Target::Backend(backend)) => Box::pin(connection.onto(backend)).await,
             Err(refusal) => connection.refuse(refusal).await,
         }
     }
@@ -236,9 +246,45 @@ impl Connection<'_> {
             Err(ended) => return self.fail(ended),
         };
         tune_plain(&server);
-        self.record.opened();
         let header = servers.header(self.from, self.to, heard, &self.record.id());
-        let sent_header = header.as_ref().map_or(0, Vec::len) as u64;
+        let (tcp, told) = (self.tcp, header.is_some());
+        let relayed = self.relay(server, header).await;
+        if told && relayed.startled {
+            tcp.complain_of_server(servers, &relayed.record);
+        }
+        relayed.record.end(relayed.ended);
+    }
+
+    /// To one of a backend's servers.
+    async fn onto(mut self, backend: &Arc<Backend>) {
+        let reception = self.reception;
+        self.record.to = Some(Arc::clone(&backend.name));
+        let connecting = carry::connect(backend, &mut self.record.carried);
+        let connected = tokio::select! {
+            biased;
+            connected = connecting => connected.map_err(|failure| match failure {
+                Failure::BackendUnreachable => Ended::NoServer,
+                failure => Ended::Failed(failure),
+            }),
+            _gone = self.visitor.ready(Interest::ERROR) => Err(Ended::Failed(Failure::VisitorGone)),
+            _cut = reception.drain.until_last_call(pending::<()>()) => Err(Ended::Draining),
+        };
+        let retries = self.record.carried.attempts.saturating_sub(1);
+        reception.gateway.metrics.retries.inc_by(retries.into());
+        let (server, carried) = match connected {
+            Ok(connected) => connected,
+            Err(ended) => return self.fail(ended),
+        };
+        let relayed = self.relay(server, None).await;
+        drop(carried);
+        relayed.record.end(relayed.ended);
+    }
+
+    /// Passes everything on in both directions, behind a header of ours.
+    async fn relay(mut self, server: TcpStream, header: Option<Vec<u8>>) -> Relayed {
+        self.record.opened();
+        let began = Instant::now();
+        let ours = header.as_ref().map_or(0, Vec::len) as u64;
         let ahead = match header {
             Some(mut header) => {
                 header.extend_from_slice(&self.ahead);
@@ -246,18 +292,10 @@ impl Connection<'_> {
             }
             None => self.ahead,
         };
-        let began = Instant::now();
         let mut relay = Relay::new(self.visitor, server, self.tcp.terms.idle).ahead(ahead);
-        let ended = reception.drain.until_last_call(relay.run()).await;
+        let ended = self.reception.drain.until_last_call(relay.run()).await;
         let relay::Traffic { forth, back } = relay.traffic();
-        self.record.moved(forth.saturating_sub(sent_header), back);
-        if sent_header > 0
-            && back <= STARTLED_SAYS
-            && began.elapsed() < STARTLED_WITHIN
-            && relay.far_ended_first()
-        {
-            self.tcp.complain_of_server(servers, &self.record);
-        }
+        self.record.moved(forth.saturating_sub(ours), back);
         let ended = match ended {
             Some(Ok(())) => Ended::Closed,
             Some(Err(broken)) => broken.into(),
@@ -268,7 +306,13 @@ impl Connection<'_> {
             close_abruptly(visitor, true);
             close_abruptly(server, true);
         }
-        self.record.end(ended);
+        Relayed {
+            startled: back <= STARTLED_SAYS
+                && began.elapsed() < STARTLED_WITHIN
+                && relay.far_ended_first(),
+            ended,
+            record: self.record,
+        }
     }
 
     /// The other end is not there: the visitor's connection breaks off, which no protocol takes for an answer.

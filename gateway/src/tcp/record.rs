@@ -13,6 +13,7 @@ use super::hello::Heard;
 use super::route::Refusal;
 use super::{Counters, Tcp};
 use crate::access::Access;
+use crate::backend::carry::Progress;
 use crate::failure::Failure;
 use crate::line;
 use crate::tunnel::Tunnel;
@@ -39,7 +40,7 @@ pub enum Ended {
 }
 
 /// The words of all of them that are counted by name.
-pub(super) const ENDINGS: [&str; 23] = [
+pub(super) const ENDINGS: [&str; 25] = [
     "closed",
     "visitor-reset",
     "server-reset",
@@ -62,6 +63,8 @@ pub(super) const ENDINGS: [&str; 23] = [
     "response-timeout",
     "app-unreachable",
     "connect-unsupported",
+    "backend-busy",
+    "no-server",
     "other",
 ];
 
@@ -130,6 +133,8 @@ pub(super) struct Record {
     pub(super) to: Option<Arc<str>>,
     pub(super) tunnel: Option<Arc<Tunnel>>,
     pub(super) server: Option<SocketAddr>,
+    /// On its way to a backend's.
+    pub(super) carried: Progress,
     pub(super) attempts: u32,
     received: u64,
     sent: u64,
@@ -159,6 +164,7 @@ impl Record {
             to: None,
             tunnel: None,
             server: None,
+            carried: Progress::default(),
             attempts: 0,
             received: 0,
             sent: 0,
@@ -199,17 +205,27 @@ impl Record {
         self.ended = Some(ended);
     }
 
+    fn attempts(&self) -> u32 {
+        self.attempts + self.carried.attempts
+    }
+
+    /// Its name, or its address where it has none.
+    fn server(&self) -> Option<String> {
+        match &self.carried.server {
+            Some(server) => Some(server.name.clone()),
+            None => self.server.map(|server| server.to_string()),
+        }
+    }
+
     fn times(&self, over: Instant) -> [(&'static str, Duration); 6] {
         let heard = self.heard.unwrap_or(self.arrived);
         let opened = self.opened.unwrap_or(over);
+        let hold = self.hold + self.carried.hold;
         [
             ("accept", self.arrived.saturating_duration_since(self.began)),
             ("hello", heard.saturating_duration_since(self.arrived)),
-            ("hold", self.hold),
-            (
-                "connect",
-                opened.saturating_duration_since(heard + self.hold),
-            ),
+            ("hold", hold),
+            ("connect", opened.saturating_duration_since(heard + hold)),
             ("open", over.saturating_duration_since(opened)),
             ("total", over.saturating_duration_since(self.began)),
         ]
@@ -230,7 +246,10 @@ impl Record {
         line::plain(self.sni.as_deref().unwrap_or("-"), out);
         out.extend_from_slice(b" to=");
         line::plain(self.to.as_deref().unwrap_or("-"), out);
-        if let Some(server) = self.server {
+        if let Some(server) = &self.carried.server {
+            out.push(b' ');
+            out.extend_from_slice(server.label().as_bytes());
+        } else if let Some(server) = self.server {
             out.extend_from_slice(format!(" server={server}").as_bytes());
         } else if let Some(tunnel) = &self.tunnel {
             out.push(b' ');
@@ -242,9 +261,9 @@ impl Record {
             out.extend_from_slice(name);
             line::number(value, out);
         }
-        if self.attempts > 1 {
+        if self.attempts() > 1 {
             out.extend_from_slice(b" attempts=");
-            line::number(u64::from(self.attempts), out);
+            line::number(u64::from(self.attempts()), out);
         }
         for (name, time) in self.times(over) {
             out.push(b' ');
@@ -272,14 +291,15 @@ impl Record {
             listener: &self.listener,
             sni: self.sni.as_deref(),
             to: self.to.as_deref(),
-            server: self.server,
+            backend: self.carried.server.as_ref().map(|server| server.backend()),
+            server: self.server(),
             name: self
                 .tunnel
                 .as_ref()
                 .map(|tunnel| tunnel.agent.primary.to_string()),
             agent: self.tunnel.as_ref().map(|tunnel| tunnel.agent.address),
             tunnel: self.tunnel.as_ref().map(|tunnel| tunnel.id),
-            attempts: self.attempts,
+            attempts: self.attempts(),
             ended: self.ended().label(),
             bytes_in: self.received,
             bytes_out: self.sent,
@@ -319,7 +339,8 @@ struct View<'a> {
     listener: &'a str,
     sni: Option<&'a str>,
     to: Option<&'a str>,
-    server: Option<SocketAddr>,
+    backend: Option<&'a str>,
+    server: Option<String>,
     name: Option<String>,
     agent: Option<SocketAddr>,
     tunnel: Option<u64>,

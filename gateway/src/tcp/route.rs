@@ -9,6 +9,7 @@ use tidegate_shared::name::{AgentName, NamePattern, below};
 
 use super::Servers;
 use super::hello::Heard;
+use crate::backend::Backend;
 
 /// Where a connection goes.
 #[derive(Clone, Debug)]
@@ -17,6 +18,8 @@ pub enum Target {
     Tunnel(AgentName),
     /// To one of these.
     Servers(Arc<Servers>),
+    /// To one of this backend's.
+    Backend(Arc<Backend>),
 }
 
 /// A listener's routes.
@@ -126,6 +129,7 @@ mod tests {
         routes.choose(heard).map(|target| match target {
             Target::Tunnel(name) => name.to_string(),
             Target::Servers(servers) => servers.name.to_string(),
+            Target::Backend(backend) => backend.name.to_string(),
         })
     }
 

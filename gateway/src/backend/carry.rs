@@ -1,0 +1,81 @@
+//! A connection in TCP mode on its way to one of a backend's servers: nothing of it has left before a server is there, so that
+//! one after the other may be tried. What goes through it is `tcp`'s.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+use tokio::time::sleep;
+
+use super::Backend;
+use super::queue::Permit;
+use super::search::Search;
+use super::server::{Grant, InFlight, May, Server, What};
+use crate::failure::Failure;
+
+/// What became of it so far, however it ends.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// The server that was tried last.
+    pub server: Option<Arc<Server>>,
+    /// Servers that were tried.
+    pub attempts: u32,
+    /// Spent waiting for room.
+    pub hold: Duration,
+}
+
+/// A server's connection, to be held to its end: it counts for as long.
+#[derive(Debug)]
+pub struct Carried {
+    _in_flight: InFlight,
+    _permit: Permit,
+}
+
+/// Connects to a server, and to another one where that fails.
+///
+/// # Errors
+/// `BackendUnreachable`, `BackendBusy` and `NoServer`.
+pub async fn connect(
+    backend: &Arc<Backend>,
+    progress: &mut Progress,
+) -> Result<(TcpStream, Carried), Failure> {
+    let mut search = Search::new(backend, May::Fresh);
+    loop {
+        if let Some(wait) = search.pause() {
+            sleep(wait).await;
+        }
+        let before = Instant::now();
+        let (in_flight, grant) = match search.at_once()? {
+            Some(found) => found,
+            None => {
+                let found = search.wait_for_room().await;
+                progress.hold += before.elapsed();
+                found?
+            }
+        };
+        // What rests is for requests, and was not asked for.
+        let Grant::Fresh(permit) = grant else {
+            continue;
+        };
+        let server = Arc::clone(&in_flight.0);
+        progress.server = Some(Arc::clone(&server));
+        progress.attempts += 1;
+        let why = match server.connect_plain().await {
+            Ok(tcp) => {
+                server.carries();
+                let carried = Carried {
+                    _in_flight: in_flight,
+                    _permit: permit,
+                };
+                return Ok((tcp, carried));
+            }
+            Err(why) => why,
+        };
+        drop((in_flight, permit));
+        server.failed(What::Unreachable, &why);
+        search.failed_on(&server);
+        if progress.attempts > backend.terms.retries {
+            return Err(Failure::BackendUnreachable);
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! How a request, or a connection in TCP mode, comes to a server: whose turn it is, room for a connection there, and the wait
+//! where every fit server is full. What is sent then, and whether it may be sent again, is its caller's to know.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use super::balance::Pick;
+use super::server::{Grant, InFlight, May, Server};
+use super::{Backend, Tried};
+use crate::failure::Failure;
+
+/// How long a request waits before it is tried once more with a server that it has failed with; each further time twice as
+/// long.
+const SAME_SERVER_AFTER: Duration = Duration::from_millis(100);
+
+/// See the module's head.
+#[derive(Debug)]
+pub(super) struct Search<'a> {
+    pub(super) backend: &'a Arc<Backend>,
+    pub(super) may: May,
+    tried: Tried,
+}
+
+impl<'a> Search<'a> {
+    pub(super) fn new(backend: &'a Arc<Backend>, may: May) -> Self {
+        Self {
+            backend,
+            may,
+            tried: Tried::default(),
+        }
+    }
+
+    /// It has failed with this one.
+    pub(super) fn failed_on(&mut self, server: &Arc<Server>) {
+        self.tried.0.extend(self.backend.place_of(server));
+    }
+
+    /// How long to give a server some time with which it has failed, where there is no other.
+    pub(super) fn pause(&self) -> Option<Duration> {
+        let times = self.tried.0.len();
+        if times == 0 || !self.backend.has_tried_all(&self.tried) {
+            return None;
+        }
+        let doubled = u32::try_from(times - 1).unwrap_or(u32::MAX).min(4);
+        Some(SAME_SERVER_AFTER * 2_u32.pow(doubled))
+    }
+
+    /// A server and a connection, or the right to open one, without a wait. `None` where every fit server is full, or others
+    /// wait already: they come first.
+    pub(super) fn at_once(&self) -> Result<Option<(InFlight, Grant)>, Failure> {
+        if self.backend.queue.count() == 0 {
+            self.take()
+        } else {
+            Ok(None)
+        }
+    }
+
+    fn take(&self) -> Result<Option<(InFlight, Grant)>, Failure> {
+        // Another may take the room between the look and the step: as often as there are servers, and not for ever.
+        for _ in 0..=self.backend.servers.len() {
+            match self.backend.pick(&self.tried) {
+                Pick::None => return Err(Failure::NoServer),
+                Pick::Wait => return Ok(None),
+                Pick::Take(index) => {
+                    let server = &self.backend.servers[index];
+                    if let Some(grant) = server.grant(self.may) {
+                        return Ok(Some((InFlight::on(server), grant)));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The same with a wait, in its turn and for the backend's time.
+    pub(super) async fn wait_for_room(&self) -> Result<(InFlight, Grant), Failure> {
+        let queue = &self.backend.queue;
+        let until = Instant::now() + self.backend.terms.queue;
+        let mut came_back = false;
+        loop {
+            let turn = queue.join(came_back).ok_or(Failure::BackendBusy)?;
+            // What became free before it was joined has told nobody.
+            if queue.count() == 1
+                && let Some(found) = self.take()?
+            {
+                return Ok(found);
+            }
+            let Ok(Ok(mut turn)) = timeout_at(until, turn).await else {
+                return Err(Failure::BackendBusy);
+            };
+            if let Some(found) = self.take()? {
+                turn.spend();
+                return Ok(found);
+            }
+            // There may be room at a server that is no use to this one, and is to the next.
+            turn.pass_on();
+            came_back = true;
+        }
+    }
+}
