@@ -24,6 +24,30 @@ pub(super) struct Turn {
     more: usize,
 }
 
+/// A place in the queue, given up when it is dropped.
+#[derive(Debug)]
+pub(super) struct Place<'a> {
+    queue: &'a Queue,
+    turn: oneshot::Receiver<Turn>,
+}
+
+impl Place<'_> {
+    /// Waits for its turn. Nothing where the queue is gone, which it is with its backend.
+    pub(super) async fn turn(&mut self) -> Option<Turn> {
+        (&mut self.turn).await.ok()
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        // A turn that came meanwhile is passed on by its own drop.
+        self.turn.close();
+        if self.turn.try_recv().is_err() {
+            self.queue.forget_those_who_left();
+        }
+    }
+}
+
 impl Queue {
     pub(super) fn new(most: usize) -> Arc<Self> {
         Arc::new(Self {
@@ -39,20 +63,22 @@ impl Queue {
     }
 
     /// Joins the queue at its end. `None` where it is full, but for one who has waited in it and found no room.
-    pub(super) fn join(&self, again: bool) -> Option<oneshot::Receiver<Turn>> {
+    pub(super) fn join(&self, again: bool) -> Option<Place<'_>> {
         let (give, turn) = oneshot::channel();
         let mut waiting = self.lock();
-        if waiting.len() >= self.most {
-            // Those whose time was over are still in it.
-            waiting.retain(|waiter| !waiter.is_closed());
-        }
         if again || waiting.len() < self.most {
             waiting.push_back(give);
         } else {
             return None;
         }
         self.count.store(waiting.len(), Relaxed);
-        Some(turn)
+        Some(Place { queue: self, turn })
+    }
+
+    fn forget_those_who_left(&self) {
+        let mut waiting = self.lock();
+        waiting.retain(|waiter| !waiter.is_closed());
+        self.count.store(waiting.len(), Relaxed);
     }
 
     /// There is room: it is the first one's turn.
@@ -196,31 +222,39 @@ mod tests {
         let mut second = queue.join(false).unwrap();
         assert!(queue.join(false).is_none(), "full");
         drop(held);
-        let turn = first.try_recv().unwrap();
-        assert!(second.try_recv().is_err(), "not yet");
+        let turn = first.turn.try_recv().unwrap();
+        assert!(second.turn.try_recv().is_err(), "not yet");
         // The first one leaves without having used it.
         drop(turn);
-        let mut turn = second.try_recv().unwrap();
+        let mut turn = second.turn.try_recv().unwrap();
         turn.spend();
         drop(turn);
         assert_eq!(queue.count(), 0);
     }
 
     #[test]
-    fn who_has_left_is_passed_over_and_makes_room_in_a_full_queue() {
+    fn who_has_left_does_not_count_and_makes_room_in_a_full_queue() {
         let queue = Queue::new(2);
         let gone = queue.join(false).unwrap();
         let mut here = queue.join(false).unwrap();
         drop(gone);
+        assert_eq!(queue.count(), 1);
         let mut last = queue.join(false).unwrap();
         queue.pass();
-        let mut turn = here.try_recv().unwrap();
-        turn.spend();
-        let mut turn = last.try_recv().unwrap_or_else(|_| {
-            queue.pass();
-            last.try_recv().unwrap()
-        });
-        turn.spend();
+        here.turn.try_recv().unwrap().spend();
+        queue.pass();
+        last.turn.try_recv().unwrap().spend();
+        assert_eq!(queue.count(), 0);
+    }
+
+    #[test]
+    fn a_turn_that_comes_as_one_leaves_is_the_next_ones() {
+        let queue = Queue::new(2);
+        let leaving = queue.join(false).unwrap();
+        let mut next = queue.join(false).unwrap();
+        queue.pass();
+        drop(leaving);
+        next.turn.try_recv().unwrap().spend();
     }
 
     #[test]
@@ -229,10 +263,10 @@ mod tests {
         let mut first = queue.join(false).unwrap();
         let mut second = queue.join(false).unwrap();
         queue.pass();
-        first.try_recv().unwrap().pass_on();
+        first.turn.try_recv().unwrap().pass_on();
         let mut first = queue.join(true).unwrap();
-        second.try_recv().unwrap().pass_on();
-        assert!(first.try_recv().is_err(), "both have looked");
+        second.turn.try_recv().unwrap().pass_on();
+        assert!(first.turn.try_recv().is_err(), "both have looked");
         assert_eq!(queue.count(), 1);
     }
 }

@@ -80,14 +80,14 @@ impl<'a> Search<'a> {
         let until = Instant::now() + self.backend.terms.queue;
         let mut came_back = false;
         loop {
-            let turn = queue.join(came_back).ok_or(Failure::BackendBusy)?;
+            let mut place = queue.join(came_back).ok_or(Failure::BackendBusy)?;
             // What became free before it was joined has told nobody.
             if queue.count() == 1
                 && let Some(found) = self.take()?
             {
                 return Ok(found);
             }
-            let Ok(Ok(mut turn)) = timeout_at(until, turn).await else {
+            let Ok(Some(mut turn)) = timeout_at(until, place.turn()).await else {
                 return Err(Failure::BackendBusy);
             };
             if let Some(found) = self.take()? {
