@@ -527,6 +527,6 @@ one = "10.0.0.1:443"
     let said = String::from_utf8(output.stdout).unwrap();
     assert_eq!(said, "ok: 1 for visitors, 0 routes, 1 backends\n");
     let once = shown(folder.path(), &["--config", "a.toml"], &[]);
-    let goal = ("backend = \"db\"".to_owned(), "a.toml:4:11".to_owned());
+    let goal = ("backend = \"db\"".to_owned(), "a.toml:4".to_owned());
     assert!(once.contains(&goal), "{once:#?}");
 }
