@@ -23,7 +23,7 @@ use tracing::{info, warn};
 
 use crate::access::Access;
 use crate::admin::{self, Admin};
-use crate::backend::{Backend, attend};
+use crate::backend::{Backend, attend, check};
 use crate::certificates::Certificates;
 use crate::config::listeners::{Listener, Named};
 use crate::config::passing::Onward;
@@ -262,6 +262,16 @@ impl App {
                     let _over = attending.await;
                 });
             }
+        }
+        // They end when the gateway is asked to: what they found last holds for the visitors in hand.
+        for (turn, checking) in check::all(&self.backends, &listeners)
+            .into_iter()
+            .enumerate()
+        {
+            let checking = listeners.track(checking);
+            self.workers.spawn_on(turn, async move {
+                let _over = checking.await;
+            });
         }
         let (unasked, until) = (self.unasked, page.clone());
         page.spawn(async move {

@@ -76,6 +76,8 @@ pub enum Failure {
     TcpOnly,
     /// From here on what concerns a backend: none of its servers may be used.
     NoServer,
+    /// The checks of all servers that have a share fail.
+    ServersDown,
     /// Every fit server has as many connections as it may, and none became free in time.
     BackendBusy,
     /// No connection to a server.
@@ -134,6 +136,7 @@ impl Failure {
             Self::ConnectUnsupported => "connect-unsupported",
             Self::TcpOnly => "tcp-only",
             Self::NoServer => "no-server",
+            Self::ServersDown => "servers-down",
             Self::BackendBusy => "backend-busy",
             Self::BackendUnreachable => "backend-unreachable",
             Self::BackendClosed => "backend-closed",
@@ -170,6 +173,7 @@ impl Failure {
             | Self::AllEjected
             | Self::Limit
             | Self::NoServer
+            | Self::ServersDown
             | Self::BackendBusy
             | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
             Self::TunnelLost
@@ -202,6 +206,7 @@ impl Failure {
             Self::NoSuchName => Some(30),
             Self::AgentGone
             | Self::AllEjected
+            | Self::ServersDown
             | Self::TooManyConnections
             | Self::TooManyCancelled => Some(5),
             Self::NoServer => Some(30),
@@ -269,6 +274,7 @@ impl Failure {
             Self::ConnectUnsupported => "The agent of this name passes requests to its app only.",
             Self::TcpOnly => "The agent of this name carries TCP connections and no HTTP requests.",
             Self::NoServer => "No server is set to take this request.",
+            Self::ServersDown => "The servers do not pass their health checks at the moment.",
             Self::BackendBusy => "The servers have as much to do as they may; try again.",
             Self::BackendUnreachable => "The server cannot be reached.",
             Self::BackendClosed => "The server closed the connection without an answer.",
@@ -308,7 +314,7 @@ impl From<BadLength> for Failure {
 }
 
 /// All of them, for the metrics to show at zero.
-pub const ALL: [Failure; 43] = [
+pub const ALL: [Failure; 44] = [
     Failure::Malformed,
     Failure::NoHost,
     Failure::ManyHosts,
@@ -343,6 +349,7 @@ pub const ALL: [Failure; 43] = [
     Failure::ConnectUnsupported,
     Failure::TcpOnly,
     Failure::NoServer,
+    Failure::ServersDown,
     Failure::BackendBusy,
     Failure::BackendUnreachable,
     Failure::BackendClosed,

@@ -328,7 +328,10 @@ fn what_is_printed_is_a_file_that_means_the_same() {
         "{FINE}names = [\"a.test\", \"*.b.test\"]\nproxy = \"required\"\nproxy_from = \"10.0.0.0/8\"\n\
          [listeners.\"odd.name\"]\naddress = \"[::1]:0\"\nproxy = \"optional\"\nproxy_from = [\"::1\", \"10.1.0.0/16\"]\n\
          [[routes]]\nhost = \"*.test\"\npath = \"/a%20b\"\nheaders = {{ x-a = \"\\\"1\\\" \\\\\" }}\nlisteners = \"odd.name\"\ntunnel = \"a.test\"\n\
-         [[routes]]\ntunnel = \"x.b.test\"\n[times]\nhold = 0\n"
+         [[routes]]\ntunnel = \"x.b.test\"\n[times]\nhold = 0\n\
+         [backends.api]\ntls = true\n[backends.api.check]\npath = \"/up?x=%20\"\nmethod = \"OPTIONS\"\nhost = \"a.test:1\"\nstatus = [\"200-299\", 401]\n\
+         port = 81\ninterval = \"3s\"\ndown_interval = \"250ms\"\nfall = 1\n[backends.api.servers]\none = \"a.test:443\"\n\
+         [backends.two]\ncheck = \"tcp\"\n[backends.two.servers]\none = \"a.test:80\"\n"
     );
     let folder = folder(&[("a.toml", &text)]);
     let once = shown(folder.path(), &["--effective", "--config", "a.toml"], &[]);
@@ -382,6 +385,59 @@ fn a_hundred_thousand_routes_are_read() {
     let output = tidegated(folder.path(), &["check", "--config", "a.toml"], &[]);
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(said.ends_with("100000 routes, 0 backends\n"), "{said}");
+}
+
+#[test]
+fn what_is_wrong_with_a_check_is_told() {
+    let wrong = r#"
+[backends.a]
+check = "htpp"
+[backends.b]
+check = { pth = "/", method = "GET", interval = 0 }
+[backends.c]
+check = { path = "health", port = 0 }
+[backends.d]
+check = { path = "/", method = "CONNECT", host = "a b", status = ["200", "2xx"], fall = 0 }
+[backends.e]
+check = { tls = true }
+servers = { one = "10.0.0.1:80" }
+[backends.f]
+check = 5
+"#;
+    let told = told(wrong);
+    let places = [
+        (
+            "a.toml:3:9: backends.a.check: ",
+            "write \"tcp\", a path like",
+        ),
+        (
+            "a.toml:5:11: backends.b.check.pth: ",
+            "did you mean `path`?",
+        ),
+        ("a.toml:5:31: backends.b.check.method: ", "add path = \"/\""),
+        ("a.toml:5:49: backends.b.check.interval: ", "50ms"),
+        (
+            "a.toml:7:18: backends.c.check.path: ",
+            "write one like /health",
+        ),
+        ("a.toml:7:35: backends.c.check.port: ", "from 1 to 65535"),
+        (
+            "a.toml:9:32: backends.d.check.method: ",
+            "GET, HEAD or OPTIONS",
+        ),
+        ("a.toml:9:50: backends.d.check.host: ", "no host to ask for"),
+        ("a.toml:9:74: backends.d.check.status: ", "from 200 to 599"),
+        ("a.toml:9:89: backends.d.check.fall: ", "from 1 to 1000"),
+        ("a.toml:10:1: backends.e: ", "check.tls = true"),
+        ("a.toml:14:9: backends.f.check: ", "`5` is no check"),
+    ];
+    for (place, part) in places {
+        assert!(
+            told.iter()
+                .any(|line| line.starts_with(place) && line.contains(part)),
+            "{place}{part}: {told:#?}"
+        );
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! Servers that are fit come first, then backups that are, then those that were left out for their failures: a backend whose
 //! servers have all failed is still tried, for somebody has to find out that they are back. A server with which the request
-//! has failed is the last choice of all.
+//! has failed is the last choice of all; one that is down by its checks is none, for they find out when it is back.
 
 use super::config::Balance;
 
@@ -26,6 +26,8 @@ pub(super) enum Standing {
     OutBackup,
     /// This request already failed on it.
     Tried,
+    /// Its checks fail; from here on none is taken at all.
+    Down,
     /// The operator has given it no share.
     Idle,
 }
@@ -36,6 +38,8 @@ pub(super) enum Pick {
     Take(usize),
     /// There are servers, and none has room.
     Wait,
+    /// Those that have a share are down.
+    Down,
     None,
 }
 
@@ -74,12 +78,10 @@ pub(super) fn pick(
     servers: usize,
     candidate: impl Fn(usize) -> Candidate,
 ) -> Pick {
-    let Some(standing) = (0..servers)
-        .map(|index| candidate(index).standing)
-        .min()
-        .filter(|standing| *standing != Standing::Idle)
-    else {
-        return Pick::None;
+    let standing = match (0..servers).map(|index| candidate(index).standing).min() {
+        None | Some(Standing::Idle) => return Pick::None,
+        Some(Standing::Down) => return Pick::Down,
+        Some(standing) => standing,
     };
     let with_room = || {
         (0..servers)
@@ -170,6 +172,9 @@ mod tests {
         }
         let full = [of(Standing::Fit, false), of(Standing::FitBackup, true)];
         assert_eq!(first(&full), Pick::Wait);
+        let down = of(Standing::Down, true);
+        assert_eq!(first(&[of(Standing::Idle, true), down]), Pick::Down);
+        assert_eq!(first(&[down, of(Standing::Tried, true)]), Pick::Take(1));
         assert_eq!(first(&[of(Standing::Idle, true)]), Pick::None);
         assert_eq!(first(&[]), Pick::None);
     }

@@ -34,7 +34,7 @@ pub struct Carried {
 /// Connects to a server, and to another one where that fails.
 ///
 /// # Errors
-/// `BackendUnreachable`, `BackendBusy` and `NoServer`.
+/// `BackendUnreachable`, `BackendBusy`, `ServersDown` and `NoServer`.
 pub async fn connect(
     backend: &Arc<Backend>,
     progress: &mut Progress,

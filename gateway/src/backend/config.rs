@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 
+pub use super::check::terms::Check;
+
 /// Servers that do the same, and how they share what comes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backend {
@@ -19,6 +21,8 @@ pub struct Backend {
     /// Where its servers speak TLS.
     pub tls: Option<Tls>,
     pub terms: Terms,
+    /// Where its servers are checked.
+    pub check: Option<Check>,
     pub servers: Vec<Server>,
 }
 
@@ -226,6 +230,12 @@ impl Backend {
             found.extend(tls.problems(name, &self.servers));
         }
         found.extend(self.terms.problems(name));
+        let checks_tls = self.check.as_ref().and_then(|check| check.tls);
+        if self.tls.is_none() && checks_tls == Some(true) {
+            found.push(format!(
+                "backend `{name}`: check.tls = true needs to know whom to believe; give the backend `tls`, or leave it out here"
+            ));
+        }
         found
     }
 }
@@ -326,6 +336,7 @@ mod tests {
             balance: Balance::default(),
             tls: None,
             terms: Terms::default(),
+            check: None,
             servers: vec![server("one")],
         };
         assert_eq!(good.problems(), Vec::<String>::new());

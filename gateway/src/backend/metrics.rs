@@ -6,6 +6,7 @@ use std::sync::Arc;
 use prometheus_client::encoding::DescriptorEncoder;
 
 use super::Backend;
+use super::check::{Checks, Found};
 use super::server::{Server, What};
 use crate::intent::Mode;
 use crate::metrics::{Labels, count, counters, gauges};
@@ -19,12 +20,6 @@ pub(crate) fn encode(
         return Ok(());
     }
     let servers = || backends.iter().flat_map(|backend| backend.servers());
-    let labels = |server: &Server| -> Labels {
-        vec![
-            ("backend", server.backend().to_owned()),
-            ("server", server.name.clone()),
-        ]
-    };
     counters(
         encoder,
         ("backend_requests", "Requests sent to a server of a backend"),
@@ -81,6 +76,7 @@ pub(crate) fn encode(
         None,
         each(|server| if server.is_out() { 1.0 } else { 0.0 }),
     )?;
+    encode_checks(backends, encoder)?;
     gauges(
         encoder,
         (
@@ -124,4 +120,45 @@ pub(crate) fn encode(
             (labels, count(backend.queue.count()))
         }),
     )
+}
+
+/// Of those servers that are checked.
+fn encode_checks(backends: &[Arc<Backend>], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let checked = || {
+        let servers = backends.iter().flat_map(|backend| backend.servers());
+        servers.filter_map(|server| Some((server, server.checks.as_ref()?)))
+    };
+    gauges(
+        encoder,
+        (
+            "backend_server_up",
+            "1 while a server of a backend is up by its checks, or has not been checked yet; 0 while it is down",
+        ),
+        None,
+        checked().map(|(server, checks)| {
+            let up = if checks.are_failed() { 0.0 } else { 1.0 };
+            (labels(server), up)
+        }),
+    )?;
+    counters(
+        encoder,
+        (
+            "backend_checks",
+            "Checks of a server of a backend, by what they came to",
+        ),
+        checked().flat_map(|(server, checks): (&Arc<Server>, &Checks)| {
+            Found::ALL.map(|found| {
+                let mut labels = labels(server);
+                labels.push(("result", found.label().to_owned()));
+                (labels, checks.count(found))
+            })
+        }),
+    )
+}
+
+fn labels(server: &Server) -> Labels {
+    vec![
+        ("backend", server.backend().to_owned()),
+        ("server", server.name.clone()),
+    ]
 }

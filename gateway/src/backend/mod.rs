@@ -5,6 +5,7 @@
 //!        ▲                                                                        │
 //!        └── another server, where that is safe ◀── fitness (failures in a row) ◀─┴─▶ answer, in the visitor's own task
 //! ```
+//! Beside it, `check` asks servers at intervals whether they are up.
 //!
 //! Modules stand in the order in which a request meets them.
 
@@ -17,6 +18,8 @@ mod head; // as a server is to read it
 mod balance; // whose turn it is
 
 mod fitness; // who is left out
+
+pub mod check; // who is up
 
 mod queue; // who waits for room
 
@@ -40,6 +43,7 @@ pub mod joined; // what follows it
 
 mod metrics; // what is counted
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -51,6 +55,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
 use balance::{Pick, Round, pick};
+use check::Checks;
 use config::{Balance, Terms};
 use dial::Secured;
 pub(crate) use metrics::encode;
@@ -66,6 +71,8 @@ pub struct Backend {
     round: Mutex<Round>,
     queue: Arc<Queue>,
     terms: Terms,
+    /// It was said that all of its servers are down.
+    deserted: AtomicBool,
     /// What is shown to servers that ask for a certificate.
     identity: Option<Arc<SwapIdentity>>,
 }
@@ -118,7 +125,8 @@ impl Backend {
             let most = server.max_connections.map(usize::from);
             let room = Room::new(most, Arc::clone(&queue));
             let tls = secured(server)?;
-            let server = Server::new(&name, server, tls, backend.terms, room, workers);
+            let checks = backend.check.clone().map(Checks::new);
+            let server = Server::new(&name, server, tls, backend.terms, checks, room, workers);
             servers.push(Arc::new(server));
         }
         Ok(Arc::new(Self {
@@ -128,6 +136,7 @@ impl Backend {
             servers,
             queue,
             terms: backend.terms,
+            deserted: AtomicBool::new(false),
             identity,
         }))
     }
@@ -152,7 +161,14 @@ impl Backend {
     /// Whether a request has failed with every server that it could go to.
     fn has_tried_all(&self, tried: &Tried) -> bool {
         let mut servers = self.servers.iter().enumerate();
-        servers.all(|(index, server)| tried.0.contains(&index) || server.is_idle())
+        servers
+            .all(|(index, server)| tried.0.contains(&index) || server.is_idle() || server.is_down())
+    }
+
+    /// Whether no server is left that its checks have not found down.
+    fn are_all_down(&self) -> bool {
+        let mut used = self.servers.iter().filter(|server| !server.is_idle());
+        used.all(|server| server.is_down())
     }
 
     /// Reads the certificate again that is shown to servers, if it has changed.

@@ -62,6 +62,7 @@ impl<'a> Search<'a> {
         for _ in 0..=self.backend.servers.len() {
             match self.backend.pick(&self.tried) {
                 Pick::None => return Err(Failure::NoServer),
+                Pick::Down => return Err(Failure::ServersDown),
                 Pick::Wait => return Ok(None),
                 Pick::Take(index) => {
                     let server = &self.backend.servers[index];

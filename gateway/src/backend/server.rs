@@ -8,13 +8,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
-use tidegate_shared::origin::{FRESH_MS, Link, Pool};
+use tidegate_shared::origin::{FRESH_MS, Line, Link, Pool};
 use tidegate_shared::{clock, workers};
 use tokio::net::TcpStream;
 use tracing::{info, warn};
 
 use super::balance::{Candidate, Standing};
 use super::body::Carried;
+use super::check::Checks;
+use super::check::terms::Check;
 use super::config::{self, Address, Terms};
 use super::dial::{Secured, dial, dial_plain};
 use super::fitness::{Change, Fitness};
@@ -49,6 +51,8 @@ pub struct Server {
     blemished: AtomicBool,
     fitness: Mutex<Fitness>,
     complaints: Mutex<[Complaint; WHATS]>,
+    /// Where it is checked.
+    pub(super) checks: Option<Checks>,
     pub(super) counts: Counts,
 }
 
@@ -139,6 +143,7 @@ impl Server {
         server: &config::Server,
         tls: Option<Secured>,
         terms: Terms,
+        checks: Option<Checks>,
         room: Arc<Room>,
         workers: usize,
     ) -> Self {
@@ -162,6 +167,7 @@ impl Server {
             blemished: AtomicBool::new(false),
             fitness: Mutex::default(),
             complaints: Mutex::default(),
+            checks,
             counts: Counts::default(),
         }
     }
@@ -264,11 +270,17 @@ impl Server {
         self.out_until.load(Relaxed) != 0
     }
 
+    /// Whether its checks say that it is down.
+    pub(super) fn is_down(&self) -> bool {
+        self.checks.as_ref().is_some_and(Checks::are_failed)
+    }
+
     pub(super) fn candidate(&self, tried: bool, now: u64) -> Candidate {
         let until = self.out_until.load(Relaxed);
         let weight = self.share();
         let standing = match (weight, tried, until > now, self.backup) {
             (0, ..) => Standing::Idle,
+            _ if self.is_down() => Standing::Down,
             (_, true, ..) => Standing::Tried,
             (_, _, false, false) => Standing::Fit,
             (_, _, false, true) => Standing::FitBackup,
@@ -336,6 +348,24 @@ impl Server {
         let tcp = dial_plain(&self.address, self.terms.connect).await?;
         self.counts.connections.inc();
         Ok(tcp)
+    }
+
+    /// Opens a connection that counts nowhere, for a check of this server.
+    pub(super) async fn line_for_check(&self, at: &Address, terms: &Check) -> Result<Line, String> {
+        let tls = self.tls.as_ref().filter(|_| terms.tls != Some(false));
+        dial(at, tls, terms.timeout).await
+    }
+
+    /// Its checks have found it down: whoever waits for room at it alone is told at once.
+    pub(super) fn is_down_now(&self) {
+        self.room.rests();
+    }
+
+    /// Its checks have found it up: what was held against it before is over, and there is room for those who wait.
+    pub(super) fn is_up_again(&self) {
+        let now = clock::now_ms();
+        self.with_fitness(|fitness| fitness.answered(now));
+        self.room.rests();
     }
 
     /// Takes back a connection that is ready for another request.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tidegate_shared::args::{duration, some_time, whole};
 
+use super::checks;
 use super::listeners::is_plain;
 use super::table::{Problem, Spot, Table, Value};
 use crate::backend::config::{Address, Backend, Server, Terms, Tls};
@@ -50,6 +51,7 @@ fn one(name: &str, value: Value<'_>, folder: &Path) -> Option<Placed> {
     let balance = or_default(&mut table, "balance", str::parse);
     let terms = terms(&mut table);
     let tls = table.take("tls").and_then(|value| tls(value, folder));
+    let check = table.take("check").and_then(checks::check);
     let entries = table
         .table("servers")
         .map(Table::entries)
@@ -66,6 +68,7 @@ fn one(name: &str, value: Value<'_>, folder: &Path) -> Option<Placed> {
         balance,
         tls,
         terms,
+        check,
         servers,
     };
     Some(Placed {
@@ -76,7 +79,7 @@ fn one(name: &str, value: Value<'_>, folder: &Path) -> Option<Placed> {
 }
 
 /// What `parse` makes of a key's word; what is usual where there is none.
-fn or<T, E: Display>(
+pub(super) fn or<T, E: Display>(
     table: &mut Table<'_>,
     key: &'static str,
     usual: T,

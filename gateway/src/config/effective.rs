@@ -13,7 +13,7 @@ use super::passing::{Onward, Passed, Passing};
 use super::routes::{Goal, Routed};
 use super::settings::{Source, is_flag, is_list, key_of, long};
 use super::{Cli, Config};
-use crate::backend::config::Backend;
+use crate::backend::config::{Backend, Check};
 use crate::door::Expect;
 
 /// Where comments begin, if what stands before is not longer.
@@ -249,6 +249,7 @@ fn backend(placed: &Placed, out: &mut String) {
         balance,
         tls,
         terms,
+        check,
         servers,
     } = &placed.backend;
     let name = key(name);
@@ -294,6 +295,10 @@ fn backend(placed: &Placed, out: &mut String) {
             .filter_map(|(key, value)| Some(format!("{key} = {}", value?)));
         let _infallible = writeln!(out, "tls = {{ {} }}", all.collect::<Vec<_>>().join(", "));
     }
+    if let Some(check) = check {
+        let _infallible = writeln!(out, "[backends.{name}.check]");
+        checks(check, tls.is_some(), out);
+    }
     let _infallible = writeln!(out, "[backends.{name}.servers]");
     for server in servers {
         let most = server.max_connections.map_or(0, NonZeroUsize::get);
@@ -306,6 +311,40 @@ fn backend(placed: &Placed, out: &mut String) {
             server.backup
         );
     }
+}
+
+/// `tls` is whether requests go over it.
+fn checks(check: &Check, tls: bool, out: &mut String) {
+    if let Some(ask) = &check.ask {
+        for (key, value) in [
+            ("path", Some(ask.path.to_string())),
+            ("method", Some(ask.method.to_string())),
+            (
+                "host",
+                ask.host
+                    .as_ref()
+                    .map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned()),
+            ),
+            ("status", Some(ask.statuses.to_string())),
+        ] {
+            if let Some(value) = value {
+                let _infallible = writeln!(out, "{key} = {}", quoted(&value));
+            }
+        }
+    }
+    if let Some(port) = check.port {
+        let _infallible = writeln!(out, "port = {port}");
+    }
+    let _infallible = writeln!(out, "tls = {}", check.tls.unwrap_or(tls));
+    for (key, time) in [
+        ("interval", check.interval),
+        ("fast_interval", check.fast),
+        ("down_interval", check.down),
+        ("timeout", check.timeout),
+    ] {
+        let _infallible = writeln!(out, "{key} = \"{}ms\"", time.as_millis());
+    }
+    let _infallible = writeln!(out, "rise = {}\nfall = {}", check.rise, check.fall);
 }
 
 fn route(routed: &Routed, file: &str, out: &mut String) {

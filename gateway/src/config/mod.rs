@@ -10,6 +10,8 @@
 
 mod backends; // servers that are dialled
 
+mod checks; // how they are checked
+
 mod check; // what settings need of each other
 
 mod effective; // every value, with where it comes from

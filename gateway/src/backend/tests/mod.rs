@@ -134,6 +134,7 @@ fn world(addresses: &[SocketAddr], change: impl FnOnce(&mut config::Backend)) ->
         balance: config::Balance::RoundRobin,
         tls: None,
         terms: Terms::default(),
+        check: None,
         servers: addresses
             .iter()
             .enumerate()

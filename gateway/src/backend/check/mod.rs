@@ -1,0 +1,313 @@
+//! Active checks: each server of a backend that is checked is asked at intervals, on connections of their own, and is up or down
+//! by what comes of it. A server that is down takes no requests at all. One task per server, started by `app`; what the verdict
+//! means to requests is `balance`'s.
+
+mod health; // what follows from results
+
+pub mod terms; // what an operator says
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http::header::{ACCEPT, CONNECTION, HOST, HeaderMap, HeaderValue, USER_AGENT};
+use http::{Request, Response, Uri};
+use prometheus_client::metrics::counter::Counter;
+use tidegate_shared::clock;
+use tidegate_shared::drain::Drain;
+use tidegate_shared::origin::{Asking, Line, Link, Miss};
+use tokio::io::AsyncWriteExt;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tracing::{error, info, warn};
+
+use super::Backend;
+use super::body::Carried;
+use super::config::Address;
+use super::server::Server;
+use crate::complaint::Complaint;
+use health::{Change, Health};
+use terms::{Ask, Check};
+
+/// The checks of one server.
+#[derive(Debug)]
+pub(super) struct Checks {
+    pub(super) terms: Check,
+    down: AtomicBool,
+    state: Mutex<State>,
+    counts: [Counter; FOUND],
+}
+
+#[derive(Debug, Default)]
+struct State {
+    health: Health,
+    /// Why it is down, as it was last said.
+    why: String,
+    /// What is said of single checks.
+    notes: Complaint,
+}
+
+/// What a check has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    Passed,
+    Unreachable,
+    Closed,
+    Timeout,
+    Invalid,
+    Status,
+}
+
+const FOUND: usize = 6;
+
+impl Found {
+    pub(super) const ALL: [Self; FOUND] = [
+        Self::Passed,
+        Self::Unreachable,
+        Self::Closed,
+        Self::Timeout,
+        Self::Invalid,
+        Self::Status,
+    ];
+
+    /// One word, for metrics.
+    pub(super) const fn label(self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Unreachable => "unreachable",
+            Self::Closed => "closed",
+            Self::Timeout => "timeout",
+            Self::Invalid => "invalid-response",
+            Self::Status => "status",
+        }
+    }
+}
+
+/// Why a check has failed, in words.
+type Fault = (Found, String);
+
+impl Checks {
+    pub(super) fn new(terms: Check) -> Self {
+        Self {
+            terms,
+            down: AtomicBool::new(false),
+            state: Mutex::default(),
+            counts: Default::default(),
+        }
+    }
+
+    /// The verdict.
+    pub(super) fn are_failed(&self) -> bool {
+        self.down.load(Relaxed)
+    }
+
+    /// How many checks have come to this.
+    pub(super) fn count(&self, found: Found) -> u64 {
+        self.counts[found as usize].get()
+    }
+
+    /// Takes a check's result. What is to be said of it, where something is.
+    fn take(&self, now: u64, result: &Result<(), Fault>) -> Option<Change> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let State { health, why, notes } = &mut *state;
+        let change = match result {
+            Ok(()) => health.passed(now, &self.terms),
+            Err(_) => Some(health.failed(now, &self.terms)),
+        };
+        self.down.store(health.is_down(), Relaxed);
+        let (found, words) = match result {
+            Ok(()) => (Found::Passed, ""),
+            Err((found, words)) => (*found, words.as_str()),
+        };
+        self.counts[found as usize].inc();
+        let change = change?;
+        let news = match change {
+            Change::Shaken { .. } => notes.due(std::time::Instant::now()).is_some(),
+            Change::StillDown => why != words && notes.due(std::time::Instant::now()).is_some(),
+            Change::Down { .. } | Change::Up { .. } => true,
+        };
+        if news {
+            words.clone_into(why);
+        }
+        news.then_some(change)
+    }
+
+    fn pause(&self, chance: u64) -> Duration {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.health.pause(&self.terms, chance)
+    }
+}
+
+/// What checks every server that is to be checked, each until the end is asked for.
+pub fn all(
+    backends: &[Arc<Backend>],
+    drain: &Drain,
+) -> Vec<impl Future<Output = ()> + Send + use<>> {
+    let mut servers = Vec::new();
+    for backend in backends {
+        let checked = backend.servers().iter().filter(|one| one.checks.is_some());
+        servers.extend(checked.map(|server| (Arc::clone(backend), Arc::clone(server))));
+    }
+    let of = servers.len();
+    let each = servers.into_iter().enumerate();
+    each.map(|(place, (backend, server))| run(backend, server, (place, of), drain.clone()))
+        .collect()
+}
+
+/// Checks one server until the end is asked for; it has this place among so many.
+async fn run(
+    backend: Arc<Backend>,
+    server: Arc<Server>,
+    (place, of): (usize, usize),
+    drain: Drain,
+) {
+    let Some(checks) = &server.checks else { return };
+    let mut due = Instant::now() + health::first(&checks.terms, place, of);
+    loop {
+        tokio::select! {
+            () = drain.finishing() => return,
+            () = sleep_until(due) => {}
+        }
+        let began = Instant::now();
+        let result = tokio::select! {
+            () = drain.finishing() => return,
+            // Boxed, for a handshake is large and most of the time there is none.
+            result = Box::pin(check(&server, &checks.terms)) => result,
+        };
+        if let Some(change) = checks.take(clock::now_ms(), &result) {
+            let why = result.err().map(|(_, why)| why).unwrap_or_default();
+            follow(&backend, &server, &checks.terms, change, &why);
+        }
+        due = began + checks.pause(chance());
+    }
+}
+
+/// Anything at all.
+fn chance() -> u64 {
+    use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+    RandomState::new().build_hasher().finish()
+}
+
+/// Does and says what follows from a change.
+fn follow(backend: &Backend, server: &Server, terms: &Check, change: Change, why: &str) {
+    let (name, of, at) = (&server.name, &backend.name, place(server, terms));
+    match change {
+        Change::Shaken { left } => info!(
+            "backend {of}: a check of server {name} ({at}) failed; it is down if the next {left} in a row do: {why}"
+        ),
+        Change::StillDown => {
+            info!("backend {of}: server {name} ({at}) is still down, for another reason: {why}");
+        }
+        Change::Down { failed } => {
+            let times = match failed {
+                1 => "a check failed".to_owned(),
+                _ => format!("{failed} checks in a row failed, the last one for this"),
+            };
+            warn!("backend {of}: server {name} ({at}) is down: {times}: {why}");
+            server.is_down_now();
+            if backend.are_all_down() && !backend.deserted.swap(true, Relaxed) {
+                error!(
+                    "backend {of}: every server is down by its checks; until one is up, visitors get 503 servers-down"
+                );
+            }
+        }
+        Change::Up { passed, after_ms } => {
+            let after = Duration::from_millis(after_ms);
+            let times = match passed {
+                1 => "a check passed".to_owned(),
+                _ => format!("{passed} checks in a row passed"),
+            };
+            info!("backend {of}: server {name} ({at}) is up again, after {after:?}: {times}");
+            backend.deserted.store(false, Relaxed);
+            server.is_up_again();
+        }
+    }
+}
+
+/// Where a server is checked.
+fn place(server: &Server, terms: &Check) -> Address {
+    Address {
+        host: server.address.host.clone(),
+        port: terms.port.unwrap_or(server.address.port),
+    }
+}
+
+/// One check.
+async fn check(server: &Server, terms: &Check) -> Result<(), Fault> {
+    let until = Instant::now() + terms.timeout;
+    let at = place(server, terms);
+    let mut line = server
+        .line_for_check(&at, terms)
+        .await
+        .map_err(|why| (Found::Unreachable, why))?;
+    let Some(ask) = &terms.ask else {
+        close(&mut line, until).await;
+        return Ok(());
+    };
+    let invalid = |why: String| {
+        let text = format!("it did not answer in HTTP as it should be: {why}");
+        (Found::Invalid, text)
+    };
+    let mut link = Link::open(line)
+        .await
+        .map_err(|error| invalid(error.to_string()))?;
+    let request = request(ask, &at);
+    let response = match timeout_at(until, link.ask(request, &mut Nobody, None)).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(Miss::Closed | Miss::Unsent(_))) => {
+            let text = "it closed the connection without an answer";
+            return Err((Found::Closed, text.to_owned()));
+        }
+        Ok(Err(Miss::Invalid(why))) => return Err(invalid(why)),
+        Ok(Err(Miss::Slow | Miss::Unwanted)) | Err(_) => {
+            let text = format!("nothing within {:?}", terms.timeout);
+            return Err((Found::Timeout, text));
+        }
+    };
+    let status = response.status();
+    drop(response);
+    if let Some((mut line, _)) = link.into_parts() {
+        close(&mut line, until).await;
+    }
+    if ask.statuses.contain(status) {
+        return Ok(());
+    }
+    let (status, wanted) = (status.as_u16(), &ask.statuses);
+    let text = format!("HTTP status {status} where {wanted} was expected");
+    Err((Found::Status, text))
+}
+
+/// In order, so that the server has nothing to complain of in its log.
+async fn close(line: &mut Line, until: Instant) {
+    let _ended = timeout_at(until, line.shutdown()).await;
+}
+
+fn request(ask: &Ask, at: &Address) -> Request<Carried> {
+    let mut headers = HeaderMap::new();
+    let host = ask
+        .host
+        .clone()
+        // An address has nothing that a field could not.
+        .or_else(|| HeaderValue::from_str(&at.to_string()).ok());
+    if let Some(host) = host {
+        headers.insert(HOST, host);
+    }
+    headers.insert(USER_AGENT, HeaderValue::from_static("tidegated-check"));
+    headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
+    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    let mut request = Request::new(Carried::new(None));
+    *request.method_mut() = ask.method.clone();
+    *request.uri_mut() = Uri::from(ask.path.clone());
+    *request.headers_mut() = headers;
+    request
+}
+
+/// Nobody but the check's own time.
+struct Nobody;
+
+impl Asking for Nobody {
+    fn interim(&mut self, _response: Response<()>) {}
+
+    fn poll_gone(&mut self, _cx: &mut std::task::Context<'_>) -> std::task::Poll<()> {
+        std::task::Poll::Pending
+    }
+}
