@@ -177,7 +177,8 @@ where
     if let Target::Backend(backend) = &ask.target {
         let backend = Arc::clone(backend);
         // Boxed, so that a request through a tunnel does not keep the room that this needs.
-        let opening = backend::exchange::open(&visit.gateway, &backend, ask, record, side);
+        let source = visit.visitor.ip();
+        let opening = backend::exchange::open(&visit.gateway, &backend, source, ask, record, side);
         return Box::pin(opening).await;
     }
     let Ask {

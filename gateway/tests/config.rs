@@ -329,9 +329,9 @@ fn what_is_printed_is_a_file_that_means_the_same() {
          [listeners.\"odd.name\"]\naddress = \"[::1]:0\"\nproxy = \"optional\"\nproxy_from = [\"::1\", \"10.1.0.0/16\"]\n\
          [[routes]]\nhost = \"*.test\"\npath = \"/a%20b\"\nheaders = {{ x-a = \"\\\"1\\\" \\\\\" }}\nlisteners = \"odd.name\"\ntunnel = \"a.test\"\n\
          [[routes]]\ntunnel = \"x.b.test\"\n[times]\nhold = 0\n\
-         [backends.api]\ntls = true\n[backends.api.check]\npath = \"/up?x=%20\"\nmethod = \"OPTIONS\"\nhost = \"a.test:1\"\nstatus = [\"200-299\", 401]\n\
+         [backends.api]\ntls = true\nbalance = \"hash-source\"\n[backends.api.check]\npath = \"/up?x=%20\"\nmethod = \"OPTIONS\"\nhost = \"a.test:1\"\nstatus = [\"200-299\", 401]\n\
          port = 81\ninterval = \"3s\"\ndown_interval = \"250ms\"\nfall = 1\n[backends.api.servers]\none = \"a.test:443\"\n\
-         [backends.two]\ncheck = \"tcp\"\n[backends.two.servers]\none = \"a.test:80\"\n"
+         [backends.two]\ncheck = \"tcp\"\nbalance = {{ hash = \"cookie\", name = \"s.id\", most = 125 }}\nslow_start = \"30s\"\n[backends.two.servers]\none = \"a.test:80\"\n"
     );
     let folder = folder(&[("a.toml", &text)]);
     let once = shown(folder.path(), &["--effective", "--config", "a.toml"], &[]);
@@ -388,7 +388,7 @@ fn a_hundred_thousand_routes_are_read() {
 }
 
 #[test]
-fn what_is_wrong_with_a_check_is_told() {
+fn what_is_wrong_with_a_check_or_a_balance_is_told() {
     let wrong = r#"
 [backends.a]
 check = "htpp"
@@ -403,6 +403,18 @@ check = { tls = true }
 servers = { one = "10.0.0.1:80" }
 [backends.f]
 check = 5
+[backends.g]
+balance = "hash"
+[backends.h]
+balance = { hash = "header", most = 100 }
+[backends.i]
+balance = { hash = "ip", name = "x" }
+[backends.j]
+balance = { name = "x" }
+[backends.k]
+balance = { hash = "source", name = "x" }
+[backends.l]
+balance = { hash = "cookie", name = "a b" }
 "#;
     let told = told(wrong);
     let places = [
@@ -430,6 +442,25 @@ check = 5
         ("a.toml:9:89: backends.d.check.fall: ", "from 1 to 1000"),
         ("a.toml:10:1: backends.e: ", "check.tls = true"),
         ("a.toml:14:9: backends.f.check: ", "`5` is no check"),
+        (
+            "a.toml:16:11: backends.g.balance: ",
+            "hash-source, or a table",
+        ),
+        ("a.toml:18:11: backends.h.balance: ", "it has no `name`"),
+        (
+            "a.toml:18:37: backends.h.balance.most: ",
+            "from 101 to 100000",
+        ),
+        (
+            "a.toml:20:20: backends.i.balance.hash: ",
+            "write source, header or cookie",
+        ),
+        ("a.toml:22:11: backends.j.balance: ", "it has no `hash`"),
+        ("a.toml:24:37: backends.k.balance.name: ", "leave it out"),
+        (
+            "a.toml:26:37: backends.l.balance.name: ",
+            "no name of a cookie",
+        ),
     ];
     for (place, part) in places {
         assert!(

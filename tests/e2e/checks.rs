@@ -11,6 +11,7 @@ use tidegate_tests::eventually::{SOON, eventually};
 use tidegate_tests::http1::Framing;
 use tidegate_tests::nginx::nginx;
 use tidegate_tests::pki::Pki;
+use tidegate_tests::program::{built, run};
 use tidegate_tests::{HOST, World};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
@@ -352,6 +353,125 @@ async fn nginx_is_up_while_it_is_there() {
     let _back = nginx(dir.path(), at, "").await;
     world.gateway.wait_log(&["server one", "is up again"]).await;
     assert_eq!(world.get(HOST, "/").await.status(), 200);
+}
+
+/// In maintenance nobody knocks at a server's door, and what was found before is forgotten.
+#[tokio::test]
+async fn a_server_in_maintenance_is_not_checked() {
+    let one = Switch::start(500).await;
+    let text = format!(
+        "control = \"control\"\n[backends.site]\n[backends.site.check]\n{OFTEN}path = \"/\"\n\
+         [backends.site.servers]\none = \"{}\"\n[[routes]]\nhost = \"{HOST}\"\nbackend = \"site\"\n",
+        one.at()
+    );
+    let world = World::builder().config(&text).start().await;
+    let control = world.file("control");
+    let ask = async |words: &[&str]| {
+        let words = words.iter().map(Into::into);
+        let control = ["--control".into(), control.clone().into()];
+        let words: Vec<_> = words.chain(control).collect();
+        let finished = run(&built("tidegated"), &words).await;
+        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+        finished.stdout
+    };
+    wait_up(&world, "one", false).await;
+    let shown = ask(&["get", "site/one"]).await;
+    assert!(shown.contains(" down "), "{shown}");
+    ask(&["set", "site/one", "maintenance"]).await;
+    wait_up(&world, "one", true).await;
+    let before = one.checks.load(Relaxed);
+    assert_eq!(world.get(HOST, "/").await.reason(), "no-server");
+    one.say(200);
+    ask(&["set", "site/one", "ready"]).await;
+    wait_checks(&world, "one", "passed", 1.0).await;
+    assert!(one.checks.load(Relaxed) > before);
+    let failed = checks(&world, "one", "status").await;
+    assert!(
+        failed <= f64::from(before),
+        "none while it was in maintenance"
+    );
+    assert_eq!(world.get(HOST, "/").await.status(), 200);
+}
+
+/// Which servers take so many requests that have these fields.
+async fn taken(world: &World, fields: &str, count: usize) -> Vec<String> {
+    let mut visitor = world.visitor().await;
+    let mut all = Vec::new();
+    for _ in 0..count {
+        let request = format!("GET /hello HTTP/1.1\r\nHost: {HOST}\r\n{fields}\r\n");
+        visitor.send(request).await;
+        let answer = visitor.answer("GET").await.text();
+        all.push(answer.trim_start_matches("hello from ").trim().to_owned());
+    }
+    all
+}
+
+#[tokio::test]
+async fn a_server_that_comes_back_gets_little_at_first() {
+    let one = HttpApp::start("one").await;
+    let check = "[backends.site.check]\ninterval = \"50ms\"\npath = \"/hello\"";
+    for balance in ["round-robin", "least"] {
+        let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = gone.local_addr().unwrap();
+        drop(gone);
+        let text = format!(
+            "[backends.site]\nbalance = \"{balance}\"\nslow_start = \"1h\"\n{check}\n[backends.site.servers]\n\
+             one = \"{}\"\ntwo = \"{at}\"\n[[routes]]\nhost = \"{HOST}\"\nbackend = \"site\"\n",
+            one.address(),
+        );
+        let world = World::builder().config(&text).start().await;
+        wait_up(&world, "two", false).await;
+        let back = HttpApp::start_at("two", TcpListener::bind(at).await.unwrap());
+        wait_up(&world, "two", true).await;
+        let all = taken(&world, "", 63).await;
+        let twos = all.iter().filter(|name| *name == "two").count();
+        // 12 of 268 parts.
+        assert!((2..=4).contains(&twos), "{balance}: {twos}");
+        drop(back);
+    }
+}
+
+#[tokio::test]
+async fn a_visitor_keeps_his_server_and_a_server_that_goes_takes_nobody_along() {
+    let mut apps = Vec::new();
+    for name in ["a", "b", "c"] {
+        apps.push(HttpApp::start(name).await);
+    }
+    let servers: Vec<_> = ["a", "b", "c"]
+        .into_iter()
+        .zip(apps.iter().map(HttpApp::address))
+        .collect();
+    let balance = "balance = { hash = \"cookie\", name = \"sid\" }";
+    let check = "interval = \"50ms\"\nfall = 1\n";
+    let world = world(&servers, balance, check).await;
+    let cookie = |number: usize| format!("Cookie: theme=dark; sid=user-{number}\r\n");
+    let mut before = Vec::new();
+    for number in 0..30 {
+        let servers = taken(&world, &cookie(number), 3).await;
+        assert!(
+            servers.iter().all(|name| *name == servers[0]),
+            "{servers:?}"
+        );
+        before.push(servers[0].clone());
+    }
+    for name in ["a", "b", "c"] {
+        let share = before.iter().filter(|one| *one == name).count();
+        assert!((3..=17).contains(&share), "{name}: {share}");
+    }
+    // Without a cookie one after another.
+    let mut turns = taken(&world, "", 3).await;
+    turns.sort();
+    assert_eq!(turns, ["a", "b", "c"]);
+    drop(apps.remove(1));
+    wait_up(&world, "b", false).await;
+    for (number, name) in before.iter().enumerate() {
+        let after = taken(&world, &cookie(number), 1).await;
+        if name == "b" {
+            assert_ne!(after[0], "b");
+        } else {
+            assert_eq!(&after[0], name, "{number}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! A connection in TCP mode on its way to one of a backend's servers: nothing of it has left before a server is there, so that
 //! one after the other may be tried. What goes through it is `tcp`'s.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,15 +32,16 @@ pub struct Carried {
     _permit: Permit,
 }
 
-/// Connects to a server, and to another one where that fails.
+/// Connects to a server for a connection of `source`'s, and to another one where that fails.
 ///
 /// # Errors
 /// `BackendUnreachable`, `BackendBusy`, `ServersDown` and `NoServer`.
 pub async fn connect(
     backend: &Arc<Backend>,
+    source: IpAddr,
     progress: &mut Progress,
 ) -> Result<(TcpStream, Carried), Failure> {
-    let mut search = Search::new(backend, May::Fresh);
+    let mut search = Search::new(backend, May::Fresh, backend.key_of_source(source));
     loop {
         if let Some(wait) = search.pause() {
             sleep(wait).await;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 
 pub use super::check::terms::Check;
+pub use super::hash::By;
 
 /// Servers that do the same, and how they share what comes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,13 +55,24 @@ impl Server {
 }
 
 /// Who takes the next request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Balance {
     /// One after another, by weight.
     #[default]
     RoundRobin,
     /// The one with the fewest requests in flight, by weight.
     Least,
+    /// The same for the same visitor; one after another for requests that have not what he is known by.
+    Hash(Hash),
+}
+
+/// How visitors are told apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hash {
+    pub by: By,
+    /// How many requests in flight a server may have, in hundredths of its share of them all; beyond that the next one takes
+    /// them. `None` for any number. HAProxy's `hash-balance-factor`.
+    pub most: Option<u32>,
 }
 
 impl FromStr for Balance {
@@ -70,19 +82,14 @@ impl FromStr for Balance {
         match text {
             "round-robin" => Ok(Self::RoundRobin),
             "least" => Ok(Self::Least),
+            "hash-source" => Ok(Self::Hash(Hash {
+                by: By::Source,
+                most: None,
+            })),
             _ => Err(format!(
-                "`{text}` is no way to balance; write round-robin or least"
+                "`{text}` is no way to balance; write round-robin, least, hash-source, or a table like {{ hash = \"header\", name = \"x-user\" }}"
             )),
         }
-    }
-}
-
-impl fmt::Display for Balance {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::RoundRobin => "round-robin",
-            Self::Least => "least",
-        })
     }
 }
 
@@ -181,6 +188,8 @@ pub struct Terms {
     pub eject: Duration,
     /// And at most so long.
     pub eject_most: Duration,
+    /// Until a server that has come back has its whole share again; 0 for at once.
+    pub slow_start: Duration,
 }
 
 impl Default for Terms {
@@ -196,6 +205,7 @@ impl Default for Terms {
             eject_after: 3,
             eject: Duration::from_secs(5),
             eject_most: Duration::from_secs(60),
+            slow_start: Duration::ZERO,
         }
     }
 }

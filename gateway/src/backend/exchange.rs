@@ -3,6 +3,7 @@
 
 use std::error::Error;
 use std::future::{Future, poll_fn};
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -31,13 +32,14 @@ use crate::forward::Outgoing;
 use crate::pool::Unavailable;
 use crate::upload::Upload;
 
-/// Sends a request to one of a backend's servers and waits for the head of its answer.
+/// Sends a request of `source`'s to one of a backend's servers and waits for the head of its answer.
 ///
 /// # Errors
 /// Why there is none; the visitor is to be told.
 pub async fn open<B, S>(
     gateway: &Gateway,
     backend: &Arc<Backend>,
+    source: IpAddr,
     ask: Ask<B>,
     record: &mut Record,
     side: &mut S,
@@ -48,10 +50,11 @@ where
 {
     record.backend = Some(Arc::clone(&backend.name));
     if let Some(protocol) = ask.protocol.clone() {
-        let opening = upgrade::open(gateway, backend, ask, &protocol, record, side);
+        let opening = upgrade::open(gateway, backend, source, ask, &protocol, record, side);
         return Box::pin(opening).await.map_err(Unavailable::plain);
     }
     let idempotent = is_idempotent(&ask.head.method);
+    let key = backend.key(source, &ask.head.headers);
     let feed = ask.body.map(|body| {
         let mut body = Upload::new(Some(body), gateway.max_body);
         // What was taken of it is not asked for again.
@@ -64,7 +67,7 @@ where
         May::Recent
     };
     let mut errand = Errand {
-        search: Search::new(backend, may),
+        search: Search::new(backend, may, key),
         head: for_http1(ask.head, feed.is_some()),
         holds_back: ask.expects && feed.is_some(),
         feed,
@@ -116,9 +119,9 @@ impl What {
 
 impl<'a> Errand<'a> {
     /// One that asks for a change of protocol: on a connection of its own, which never comes back.
-    pub(super) fn of_upgrade(backend: &'a Arc<Backend>, head: Outgoing) -> Self {
+    pub(super) fn of_upgrade(backend: &'a Arc<Backend>, source: IpAddr, head: Outgoing) -> Self {
         Self {
-            search: Search::new(backend, May::Fresh),
+            search: Search::new(backend, May::Fresh, backend.key(source, &head.headers)),
             head,
             feed: None,
             holds_back: false,

@@ -15,11 +15,15 @@ pub mod exchange; // a request on its way to a server
 
 mod head; // as a server is to read it
 
+mod hash; // whose visitor it is
+
 mod balance; // whose turn it is
 
 mod fitness; // who is left out
 
 pub mod check; // who is up
+
+mod slow_start; // who has just come back
 
 mod queue; // who waits for room
 
@@ -43,10 +47,12 @@ pub mod joined; // what follows it
 
 mod metrics; // what is counted
 
+use std::net::IpAddr;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use http::HeaderMap;
 use rustls::pki_types::ServerName;
 use tidegate_shared::clock;
 use tidegate_shared::drain::Drain;
@@ -56,8 +62,9 @@ use tracing::{error, info, warn};
 
 use balance::{Pick, Round, pick};
 use check::Checks;
-use config::{Balance, Terms};
+use config::{Balance, By, Terms};
 use dial::Secured;
+use hash::Key;
 pub(crate) use metrics::encode;
 use queue::{Queue, Room};
 pub use server::Server;
@@ -131,7 +138,7 @@ impl Backend {
         }
         Ok(Arc::new(Self {
             name,
-            balance: backend.balance,
+            balance: backend.balance.clone(),
             round: Mutex::new(Round::new(servers.len())),
             servers,
             queue,
@@ -146,12 +153,34 @@ impl Backend {
         &self.servers
     }
 
+    /// What a request is known by, where that decides who takes it.
+    fn key(&self, source: IpAddr, headers: &HeaderMap) -> Option<Key> {
+        match &self.balance {
+            Balance::Hash(hash) => Key::of(&hash.by, source, headers),
+            Balance::RoundRobin | Balance::Least => None,
+        }
+    }
+
+    /// The same of a connection, of which nothing else is known.
+    fn key_of_source(&self, source: IpAddr) -> Option<Key> {
+        match &self.balance {
+            Balance::Hash(hash) if hash.by == By::Source => Some(Key::of_source(source)),
+            _ => None,
+        }
+    }
+
     /// Which server a request goes to that has failed with some.
-    fn pick(&self, tried: &Tried) -> Pick {
+    fn pick(&self, tried: &Tried, key: Option<Key>) -> Pick {
         let now = clock::now_ms();
         let candidate = |index: usize| self.servers[index].candidate(tried.0.contains(&index), now);
         let mut round = self.round.lock().unwrap_or_else(PoisonError::into_inner);
-        pick(self.balance, &mut round, self.servers.len(), candidate)
+        pick(
+            &self.balance,
+            &mut round,
+            self.servers.len(),
+            key,
+            candidate,
+        )
     }
 
     fn place_of(&self, server: &Arc<Server>) -> Option<usize> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::balance::Pick;
+use super::hash::Key;
 use super::server::{Grant, InFlight, May, Server};
 use super::{Backend, Tried};
 use crate::failure::Failure;
@@ -20,14 +21,17 @@ const SAME_SERVER_AFTER: Duration = Duration::from_millis(100);
 pub(super) struct Search<'a> {
     pub(super) backend: &'a Arc<Backend>,
     pub(super) may: May,
+    /// What it is known by, where that decides who takes it.
+    key: Option<Key>,
     tried: Tried,
 }
 
 impl<'a> Search<'a> {
-    pub(super) fn new(backend: &'a Arc<Backend>, may: May) -> Self {
+    pub(super) fn new(backend: &'a Arc<Backend>, may: May, key: Option<Key>) -> Self {
         Self {
             backend,
             may,
+            key,
             tried: Tried::default(),
         }
     }
@@ -60,7 +64,7 @@ impl<'a> Search<'a> {
     fn take(&self) -> Result<Option<(InFlight, Grant)>, Failure> {
         // Another may take the room between the look and the step: as often as there are servers, and not for ever.
         for _ in 0..=self.backend.servers.len() {
-            match self.backend.pick(&self.tried) {
+            match self.backend.pick(&self.tried, self.key) {
                 Pick::None => return Err(Failure::NoServer),
                 Pick::Down => return Err(Failure::ServersDown),
                 Pick::Wait => return Ok(None),

@@ -20,7 +20,9 @@ use super::check::terms::Check;
 use super::config::{self, Address, Terms};
 use super::dial::{Secured, dial, dial_plain};
 use super::fitness::{Change, Fitness};
+use super::hash::Place;
 use super::queue::{Permit, Room};
+use super::slow_start::SlowStart;
 use crate::complaint::Complaint;
 use crate::intent::talk::Row;
 use crate::intent::{Identity, Mode};
@@ -33,6 +35,8 @@ pub struct Server {
     backend: Arc<str>,
     /// `backend=… server=…`, for the access log.
     label: String,
+    /// What decides which visitors are its own.
+    place: Place,
     declared_weight: u16,
     /// What counts: an operator may have asked for another one, or for none while it is drained or in maintenance.
     weight: AtomicU16,
@@ -50,6 +54,7 @@ pub struct Server {
     /// An answer would change something in `fitness`.
     blemished: AtomicBool,
     fitness: Mutex<Fitness>,
+    slow_start: SlowStart,
     complaints: Mutex<[Complaint; WHATS]>,
     /// Where it is checked.
     pub(super) checks: Option<Checks>,
@@ -154,6 +159,7 @@ impl Server {
             address: server.address.clone(),
             backend: Arc::clone(backend),
             label: format!("backend={backend} server={}", server.name),
+            place: Place::of(&server.name),
             declared_weight: server.weight,
             weight: AtomicU16::new(server.weight),
             mode: AtomicU8::new(READY),
@@ -166,6 +172,7 @@ impl Server {
             out_until: AtomicU64::new(0),
             blemished: AtomicBool::new(false),
             fitness: Mutex::default(),
+            slow_start: SlowStart::new(terms.slow_start),
             complaints: Mutex::default(),
             checks,
             counts: Counts::default(),
@@ -225,6 +232,7 @@ impl Server {
 
     /// Does what an operator asks: in this mode, with this weight, and as declared where there is none.
     pub(crate) fn obey(&self, mode: Option<Mode>, weight: Option<u16>) {
+        let was_idle = self.is_idle();
         self.weight
             .store(weight.unwrap_or(self.declared_weight), Relaxed);
         self.mode
@@ -237,6 +245,9 @@ impl Server {
                 }
             }
         }
+        if was_idle && !self.is_idle() {
+            self.slow_start.begin(clock::now_ms());
+        }
         // Whoever waits for room looks again: there may be some, or nothing left to wait for.
         self.room.changed();
     }
@@ -246,6 +257,7 @@ impl Server {
         let state = match self.mode() {
             Some(mode) => mode.to_string(),
             None if self.share() == 0 => "unused".to_owned(),
+            None if self.is_down() => "down".to_owned(),
             None if self.is_out() => "left out".to_owned(),
             None => "in use".to_owned(),
         };
@@ -289,9 +301,10 @@ impl Server {
         };
         Candidate {
             standing,
-            weight: u32::from(weight),
+            weight: u32::from(weight) * self.slow_start.share(now),
             outstanding: self.outstanding(),
             room: self.room.has_room() || self.pools.iter().any(|pool| !pool.is_empty()),
+            place: self.place,
         }
     }
 
@@ -358,14 +371,15 @@ impl Server {
 
     /// Its checks have found it down: whoever waits for room at it alone is told at once.
     pub(super) fn is_down_now(&self) {
-        self.room.rests();
+        self.room.changed();
     }
 
     /// Its checks have found it up: what was held against it before is over, and there is room for those who wait.
     pub(super) fn is_up_again(&self) {
         let now = clock::now_ms();
         self.with_fitness(|fitness| fitness.answered(now));
-        self.room.rests();
+        self.slow_start.begin(now);
+        self.room.changed();
     }
 
     /// Takes back a connection that is ready for another request.
@@ -397,6 +411,9 @@ impl Server {
         if self.blemished.load(Relaxed) {
             let now = clock::now_ms();
             let change = self.with_fitness(|fitness| fitness.answered(now));
+            if change.is_some() {
+                self.slow_start.begin(now);
+            }
             self.tell(change, "");
         }
     }

@@ -3,6 +3,7 @@
 
 use std::error::Error;
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use aws_lc_rs::rand;
@@ -32,6 +33,7 @@ use crate::visitor::accept;
 pub(super) async fn open<B, S>(
     gateway: &Gateway,
     backend: &Arc<Backend>,
+    source: IpAddr,
     ask: Ask<B>,
     protocol: &Protocol,
     record: &mut Record,
@@ -45,7 +47,7 @@ where
     // An HTTP/1 visitor takes an ordinary answer too (RFC 9110 §7.8).
     let optional = head.headers.remove(UPGRADE_OPTIONAL).is_some();
     let key = into_upgrade(&mut head, protocol)?;
-    let mut errand = Errand::of_upgrade(backend, head);
+    let mut errand = Errand::of_upgrade(backend, source, head);
     let (in_flight, mut kept, response) = errand.run(gateway, record, side).await?;
     let server = Arc::clone(&in_flight.0);
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {

@@ -5,12 +5,13 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::Duration;
 
+use http::header::HeaderName;
 use tidegate_shared::args::{duration, some_time, whole};
 
 use super::checks;
 use super::listeners::is_plain;
 use super::table::{Problem, Spot, Table, Value};
-use crate::backend::config::{Address, Backend, Server, Terms, Tls};
+use crate::backend::config::{Address, Backend, Balance, By, Hash, Server, Terms, Tls};
 
 /// A backend, and where it stands.
 #[derive(Clone, Debug)]
@@ -48,7 +49,7 @@ fn one(name: &str, value: Value<'_>, folder: &Path) -> Option<Placed> {
     }
     let spot = value.spot();
     let mut table = value.table()?;
-    let balance = or_default(&mut table, "balance", str::parse);
+    let balance = table.take("balance").and_then(balance).unwrap_or_default();
     let terms = terms(&mut table);
     let tls = table.take("tls").and_then(|value| tls(value, folder));
     let check = table.take("check").and_then(checks::check);
@@ -78,6 +79,57 @@ fn one(name: &str, value: Value<'_>, folder: &Path) -> Option<Placed> {
     })
 }
 
+/// A word, or `{ hash = "header", name = "x-user", most = 150 }`.
+fn balance(value: Value<'_>) -> Option<Balance> {
+    if !value.is_table() {
+        return value.parsed(str::parse);
+    }
+    let mut table = value.table()?;
+    let (hash, name) = (table.take("hash"), table.take("name"));
+    let Some(hash) = hash else {
+        table.complain("it has no `hash`; write hash = \"source\", \"header\" or \"cookie\"");
+        return None;
+    };
+    let by = hash
+        .text()
+        .and_then(|known| by(known, &hash, name.as_ref(), &table));
+    let most = or(&mut table, "most", None, |text| {
+        whole(text, 101..=100_000).map(|most| u32::try_from(most).ok())
+    });
+    table.finish(|_| None);
+    by.map(|by| Balance::Hash(Hash { by, most }))
+}
+
+/// What requests are known by, as `hash` and `name` of a table say.
+fn by(known: &str, hash: &Value<'_>, name: Option<&Value<'_>>, table: &Table<'_>) -> Option<By> {
+    // A cookie's name is a token (RFC 6265 §4.1.1), as a field's name is.
+    let token = |name: &Value<'_>, what: &str| {
+        name.parsed(|word| match word.parse::<HeaderName>() {
+            Ok(field) => Ok((field, word.to_owned())),
+            Err(_bad) => Err(format!("`{word}` is no name of a {what}")),
+        })
+    };
+    match (known, name) {
+        ("source", None) => Some(By::Source),
+        ("source", Some(name)) => {
+            name.complain("an address needs no name; leave it out");
+            None
+        }
+        ("header" | "cookie", None) => {
+            table.complain(format!("it has no `name`, that of the {known}"));
+            None
+        }
+        ("header", Some(name)) => token(name, "header field").map(|(field, _)| By::Header(field)),
+        ("cookie", Some(name)) => token(name, "cookie").map(|(_, word)| By::Cookie(word)),
+        _ => {
+            hash.complain(format!(
+                "`{known}` is nothing that a request is known by; write source, header or cookie"
+            ));
+            None
+        }
+    }
+}
+
 /// What `parse` makes of a key's word; what is usual where there is none.
 pub(super) fn or<T, E: Display>(
     table: &mut Table<'_>,
@@ -87,14 +139,6 @@ pub(super) fn or<T, E: Display>(
 ) -> T {
     let value = table.take(key);
     value.and_then(|value| value.parsed(parse)).unwrap_or(usual)
-}
-
-fn or_default<T: Default, E: Display>(
-    table: &mut Table<'_>,
-    key: &'static str,
-    parse: impl Fn(&str) -> Result<T, E>,
-) -> T {
-    or(table, key, T::default(), parse)
 }
 
 fn terms(table: &mut Table<'_>) -> Terms {
@@ -119,6 +163,7 @@ fn terms(table: &mut Table<'_>) -> Terms {
         eject_after: or(table, "eject_after", usual.eject_after, number),
         eject: or(table, "eject_time", usual.eject, some_time),
         eject_most: or(table, "eject_time_most", usual.eject_most, some_time),
+        slow_start: or(table, "slow_start", usual.slow_start, duration),
     }
 }
 

@@ -13,7 +13,7 @@ use super::passing::{Onward, Passed, Passing};
 use super::routes::{Goal, Routed};
 use super::settings::{Source, is_flag, is_list, key_of, long};
 use super::{Cli, Config};
-use crate::backend::config::{Backend, Check};
+use crate::backend::config::{Backend, Balance, By, Check, Hash};
 use crate::door::Expect;
 
 /// Where comments begin, if what stands before is not longer.
@@ -267,8 +267,9 @@ fn backend(placed: &Placed, out: &mut String) {
         ("keep_alive", terms.keep_alive),
         ("eject_time", terms.eject),
         ("eject_time_most", terms.eject_most),
+        ("slow_start", terms.slow_start),
     ];
-    let _infallible = writeln!(out, "balance = {}", quoted(&balance.to_string()));
+    let _infallible = writeln!(out, "balance = {}", balanced(balance));
     for (key, number) in [
         ("retries", terms.retries as usize),
         ("max_queued", terms.queued),
@@ -311,6 +312,22 @@ fn backend(placed: &Placed, out: &mut String) {
             server.backup
         );
     }
+}
+
+/// As a user would write it.
+fn balanced(balance: &Balance) -> String {
+    let Hash { by, most } = match balance {
+        Balance::RoundRobin => return quoted("round-robin"),
+        Balance::Least => return quoted("least"),
+        Balance::Hash(hash) => hash,
+    };
+    let by = match by {
+        By::Source => "hash = \"source\"".to_owned(),
+        By::Header(name) => format!("hash = \"header\", name = {}", quoted(name.as_str())),
+        By::Cookie(name) => format!("hash = \"cookie\", name = {}", quoted(name)),
+    };
+    let most = most.map(|most| format!(", most = {most}"));
+    format!("{{ {by}{} }}", most.unwrap_or_default())
 }
 
 /// `tls` is whether requests go over it.

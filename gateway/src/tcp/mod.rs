@@ -259,7 +259,7 @@ impl Connection<'_> {
     async fn onto(mut self, backend: &Arc<Backend>) {
         let reception = self.reception;
         self.record.to = Some(Arc::clone(&backend.name));
-        let connecting = carry::connect(backend, &mut self.record.carried);
+        let connecting = carry::connect(backend, self.from.ip(), &mut self.record.carried);
         let connected = tokio::select! {
             biased;
             connected = connecting => connected.map_err(|failure| match failure {

@@ -25,6 +25,7 @@ use super::body::Carried;
 use super::config::Address;
 use super::server::Server;
 use crate::complaint::Complaint;
+use crate::intent::Mode;
 use health::{Change, Health};
 use terms::{Ask, Check};
 
@@ -131,6 +132,13 @@ impl Checks {
         news.then_some(change)
     }
 
+    /// The server is as if it had never been checked.
+    fn forget(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.health = Health::default();
+        self.down.store(false, Relaxed);
+    }
+
     fn pause(&self, chance: u64) -> Duration {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.health.pause(&self.terms, chance)
@@ -168,6 +176,12 @@ async fn run(
             () = sleep_until(due) => {}
         }
         let began = Instant::now();
+        if server.mode() == Some(Mode::Maintenance) {
+            // Whatever is done to it there, what was found before says nothing of it afterwards.
+            checks.forget();
+            due = began + checks.pause(chance());
+            continue;
+        }
         let result = tokio::select! {
             () = drain.finishing() => return,
             // Boxed, for a handshake is large and most of the time there is none.

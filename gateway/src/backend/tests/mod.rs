@@ -183,7 +183,14 @@ impl World {
             expects: fields.contains(&("expect", "100-continue")),
             octets: 0,
         };
-        let opening = exchange::open(&self.gateway, &self.backend, ask, &mut record, side);
+        let opening = exchange::open(
+            &self.gateway,
+            &self.backend,
+            [192, 0, 2, 1].into(),
+            ask,
+            &mut record,
+            side,
+        );
         match timeout(SOON, opening).await.expect("in time") {
             Ok(opened) => Ok(Answer::of(opened, record)),
             Err(unavailable) => Err(unavailable.failure),

@@ -29,7 +29,14 @@ impl World {
             octets: 0,
         };
         let mut side = Waits::default();
-        let opening = exchange::open(&self.gateway, &self.backend, ask, &mut record, &mut side);
+        let opening = exchange::open(
+            &self.gateway,
+            &self.backend,
+            [192, 0, 2, 1].into(),
+            ask,
+            &mut record,
+            &mut side,
+        );
         match timeout(SOON, opening).await.expect("in time") {
             Ok(opened) => Ok(Answer::of(opened, record)),
             Err(unavailable) => Err(unavailable.failure),
