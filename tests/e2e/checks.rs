@@ -12,6 +12,8 @@ use tidegate_tests::http1::Framing;
 use tidegate_tests::nginx::nginx;
 use tidegate_tests::pki::Pki;
 use tidegate_tests::program::{built, run};
+use tidegate_tests::visitors::Visitor;
+use tidegate_tests::visitors::http1::get;
 use tidegate_tests::{HOST, World};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
@@ -393,85 +395,29 @@ async fn a_server_in_maintenance_is_not_checked() {
     assert_eq!(world.get(HOST, "/").await.status(), 200);
 }
 
-/// Which servers take so many requests that have these fields.
-async fn taken(world: &World, fields: &str, count: usize) -> Vec<String> {
-    let mut visitor = world.visitor().await;
-    let mut all = Vec::new();
-    for _ in 0..count {
-        let request = format!("GET /hello HTTP/1.1\r\nHost: {HOST}\r\n{fields}\r\n");
-        visitor.send(request).await;
-        let answer = visitor.answer("GET").await.text();
-        all.push(answer.trim_start_matches("hello from ").trim().to_owned());
-    }
-    all
-}
-
+/// A backend of connections is checked as one of requests is.
 #[tokio::test]
-async fn a_server_that_comes_back_gets_little_at_first() {
-    let one = HttpApp::start("one").await;
-    let check = "[backends.site.check]\ninterval = \"50ms\"\npath = \"/hello\"";
-    for balance in ["round-robin", "least"] {
-        let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let at = gone.local_addr().unwrap();
-        drop(gone);
-        let text = format!(
-            "[backends.site]\nbalance = \"{balance}\"\nslow_start = \"1h\"\n{check}\n[backends.site.servers]\n\
-             one = \"{}\"\ntwo = \"{at}\"\n[[routes]]\nhost = \"{HOST}\"\nbackend = \"site\"\n",
-            one.address(),
-        );
-        let world = World::builder().config(&text).start().await;
-        wait_up(&world, "two", false).await;
-        let back = HttpApp::start_at("two", TcpListener::bind(at).await.unwrap());
-        wait_up(&world, "two", true).await;
-        let all = taken(&world, "", 63).await;
-        let twos = all.iter().filter(|name| *name == "two").count();
-        // 12 of 268 parts.
-        assert!((2..=4).contains(&twos), "{balance}: {twos}");
-        drop(back);
-    }
-}
-
-#[tokio::test]
-async fn a_visitor_keeps_his_server_and_a_server_that_goes_takes_nobody_along() {
-    let mut apps = Vec::new();
-    for name in ["a", "b", "c"] {
-        apps.push(HttpApp::start(name).await);
-    }
-    let servers: Vec<_> = ["a", "b", "c"]
-        .into_iter()
-        .zip(apps.iter().map(HttpApp::address))
-        .collect();
-    let balance = "balance = { hash = \"cookie\", name = \"sid\" }";
-    let check = "interval = \"50ms\"\nfall = 1\n";
-    let world = world(&servers, balance, check).await;
-    let cookie = |number: usize| format!("Cookie: theme=dark; sid=user-{number}\r\n");
-    let mut before = Vec::new();
-    for number in 0..30 {
-        let servers = taken(&world, &cookie(number), 3).await;
-        assert!(
-            servers.iter().all(|name| *name == servers[0]),
-            "{servers:?}"
-        );
-        before.push(servers[0].clone());
-    }
-    for name in ["a", "b", "c"] {
-        let share = before.iter().filter(|one| *one == name).count();
-        assert!((3..=17).contains(&share), "{name}: {share}");
-    }
-    // Without a cookie one after another.
-    let mut turns = taken(&world, "", 3).await;
-    turns.sort();
-    assert_eq!(turns, ["a", "b", "c"]);
-    drop(apps.remove(1));
-    wait_up(&world, "b", false).await;
-    for (number, name) in before.iter().enumerate() {
-        let after = taken(&world, &cookie(number), 1).await;
-        if name == "b" {
-            assert_ne!(after[0], "b");
-        } else {
-            assert_eq!(&after[0], name, "{number}");
-        }
-    }
+async fn a_connection_whose_servers_are_down_is_told_of_in_its_line() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    drop(listener);
+    let text = format!(
+        "[listeners.pg]\naddress = \"127.0.0.1:0\"\nmode = \"tcp\"\nbackend = \"db\"\n\
+         [backends.db]\n[backends.db.check]\n{OFTEN}[backends.db.servers]\none = \"{at}\"\n"
+    );
+    let world = World::builder().config(&text).start().await;
+    wait_up(&world, "one", false).await;
+    let pg = world.gateway.address("pg").unwrap();
+    let mut visitor = Visitor::connect(pg).await;
+    visitor.send("hello").await;
+    visitor.closed_within(SOON).await;
+    world
+        .gateway
+        .wait_log(&["tcp listener=pg", "to=db", "ended=servers-down"])
+        .await;
+    let _one = HttpApp::start_at("one", TcpListener::bind(at).await.unwrap());
+    wait_up(&world, "one", true).await;
+    assert_eq!(get(pg, HOST, "/hello").await.text(), "hello from one\n");
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ mod app_connections;
 mod authorities;
 mod back_pressure;
 mod backends;
+mod balancing;
 mod checks;
 mod command_line;
 mod configuration;

@@ -40,7 +40,7 @@ pub enum Ended {
 }
 
 /// The words of all of them that are counted by name.
-pub(super) const ENDINGS: [&str; 25] = [
+pub(super) const ENDINGS: [&str; 26] = [
     "closed",
     "visitor-reset",
     "server-reset",
@@ -65,6 +65,7 @@ pub(super) const ENDINGS: [&str; 25] = [
     "connect-unsupported",
     "backend-busy",
     "no-server",
+    "servers-down",
     "other",
 ];
 
