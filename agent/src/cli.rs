@@ -103,6 +103,11 @@ pub struct Tcp {
 
     #[command(flatten)]
     pub tunnelling: Tunnelling,
+
+    /// Begin each connection to the app with a PROXY header of this version, which names the visitor; the gateway must be a
+    /// tidegated. The app must expect it.
+    #[arg(long, value_name = "v1|v2", env = "TIDEGATE_PROXY_PROTOCOL", value_parser = proxy_version)]
+    pub proxy_protocol: Option<Version>,
 }
 
 /// Options of every command that keeps tunnels up.

@@ -14,6 +14,7 @@ use rustls_pki_types::ServerName;
 use tidegate_certs::anchor;
 use tidegate_shared::clock;
 use tidegate_shared::liveness::Patience;
+use tidegate_shared::proxy_header::Version;
 use tidegate_shared::reversal::Marks;
 use tidegate_shared::reversal::io::Terms;
 use tidegate_shared::tls::{
@@ -51,8 +52,7 @@ impl Config {
     /// # Errors
     /// A sentence that names the option, and says what to do.
     pub fn new(told: &Http) -> Result<Self, String> {
-        // The gateway need not tell what nobody is told.
-        let marks = told.proxy_protocol.map_or(Marks::NONE, |_| Marks::VISITOR);
+        let marks = marks(told.proxy_protocol);
         Self::with(&told.tunnelling, marks, || http_app(told))
     }
 
@@ -61,7 +61,8 @@ impl Config {
     /// # Errors
     /// As [`Self::new`].
     pub fn tcp(told: &Tcp) -> Result<Self, String> {
-        Self::with(&told.tunnelling, Marks::NONE, || Ok(tcp_app(told)))
+        let marks = marks(told.proxy_protocol);
+        Self::with(&told.tunnelling, marks, || Ok(tcp_app(told)))
     }
 
     fn with(
@@ -98,6 +99,11 @@ impl Config {
             drain: told.drain,
         })
     }
+}
+
+/// The gateway need not tell what nobody is told.
+fn marks(proxy_protocol: Option<Version>) -> Marks {
+    proxy_protocol.map_or(Marks::NONE, |_| Marks::VISITOR)
 }
 
 fn trust(identity: &Path, ca: &Path) -> Result<Renewable, String> {
@@ -201,7 +207,10 @@ fn tcp_app(told: &Tcp) -> app::Settings {
         own_trust: false,
         http2: false,
         host: None,
-        greeting: None,
+        greeting: told.proxy_protocol.map(|version| app::Plan {
+            version,
+            from: None,
+        }),
         connect_within: told.tunnelling.app_connect_timeout,
         first_byte_within: None,
         rest_within: REST_WITHIN,

@@ -340,8 +340,12 @@ fn passing(
     // A name that no backend has was refused with the file.
     let target = |goal: &Onward| match goal {
         Onward::Tunnel(name) => Some(tcp::route::Target::Tunnel(name.clone())),
-        Onward::Servers(all, proxy) => {
-            let servers = tcp::Servers::new(all.clone(), *proxy);
+        Onward::Servers {
+            all,
+            send_proxy,
+            place,
+        } => {
+            let servers = tcp::Servers::new(all.clone(), send_proxy.clone(), place.clone());
             Some(tcp::route::Target::Servers(Arc::new(servers)))
         }
         Onward::Backend(name) => {

@@ -12,7 +12,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use prometheus_client::metrics::counter::Counter;
 use tidegate_shared::proxy_header::io::{Begun, Refused, Terms, Why, accept, require};
-use tidegate_shared::proxy_header::{Header, Malformed, Version};
+use tidegate_shared::proxy_header::{Header, Malformed, Tlvs, Version};
 use tidegate_shared::reversal::Seen;
 use tokio::net::TcpStream;
 use tracing::{debug, warn};
@@ -82,6 +82,8 @@ pub struct Arrival {
     pub from: SocketAddr,
     /// What it connected to, where a header says so; else the socket knows.
     pub to: Option<SocketAddr>,
+    /// What its header says beside.
+    pub tlvs: Tlvs,
     /// Octets that were read and belong to what follows.
     pub taken: Bytes,
 }
@@ -92,6 +94,7 @@ impl Arrival {
         Self {
             from: peer,
             to: None,
+            tlvs: Tlvs::default(),
             taken: Bytes::new(),
         }
     }
@@ -113,7 +116,7 @@ impl Door {
             Expect::Optional | Expect::Off => Ok(Begun::Without(Bytes::new())),
         };
         let arrival = match begun {
-            Ok(Begun::Header(header)) => self.named(&header, peer),
+            Ok(Begun::Header(header)) => self.named(header, peer),
             Ok(Begun::Without(taken)) => Arrival {
                 taken,
                 ..Arrival::of(peer)
@@ -130,12 +133,13 @@ impl Door {
         Some(arrival)
     }
 
-    fn named(&self, header: &Header, peer: SocketAddr) -> Arrival {
+    fn named(&self, header: Header, peer: SocketAddr) -> Arrival {
         self.counters.taken(header.version);
         let pair = header.ends.pair();
         Arrival {
             from: pair.map_or(peer, |pair| canonical(pair.source())),
             to: pair.map(|pair| canonical(pair.destination())),
+            tlvs: header.tlvs,
             taken: Bytes::new(),
         }
     }

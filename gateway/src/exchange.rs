@@ -19,7 +19,7 @@ use tidegate_shared::clock;
 use tidegate_shared::inbound::Inbound;
 use tidegate_shared::interim::Interims;
 use tidegate_shared::message::{DETAIL, DETAIL_MAX};
-use tidegate_shared::name::VisitorHost;
+use tidegate_shared::name::{VisitorHost, visitor_host};
 use tidegate_shared::page::full_stop;
 use tidegate_shared::pump::Pump;
 use tidegate_shared::tls::VisitorCerts;
@@ -28,7 +28,7 @@ use tokio::time::sleep;
 use crate::access::{Access, Record};
 use crate::backend::answer::Passing;
 use crate::backend::joined::Joined;
-use crate::backend::{self, Backend};
+use crate::backend::{self, Backend, Caller};
 use crate::failure::Failure;
 use crate::forward::{Origin, Outgoing, Policy, is_idempotent};
 use crate::introduction::Introduction;
@@ -177,9 +177,7 @@ where
     if let Target::Backend(backend) = &ask.target {
         let backend = Arc::clone(backend);
         // Boxed, so that a request through a tunnel does not keep the room that this needs.
-        let source = visit.visitor.ip();
-        let opening = backend::exchange::open(&visit.gateway, &backend, source, ask, record, side);
-        return Box::pin(opening).await;
+        return Box::pin(open_at(visit, &backend, ask, record, side)).await;
     }
     let Ask {
         target,
@@ -334,6 +332,30 @@ where
         // Nobody holds back what he has sent.
         expects &= untouched;
     }
+}
+
+/// The same for one that goes to a backend.
+async fn open_at<B, S>(
+    visit: &Visit,
+    backend: &Arc<Backend>,
+    ask: Ask<B>,
+    record: &mut Record,
+    side: &mut S,
+) -> Result<Opened<B>, Unavailable>
+where
+    B: Body<Data = Bytes, Error: std::error::Error + 'static> + Send + Unpin + 'static,
+    S: Side,
+{
+    if backend.send_proxy().is_none() {
+        let caller = Caller::from(visit.visitor.ip());
+        return backend::exchange::open(&visit.gateway, backend, ask, &caller, record, side).await;
+    }
+    let authority = ask.head.uri.authority().map(|authority| authority.as_str());
+    let host = authority.and_then(|authority| visitor_host(authority.as_bytes()).ok());
+    let host = host.map(|host| host.name().to_owned());
+    let id = record.id();
+    let caller = visit.introduction.caller(visit, host.as_deref(), &id);
+    backend::exchange::open(&visit.gateway, backend, ask, &caller, record, side).await
 }
 
 fn answered<B>(

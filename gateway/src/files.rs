@@ -10,7 +10,7 @@ use tidegate_certs::peer::gateway_identity;
 use tidegate_shared::tls::{Anchors, End, SwapIdentity, Trust, tunnel_server, visitor_server};
 
 use crate::app::workers;
-use crate::backend::Backend;
+use crate::backend::{Backend, Unusable};
 use crate::config::{Config, Problem};
 use crate::visitor::Secured;
 
@@ -56,7 +56,9 @@ pub(crate) fn read(config: &Config) -> Result<Files, Vec<Problem>> {
     for placed in &config.backends {
         match Backend::new(&placed.backend, workers(&config.run)) {
             Ok(backend) => backends.push(backend),
-            Err(fault) => problems.push(placed.problem(fault.to_string())),
+            Err(Unusable { key, fault }) => {
+                problems.push(placed.problem_of(key, fault.to_string()));
+            }
         }
     }
     if problems.is_empty() {

@@ -1,12 +1,15 @@
-//! Who asked, for agents that want to be told: what is known of a visitor's connection, and the field in which it goes with
-//! each of its requests. What a visitor wrote in a field of that name is gone before (`forward`). Called by `exchange`.
+//! Who asked, for servers and agents that want to be told: what is known of a visitor's connection, and the field in which it
+//! goes to agents with each of its requests. What a visitor wrote in a field of that name is gone before (`forward`). Called by `exchange`.
 
 use std::net::SocketAddr;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use http::HeaderMap;
+use tidegate_shared::proxy_header::Tlvs;
 use tidegate_shared::visitor::{self, Tls, VISITOR, Visitor};
 
+use crate::backend::greeting::{Introduced, TlsFacts};
+use crate::backend::{Caller, Tie};
 use crate::exchange::Visit;
 
 /// What a [`Visit`] does not need for itself.
@@ -14,9 +17,12 @@ use crate::exchange::Visit;
 pub struct Introduction {
     /// What the visitor connected to.
     to: Option<SocketAddr>,
-    /// As in `TLSv1.3`.
-    tls_version: Option<&'static str>,
+    tls: TlsFacts,
     alpn: Option<&'static [u8]>,
+    /// What the header said with which the connection came.
+    received: Tlvs,
+    /// Servers' connections that are its own, once there are any.
+    tie: OnceLock<Arc<Tie>>,
     /// The field up to the request's id, made when an agent first wants it.
     stem: OnceLock<Box<str>>,
 }
@@ -31,11 +37,39 @@ impl Introduction {
     }
 
     /// The same over TLS.
-    pub fn over_tls(self, tls_version: Option<&'static str>, alpn: Option<&'static [u8]>) -> Self {
-        Self {
-            tls_version,
-            alpn,
-            ..self
+    pub fn over_tls(self, tls: TlsFacts, alpn: Option<&'static [u8]>) -> Self {
+        Self { tls, alpn, ..self }
+    }
+
+    /// The same where a header came with it.
+    pub fn received(self, received: Tlvs) -> Self {
+        Self { received, ..self }
+    }
+
+    /// For a server that is told who asks. `host` is whom the request is for, which counts where TLS has not said it.
+    pub(crate) fn caller<'a>(
+        &'a self,
+        visit: &'a Visit,
+        host: Option<&'a str>,
+        request: &'a str,
+    ) -> Caller<'a> {
+        let (tls, sni) = match &visit.tls {
+            Some((_, sni)) => (Some(self.tls), sni.as_deref()),
+            None => (None, None),
+        };
+        let introduced = Introduced {
+            from: visit.visitor,
+            to: self.to,
+            authority: sni.or(host),
+            alpn: self.alpn,
+            id: request,
+            tls,
+            received: Some(&self.received),
+        };
+        Caller {
+            source: visit.visitor.ip(),
+            introduced: Some(introduced),
+            tie: Some(self.tie.get_or_init(Tie::new)),
         }
     }
 
@@ -47,10 +81,11 @@ impl Introduction {
                 from: visit.visitor,
                 to: self.to,
                 tls: visit.tls.as_ref().map(|(_, server_name)| Tls {
-                    version: self.tls_version.map(Box::from),
+                    version: self.tls.version.map(Box::from),
                     alpn: self.alpn.map(Box::from),
                     server_name: server_name.as_deref().map(Box::from),
                 }),
+                asks: None,
             };
             visitor.stem().into()
         });

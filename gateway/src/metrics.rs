@@ -419,12 +419,14 @@ impl Live {
         counters(
             encoder,
             (
-                "tcp_proxy_header_refused",
-                "Servers that closed at once after the PROXY header that the gateway wrote",
+                "tcp_mismatches",
+                "Connections to servers that expect something else: a PROXY header or none, TLS or clear text",
             ),
-            listeners
-                .iter()
-                .map(|(name, counters)| (vec![of(name)], counters.all_startled())),
+            listeners.iter().flat_map(|(name, counters)| {
+                counters.all_mismatches().map(|(mismatch, count)| {
+                    (vec![of(name), ("why", mismatch.label().to_owned())], count)
+                })
+            }),
         )?;
         gauges(
             encoder,

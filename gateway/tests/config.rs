@@ -617,3 +617,63 @@ one = "10.0.0.1:443"
     let goal = ("backend = \"db\"".to_owned(), "a.toml:4".to_owned());
     assert!(once.contains(&goal), "{once:#?}");
 }
+
+#[test]
+fn what_servers_are_told_has_to_fit_its_version() {
+    let text = r#"
+[listeners.pg]
+address = "127.0.0.1:5432"
+mode = "tcp"
+backend = "db"
+send_proxy = "v2"
+[[routes]]
+sni = "a.test"
+servers = ["10.0.0.1:5432"]
+send_proxy = "v1"
+proxy_tlvs = ["alpn"]
+[backends.db]
+proxy = "v2"
+proxy_tlvs = ["authority", "sni"]
+[backends.db.servers]
+one = "10.0.0.1:5432"
+"#;
+    let told = told(text);
+    let places = [
+        (
+            "a.toml:2:1: listeners.pg: ",
+            "those of a backend are told by its own",
+        ),
+        ("a.toml:7:1: routes: ", "room that only version 2 has"),
+        ("a.toml:12:1: backends.db: ", "add send_proxy = \"v2\""),
+        ("a.toml:13:1: backends.db.proxy: ", "is `send_proxy`"),
+        (
+            "a.toml:14:28: backends.db.proxy_tlvs: ",
+            "write some of authority, alpn, unique-id, ssl and received",
+        ),
+    ];
+    for (place, part) in places {
+        let found = |line: &String| line.starts_with(place) && line.contains(part);
+        assert!(told.iter().any(found), "{place}{part}: {told:#?}");
+    }
+    assert_eq!(told.len(), places.len(), "{told:#?}");
+}
+
+#[test]
+fn a_file_of_a_backends_tls_is_told_of_at_its_own_line() {
+    let text = "[listeners.web]\naddress = \"127.0.0.1:80\"\n[[routes]]\nbackend = \"one\"\n\
+                [backends.one.servers]\na = \"10.0.0.1:443\"\n[backends.one.tls]\nca = \"absent.pem\"\n\
+                [[routes]]\npath = \"/b\"\nbackend = \"two\"\n[backends.two]\n\
+                tls = { client_certificate = \"gone.pem\" }\n[backends.two.servers]\na = \"10.0.0.2:443\"\n";
+    let told = told(text);
+    for (place, file) in [
+        ("a.toml:8:6: backends.one.tls.ca: ", "absent.pem"),
+        (
+            "a.toml:13:30: backends.two.tls.client_certificate: ",
+            "gone.pem",
+        ),
+    ] {
+        let found = |line: &String| line.starts_with(place) && line.contains(file);
+        assert!(told.iter().any(found), "{place}{file}: {told:#?}");
+    }
+    assert_eq!(told.len(), 2, "{told:#?}");
+}

@@ -18,7 +18,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
@@ -54,6 +54,9 @@ const SCRATCH: usize = 64 * 1024;
 /// Octets that a pipe holds, where the system allows it (pipe(7): up to 1 MiB unless it was told otherwise).
 const PIPE: usize = 256 * 1024;
 
+/// Octets that tell one protocol from another.
+const FIRST: usize = 16;
+
 /// Empty pipes that a thread keeps for the next who needs one.
 const PIPES_KEPT: usize = 32;
 
@@ -74,8 +77,8 @@ pub struct Relay {
     forth: Way,
     back: Way,
     idle: Option<Idle>,
-    /// Which side was the first to end, once one has.
-    first: Option<Side>,
+    /// Which side was the first to end, and when, once one has.
+    first: Option<(Side, Instant)>,
 }
 
 /// One of the two connections.
@@ -122,9 +125,17 @@ impl Relay {
         }
     }
 
-    /// Whether the far side was the first to say that it has said everything, or to break off.
-    pub fn far_ended_first(&self) -> bool {
-        self.first == Some(Side::Far)
+    /// When the far side said that it has said everything, or broke off, where it was the first to do so.
+    pub fn far_ended_first(&self) -> Option<Instant> {
+        match self.first {
+            Some((Side::Far, at)) => Some(at),
+            _ => None,
+        }
+    }
+
+    /// What the two sides have said first, near and far: at most sixteen octets each.
+    pub fn first_octets(&self) -> (&[u8], &[u8]) {
+        (self.forth.first_octets(), self.back.first_octets())
     }
 
     /// Near and far, for whoever has to say how they end.
@@ -139,23 +150,26 @@ impl Relay {
         let both = match (forth, back) {
             (Poll::Ready(Err(Fault::Reading(error))), _)
             | (_, Poll::Ready(Err(Fault::Writing(error)))) => {
-                self.first.get_or_insert(Side::Near);
+                self.first
+                    .get_or_insert_with(|| (Side::Near, Instant::now()));
                 return Poll::Ready(Err(Broken::Near(error)));
             }
             (Poll::Ready(Err(Fault::Writing(error))), _)
             | (_, Poll::Ready(Err(Fault::Reading(error)))) => {
-                self.first.get_or_insert(Side::Far);
+                self.first
+                    .get_or_insert_with(|| (Side::Far, Instant::now()));
                 return Poll::Ready(Err(Broken::Far(error)));
             }
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => true,
             _ => false,
         };
         if self.first.is_none() && (self.forth.ended || self.back.ended) {
-            self.first = Some(if self.forth.ended {
+            let side = if self.forth.ended {
                 Side::Near
             } else {
                 Side::Far
-            });
+            };
+            self.first = Some((side, Instant::now()));
         }
         if both {
             return Poll::Ready(Ok(()));
@@ -187,9 +201,16 @@ struct Way {
     ended: bool,
     closed: bool,
     moved: u64,
+    /// What was read first, and how much of it there is.
+    first: [u8; FIRST],
+    known: usize,
 }
 
 impl Way {
+    fn first_octets(&self) -> &[u8] {
+        &self.first[..self.known]
+    }
+
     fn poll(
         &mut self,
         from: &mut TcpStream,
@@ -288,6 +309,10 @@ impl Way {
             self.bulk = read.len() == SCRATCH;
             if read.is_empty() {
                 return Poll::Ready(Ok(()));
+            }
+            if self.known == 0 {
+                self.known = read.len().min(FIRST);
+                self.first[..self.known].copy_from_slice(&read[..self.known]);
             }
             match Pin::new(to).poll_write(cx, read).map_err(Fault::Writing)? {
                 Poll::Ready(taken) => {

@@ -5,8 +5,8 @@
 //! ```text
 //! tidegate-visitor: c=5f3a9c1e-c42;f=192.0.2.1:4711;t=198.51.100.7:443;v=TLSv1.3;a=h2;n=app.example.com;r=5f3a9c1e-977
 //! ```
-//! `c` the connection's id, `f` from where, `t` to where, `v` TLS version, `a` ALPN, `n` SNI, `r` the request's id. What is
-//! not known is left out; keys that a reader does not know are passed over. An octet that is neither a letter nor a digit nor
+//! `c` the connection's id, `f` from where, `t` to where, `v` TLS version, `a` ALPN, `n` SNI, `r` the request's id; `s` the SNI
+//! of TLS that the gateway passes on and does not end. What is not known is left out; keys that a reader does not know are passed over. An octet that is neither a letter nor a digit nor
 //! one of `.:/_-[]` is written as `%` and two hexadecimal digits.
 
 use std::fmt::{self, Write as _};
@@ -37,6 +37,8 @@ pub struct Visitor {
     pub to: Option<SocketAddr>,
     /// Where it came over TLS that the gateway ended.
     pub tls: Option<Tls>,
+    /// The host that it asks for in TLS that the gateway passes on.
+    pub asks: Option<Box<str>>,
 }
 
 /// What is known of a visitor's TLS.
@@ -69,6 +71,9 @@ impl Visitor {
             if let Some(name) = &tls.server_name {
                 put(&mut stem, ";n=", name.as_bytes());
             }
+        }
+        if let Some(asks) = &self.asks {
+            put(&mut stem, ";s=", asks.as_bytes());
         }
         stem
     }
@@ -133,7 +138,7 @@ pub fn read(field: &[u8]) -> Result<(Visitor, Box<str>), Unread> {
             return Err(Unread("says the same thing twice"));
         }
     }
-    let [connection, from, to, version, alpn, name, request] = parts;
+    let [connection, from, to, version, alpn, name, request, asks] = parts;
     let id = |octets: Option<Vec<u8>>| match octets {
         Some(octets) if (1..=ID_MOST).contains(&octets.len()) => text(octets),
         _ => Err(Unread("has no id, or one that is too long")),
@@ -149,12 +154,20 @@ pub fn read(field: &[u8]) -> Result<(Visitor, Box<str>), Unread> {
         tls: version
             .map(|version| tls(version, alpn, name))
             .transpose()?,
+        asks: asks.map(host).transpose()?,
     };
     Ok((visitor, id(request)?))
 }
 
 /// In the order in which [`read`] takes them apart.
-const KEYS: [u8; 7] = *b"cftvanr";
+const KEYS: [u8; 8] = *b"cftvanrs";
+
+fn host(octets: Vec<u8>) -> Result<Box<str>, Unread> {
+    if octets.len() > TEXT_MOST {
+        return Err(Unread("has a part that is too long"));
+    }
+    text(octets)
+}
 
 fn tls(version: Vec<u8>, alpn: Option<Vec<u8>>, name: Option<Vec<u8>>) -> Result<Tls, Unread> {
     let long = |octets: &Vec<u8>| octets.len() > TEXT_MOST;
@@ -208,6 +221,7 @@ mod tests {
                 alpn: Some(b"h2".as_slice().into()),
                 server_name: Some("app.example.com".into()),
             }),
+            asks: None,
         };
         let value = field(&visitor.stem(), "5f3a9c1e-977").unwrap();
         assert_eq!(
@@ -227,6 +241,11 @@ mod tests {
         assert_eq!(visitor.tls, Some(Tls::default()));
         let (visitor, _) = read(b"c=1;f=192.0.2.1:1;a=h2;n=x;r=2").unwrap();
         assert_eq!(visitor.tls, None, "no TLS, so nothing of it");
+        let (visitor, _) = read(b"c=1;f=192.0.2.1:1;s=db.test;r=2").unwrap();
+        assert_eq!(
+            (visitor.asks.as_deref(), visitor.tls),
+            (Some("db.test"), None)
+        );
     }
 
     #[test]
@@ -234,6 +253,7 @@ mod tests {
         let long = format!("c={};f=192.0.2.1:1;r=1", "x".repeat(129));
         let endless = format!("c=1;f=192.0.2.1:1;r=1;z={}", "x".repeat(MOST));
         let name = format!("c=1;f=192.0.2.1:1;r=1;v=;n={}", "x".repeat(256));
+        let asks = format!("c=1;f=192.0.2.1:1;r=1;s={}", "x".repeat(256));
         for field in [
             "",
             "c=1",
@@ -260,6 +280,7 @@ mod tests {
             &long,
             &endless,
             &name,
+            &asks,
         ] {
             assert!(read(field.as_bytes()).is_err(), "{field}");
         }
@@ -281,12 +302,14 @@ mod tests {
             any::<SocketAddr>(),
             proptest::option::of(any::<SocketAddr>()),
             proptest::option::of(tls),
+            proptest::option::of("\\PC{0,60}"),
         )
-            .prop_map(|(connection, from, to, tls)| Visitor {
+            .prop_map(|(connection, from, to, tls, asks)| Visitor {
                 connection: connection.into(),
                 from: plain(from),
                 to: to.map(plain),
                 tls,
+                asks: asks.map(String::into_boxed_str),
             })
     }
 
@@ -321,6 +344,7 @@ mod tests {
                 from: "192.0.2.1:1".parse().unwrap(),
                 to: None,
                 tls: Some(Tls { server_name: Some(name.into()), ..Tls::default() }),
+                asks: None,
             };
             let value = field(&visitor.stem(), "2").unwrap();
             prop_assert_eq!(read(value.as_bytes()), Ok((visitor, "2".into())));

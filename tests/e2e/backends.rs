@@ -122,11 +122,7 @@ async fn a_server_that_is_gone_costs_nobody_anything_and_is_told_of_until_it_is_
     let one = HttpApp::start("one").await;
     let place = free().await;
     let servers = [("one", at(one.address())), ("two", at(place))];
-    let world = world(
-        &servers,
-        "eject_time = \"50ms\"\neject_time_most = \"50ms\"",
-    )
-    .await;
+    let world = world(&servers, "eject_time = \"3s\"\neject_time_most = \"3s\"").await;
     let ask = async || get(world.visitors, HOST, "/hello").await.text();
     for _ in 0..8 {
         assert_eq!(ask().await, "hello from one\n");

@@ -243,7 +243,7 @@ async fn the_example_for_servers_behind_tcp_is_fine() {
     let args = ["check", "--config", file.to_str().unwrap()].map(Into::into);
     let checked = run(&built("tidegated"), &args).await;
     assert_eq!(
-        checked.stdout, "ok: 1 for visitors, 1 routes, 0 backends\n",
+        checked.stdout, "ok: 1 for visitors, 1 routes, 1 backends\n",
         "{}",
         checked.stderr
     );

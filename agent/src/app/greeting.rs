@@ -6,9 +6,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use h2::ext::Protocol;
 use http::header::{FORWARDED, HOST, HeaderMap, HeaderName};
 use http::uri::Authority;
-use http::{Request, Uri};
+use http::{Method, Request, Uri};
 use tidegate_shared::name::visitor_host;
 use tidegate_shared::proxy_header::{Ends, Pair, SslFacts, TlvWriter, Version, write_v1, write_v2};
 use tidegate_shared::visitor::{self, VISITOR, Visitor};
@@ -85,14 +86,13 @@ impl Plan {
             Err(doubt) => (Whose::Unknown, Some(doubt)),
         };
         let named = match &whose {
-            Whose::Told(visitor, _) => visitor
-                .tls
-                .as_ref()
-                .and_then(|tls| tls.server_name.as_ref()),
+            Whose::Told(visitor, _) => asked(visitor),
             Whose::Named(_) | Whose::Unknown => None,
         };
         let host = match named {
             Some(_) => None,
+            // Where CONNECT leads is the agent's name, and no visitor's word.
+            None if is_connect(request) => None,
             None => host(request.uri(), request.headers()),
         };
         let greeting = Greeting {
@@ -110,6 +110,18 @@ impl Plan {
             .map(Whose::Named)
             .ok_or_else(|| Doubt::NoAddress(field.clone()))
     }
+}
+
+/// The host that a visitor's TLS asks for, whoever ends it.
+fn asked(visitor: &Visitor) -> Option<&str> {
+    let ended = visitor.tls.as_ref();
+    let name = ended.and_then(|tls| tls.server_name.as_deref());
+    name.or(visitor.asks.as_deref())
+}
+
+/// Whether it opens a TCP connection: an upgrade is a CONNECT as well, and has a host (RFC 8441 §4).
+fn is_connect<B>(request: &Request<B>) -> bool {
+    *request.method() == Method::CONNECT && request.extensions().get::<Protocol>().is_none()
 }
 
 fn told(headers: &HeaderMap) -> Result<Whose, Doubt> {
@@ -229,8 +241,8 @@ impl Greeting {
         if let Some(alpn) = tls.and_then(|tls| tls.alpn.as_ref()) {
             tlvs.alpn(alpn);
         }
-        let name = tls.and_then(|tls| tls.server_name.as_ref());
-        if let Some(host) = name.or(self.host.as_ref()) {
+        let name = visitor.and_then(|visitor| asked(visitor));
+        if let Some(host) = name.or(self.host.as_deref()) {
             tlvs.authority(host);
         }
         if let Some(request) = request {
@@ -298,6 +310,7 @@ mod tests {
                 alpn: Some(b"h2".as_slice().into()),
                 server_name: Some("sni.example".into()),
             }),
+            asks: None,
         }
     }
 

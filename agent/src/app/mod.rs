@@ -49,6 +49,9 @@ use request::Upload;
 /// A connection that has rested so long, in milliseconds, is closed.
 const REST_MS: u64 = 60_000;
 
+/// An app that ends a connection so soon did not like what it was told first.
+const AT_ONCE: Duration = Duration::from_secs(2);
+
 pub use greeting::Plan;
 
 /// What is known of the app from the command line.
@@ -176,9 +179,16 @@ impl App {
                 if self.untold.swap(true, Relaxed) {
                     return;
                 }
-                "the gateway is no tidegated that says who its visitors are; name the field to whose end it appends their \
-                 address with --visitor-from, as in --visitor-from x-forwarded-for"
-                    .to_owned()
+                let why = "the gateway is no tidegated that says who its visitors are";
+                if self.settings.target.is_tcp() {
+                    format!(
+                        "{why}; nobody else can say it of a TCP connection: leave --proxy-protocol out, or dial a tidegated"
+                    )
+                } else {
+                    format!(
+                        "{why}; name the field to whose end it appends their address with --visitor-from, as in --visitor-from x-forwarded-for"
+                    )
+                }
             }
             Doubt::NoAddress(_) | Doubt::Untold(_)
                 if self
@@ -280,6 +290,29 @@ impl App {
             return;
         }
         self.spoke.store(true, Relaxed);
+    }
+
+    /// A connection in TCP mode has ended, on which the app has said this first. One that breaks off as soon as it is asked
+    /// something may not take the header, or miss one, until it has been understood once.
+    fn carried(&self, first: Option<&[u8]>, asked: bool, lasted: Duration) {
+        let alert = first.is_some_and(|first| first.starts_with(b"\x15\x03"));
+        if first.is_some_and(|first| !first.is_empty()) && !alert {
+            self.spoke.store(true, Relaxed);
+        }
+        // TLS that the visitor and the app do not agree on is theirs to mend.
+        let theirs = alert && self.settings.greeting.is_none();
+        if self.spoke.load(Relaxed) || !asked || theirs || lasted > AT_ONCE {
+            return;
+        }
+        if self.complaints.due("startled", clock::now_ms()).is_none() {
+            return;
+        }
+        let got = match alert {
+            true => "a TLS alert",
+            false => "a connection that closes without a word",
+        };
+        let (target, about) = (&self.settings.target, self.settings.about_greeting());
+        warn!("the app at {target} has answered visitors with nothing but {got} yet: {about}");
     }
 
     /// Says in the log what a visitor is told in the app's place, apart from what [`Self::is_down`] has said.

@@ -5,6 +5,7 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Instant;
 
 use bytes::Bytes;
 use h2::ext::Protocol;
@@ -40,7 +41,8 @@ pub(super) async fn relay(
         return answer::send(&app, &request, respond, &Trouble::NotHttp);
     }
     let asker = Asker::of(request.method(), request.headers());
-    let mut connecting = pin!(app.connect(None));
+    let greeting = app.greeting(&request, &wire);
+    let mut connecting = pin!(app.connect(greeting.as_ref()));
     let connected = poll_fn(|cx| match connecting.as_mut().poll(cx) {
         Poll::Ready(connected) => Poll::Ready(Some(connected)),
         // The visitor has gone; there is nobody to connect for.
@@ -56,8 +58,12 @@ pub(super) async fn relay(
         return;
     };
     let inbound = Inbound::counted(request.into_body(), wire);
+    let (first, began) = (line.first(), Instant::now());
     let mut join = Join::new(line, Bytes::new(), stream, inbound, &TERMS);
     let ended = join.run().await;
+    // A visitor that has said nothing is not told anything by most apps either.
+    let asked = join.traffic().received > 0 || matches!(ended, Err(Broken::Io(_)));
+    app.carried(first.octets(), asked, began.elapsed());
     debug!(traffic = ?join.traffic(), ?ended, "a connection to the app ended");
     if matches!(ended, Err(Broken::Reset(_) | Broken::Gone(_))) {
         // A reset stays one: the app is not to take what it has for all there was.

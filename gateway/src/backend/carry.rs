@@ -1,7 +1,6 @@
 //! A connection in TCP mode on its way to one of a backend's servers: nothing of it has left before a server is there, so that
 //! one after the other may be tried. What goes through it is `tcp`'s.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +9,7 @@ use tokio::time::sleep;
 
 use super::Backend;
 use super::queue::Permit;
-use super::search::Search;
+use super::search::{Caller, Search};
 use super::server::{Grant, InFlight, May, Server, What};
 use crate::failure::Failure;
 
@@ -32,16 +31,26 @@ pub struct Carried {
     _permit: Permit,
 }
 
-/// Connects to a server for a connection of `source`'s, and to another one where that fails.
+/// A server's connection of which nothing has been used.
+#[derive(Debug)]
+pub struct Connected {
+    pub tcp: TcpStream,
+    /// What the server is to be told first.
+    pub header: Option<Vec<u8>>,
+    pub carried: Carried,
+}
+
+/// Connects to a server for somebody's connection, and to another one where that fails.
 ///
 /// # Errors
 /// `BackendUnreachable`, `BackendBusy`, `ServersDown` and `NoServer`.
 pub async fn connect(
     backend: &Arc<Backend>,
-    source: IpAddr,
+    caller: &Caller<'_>,
     progress: &mut Progress,
-) -> Result<(TcpStream, Carried), Failure> {
-    let mut search = Search::new(backend, May::Fresh, backend.key_of_source(source));
+) -> Result<Connected, Failure> {
+    let key = backend.key_of_source(caller.source);
+    let mut search = Search::new(backend, May::Fresh, key, caller);
     loop {
         if let Some(wait) = search.pause() {
             sleep(wait).await;
@@ -69,7 +78,12 @@ pub async fn connect(
                     _in_flight: in_flight,
                     _permit: permit,
                 };
-                return Ok((tcp, carried));
+                let header = search.header();
+                return Ok(Connected {
+                    tcp,
+                    header,
+                    carried,
+                });
             }
             Err(why) => why,
         };

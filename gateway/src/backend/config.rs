@@ -11,6 +11,7 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 
 pub use super::check::terms::Check;
+use super::greeting::SendProxy;
 pub use super::hash::By;
 
 /// Servers that do the same, and how they share what comes.
@@ -21,10 +22,14 @@ pub struct Backend {
     pub balance: Balance,
     /// Where its servers speak TLS.
     pub tls: Option<Tls>,
+    /// Where its servers are told whose connection it is.
+    pub send_proxy: Option<SendProxy>,
     pub terms: Terms,
     /// Where its servers are checked.
     pub check: Option<Check>,
     pub servers: Vec<Server>,
+    /// Where the operator says all that, for whoever has to be told what to change: `gateway.toml:28:1`.
+    pub place: String,
 }
 
 /// One place where connections go.
@@ -246,6 +251,12 @@ impl Backend {
                 "backend `{name}`: check.tls = true needs to know whom to believe; give the backend `tls`, or leave it out here"
             ));
         }
+        let checks_tell = self.check.as_ref().and_then(|check| check.send_proxy);
+        if self.send_proxy.is_none() && checks_tell == Some(true) {
+            found.push(format!(
+                "backend `{name}`: check.send_proxy = true has no header to send; give the backend send_proxy = \"v2\", or leave it out here"
+            ));
+        }
         found
     }
 }
@@ -345,9 +356,11 @@ mod tests {
             name: "alb".to_owned(),
             balance: Balance::default(),
             tls: None,
+            send_proxy: None,
             terms: Terms::default(),
             check: None,
             servers: vec![server("one")],
+            place: String::new(),
         };
         assert_eq!(good.problems(), Vec::<String>::new());
         let empty = Backend {

@@ -9,12 +9,14 @@ use rustls::pki_types::ServerName;
 use tidegate_shared::origin::Line;
 use tidegate_shared::origin::dial::plain;
 use tidegate_shared::socket;
-use tidegate_shared::tls::HandshakeFault;
+use tidegate_shared::tls::{By, HandshakeFault, Layer};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use super::config::Address;
+use super::mismatch::{Got, Mismatch};
 
 /// What is spoken to a server, and whom it must be.
 #[derive(Clone, Debug)]
@@ -30,25 +32,62 @@ pub(super) async fn dial_plain(address: &Address, within: Duration) -> Result<Tc
     Ok(tcp)
 }
 
-/// Opens a connection, `within` at most. The error is why there is none, as it follows the server's name and a colon.
+/// Why there is no connection: as it follows the server's name and a colon, and what does not fit, as it seems.
+pub(super) struct Undialled {
+    pub(super) why: String,
+    pub(super) misfit: Option<(Mismatch, Got)>,
+}
+
+impl From<String> for Undialled {
+    fn from(why: String) -> Self {
+        Self { why, misfit: None }
+    }
+}
+
+/// Opens a connection, `within` at most, which begins with `header`, before TLS if there is TLS.
 pub(super) async fn dial(
     address: &Address,
+    header: &[u8],
     tls: Option<&Secured>,
     within: Duration,
-) -> Result<Line, String> {
+) -> Result<Line, Undialled> {
     let until = Instant::now() + within;
-    let tcp = reach(address, until, within).await?;
+    let mut tcp = reach(address, until, within).await?;
     socket::tune_plain(&tcp);
+    // It always finds room in a buffer that has held nothing.
+    tcp.write_all(header)
+        .await
+        .map_err(|error| unreachable(&error))?;
     let Some(Secured { config, name }) = tls else {
         return Ok(tcp.into());
     };
     let handshake = TlsConnector::from(Arc::clone(config)).connect(name.clone(), tcp);
     match timeout_at(until, Box::pin(handshake)).await {
         Ok(Ok(stream)) => Ok(stream.into()),
-        Ok(Err(error)) => Err(untrusted(&HandshakeFault::from_io(&error))),
-        Err(_elapsed) => Err(format!(
-            "no TLS handshake within {within:?}; does it speak TLS there?"
-        )),
+        Ok(Err(error)) => {
+            let fault = HandshakeFault::from_io(&error);
+            Err(Undialled {
+                why: untrusted(&fault),
+                misfit: misfit(&fault, !header.is_empty()),
+            })
+        }
+        Err(_elapsed) => {
+            let why = format!("no TLS handshake within {within:?}; does it speak TLS there?");
+            Err(why.into())
+        }
+    }
+}
+
+/// What a handshake that failed shows, behind a header or without one.
+fn misfit(fault: &HandshakeFault, told: bool) -> Option<(Mismatch, Got)> {
+    match (fault.label, told) {
+        ("not-tls", _) => Some((Mismatch::TlsUnwanted, Got::Http)),
+        ("peer-closed" | "peer-reset", true) => Some((Mismatch::HeaderUnwanted, Got::Nothing)),
+        ("peer-closed" | "peer-reset", false) => Some((Mismatch::HeaderWanted, Got::Nothing)),
+        (_, true) if fault.layer == Layer::Tls && fault.by == By::Peer => {
+            Some((Mismatch::HeaderUnwanted, Got::Alert))
+        }
+        _ => None,
     }
 }
 
@@ -90,7 +129,7 @@ fn unreachable(error: &io::Error) -> String {
 /// What is wrong with TLS, and what to write about it.
 fn untrusted(fault: &HandshakeFault) -> String {
     match fault.label {
-        "not-tls" => "it does not speak TLS; leave `tls` out, or give the port that does".to_owned(),
+        "not-tls" => "it does not speak TLS".to_owned(),
         "alpn-mismatch" => "it refuses HTTP/1.1 by ALPN".to_owned(),
         "unknown-ca" | "authority-shown" => {
             "its certificate was not issued by an authority that is believed; give that authority's certificate, or the \

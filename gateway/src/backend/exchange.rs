@@ -3,7 +3,6 @@
 
 use std::error::Error;
 use std::future::{Future, poll_fn};
-use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -22,7 +21,8 @@ use super::answer::Passing;
 use super::asking::{Asker, Patience};
 use super::body::{Carried, Feed, Slot};
 use super::head::for_http1;
-use super::search::Search;
+use super::mismatch::AT_ONCE;
+use super::search::{Caller, Search};
 use super::server::{Grant, InFlight, Kept, May, Server, What};
 use super::{Backend, upgrade};
 use crate::access::Record;
@@ -39,8 +39,8 @@ use crate::upload::Upload;
 pub async fn open<B, S>(
     gateway: &Gateway,
     backend: &Arc<Backend>,
-    source: IpAddr,
     ask: Ask<B>,
+    caller: &Caller<'_>,
     record: &mut Record,
     side: &mut S,
 ) -> Result<Opened<B>, Unavailable>
@@ -50,11 +50,11 @@ where
 {
     record.backend = Some(Arc::clone(&backend.name));
     if let Some(protocol) = ask.protocol.clone() {
-        let opening = upgrade::open(gateway, backend, source, ask, &protocol, record, side);
+        let opening = upgrade::open(gateway, backend, ask, &protocol, caller, record, side);
         return Box::pin(opening).await.map_err(Unavailable::plain);
     }
     let idempotent = is_idempotent(&ask.head.method);
-    let key = backend.key(source, &ask.head.headers);
+    let key = backend.key(caller.source, &ask.head.headers);
     let feed = ask.body.map(|body| {
         let mut body = Upload::new(Some(body), gateway.max_body);
         // What was taken of it is not asked for again.
@@ -67,7 +67,7 @@ where
         May::Recent
     };
     let mut errand = Errand {
-        search: Search::new(backend, may, key),
+        search: Search::new(backend, may, key, caller),
         head: for_http1(ask.head, feed.is_some()),
         holds_back: ask.expects && feed.is_some(),
         feed,
@@ -119,9 +119,14 @@ impl What {
 
 impl<'a> Errand<'a> {
     /// One that asks for a change of protocol: on a connection of its own, which never comes back.
-    pub(super) fn of_upgrade(backend: &'a Arc<Backend>, source: IpAddr, head: Outgoing) -> Self {
+    pub(super) fn of_upgrade(
+        backend: &'a Arc<Backend>,
+        head: Outgoing,
+        caller: &'a Caller<'a>,
+    ) -> Self {
+        let key = backend.key(caller.source, &head.headers);
         Self {
-            search: Search::new(backend, May::Fresh, backend.key(source, &head.headers)),
+            search: Search::new(backend, May::Fresh, key, caller),
             head,
             feed: None,
             holds_back: false,
@@ -221,6 +226,7 @@ impl<'a> Errand<'a> {
         server.counts.requests.inc();
         let taken = kept.link.taken();
         let before = taken.load(Relaxed);
+        let began = Instant::now();
         let within = self.search.backend.terms.response;
         let mut asker = Asker::new(
             side,
@@ -238,9 +244,24 @@ impl<'a> Errand<'a> {
                 let why = "it changed the protocol, which nobody had asked for (RFC 9110 §7.8)";
                 Err(self.missed(Miss::Invalid(why.to_owned()), over, true))
             }
-            Ok(response) => Ok((kept, response)),
+            Ok(response) => {
+                server.speaks(response.status());
+                Ok((kept, response))
+            }
             Err(Miss::Unsent(_)) if rested => Err(Lost::Stale),
-            Err(miss) => Err(self.missed(miss, over, taken.load(Relaxed) != before)),
+            Err(miss) => {
+                let slow = matches!(miss, Miss::Unwanted | Miss::Slow);
+                let lost = self.missed(miss, over, taken.load(Relaxed) != before);
+                Err(match lost {
+                    Lost::Failed { what, why, sent }
+                        if !rested && !slow && began.elapsed() < AT_ONCE =>
+                    {
+                        let why = server.broke_off(why, kept.link.first().octets());
+                        Lost::Failed { what, why, sent }
+                    }
+                    lost => lost,
+                })
+            }
         }
     }
 
@@ -260,8 +281,9 @@ impl<'a> Errand<'a> {
             }
             Grant::Fresh(permit) => permit,
         };
+        let header = self.search.header();
         let began = Instant::now();
-        let connected = until_over(server.connect(permit), side).await;
+        let connected = until_over(server.connect(permit, header, self.search.tie()), side).await;
         record.connect += began.elapsed();
         connected.map_err(Lost::Over)?.map_err(|why| Lost::Failed {
             what: What::Unreachable,

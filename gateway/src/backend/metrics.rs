@@ -47,6 +47,20 @@ pub(crate) fn encode(
             })
         }),
     )?;
+    counters(
+        encoder,
+        (
+            "backend_mismatches",
+            "Connections to a server of a backend that expects something else: a PROXY header or none, TLS or clear text",
+        ),
+        servers().flat_map(|server| {
+            server.mismatches.all().map(|(mismatch, count)| {
+                let mut labels = labels(server);
+                labels.push(("why", mismatch.label().to_owned()));
+                (labels, count)
+            })
+        }),
+    )?;
     let each =
         |value: fn(&Server) -> f64| servers().map(move |server| (labels(server), value(server)));
     gauges(

@@ -31,6 +31,12 @@ mod search; // how a request comes to a server
 
 mod server; // connections, and what becomes of them
 
+pub mod greeting; // whose connection it is, for servers that are told
+
+mod bound; // connections that are one visitor's
+
+pub mod mismatch; // a server that expects something else
+
 mod dial; // TCP and TLS
 
 pub mod carry; // a connection in TCP mode
@@ -61,12 +67,15 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
 use balance::{Pick, Round, pick};
+pub use bound::Tie;
 use check::Checks;
 use config::{Balance, By, Terms};
 use dial::Secured;
+use greeting::SendProxy;
 use hash::Key;
 pub(crate) use metrics::encode;
 use queue::{Queue, Room};
+pub use search::Caller;
 pub use server::Server;
 
 /// Servers that do the same.
@@ -80,8 +89,23 @@ pub struct Backend {
     terms: Terms,
     /// It was said that all of its servers are down.
     deserted: AtomicBool,
+    /// What servers are told of whose connection it is.
+    send_proxy: Option<Arc<SendProxy>>,
     /// What is shown to servers that ask for a certificate.
     identity: Option<Arc<SwapIdentity>>,
+}
+
+/// Why a backend cannot be made: what is wrong with TLS to its servers, and which key says it.
+#[derive(Debug)]
+pub struct Unusable {
+    pub key: &'static str,
+    pub fault: TlsFault,
+}
+
+impl Unusable {
+    fn of(key: &'static str, fault: TlsFault) -> Self {
+        Self { key, fault }
+    }
 }
 
 /// Servers with which one request has failed, by their place in the backend.
@@ -93,7 +117,7 @@ impl Backend {
     ///
     /// # Errors
     /// A file of `tls` that cannot be used.
-    pub fn new(backend: &config::Backend, workers: usize) -> Result<Arc<Self>, TlsFault> {
+    pub fn new(backend: &config::Backend, workers: usize) -> Result<Arc<Self>, Unusable> {
         let name: Arc<str> = backend.name.as_str().into();
         let queue = Queue::new(backend.terms.queued);
         let mut identity = None;
@@ -103,7 +127,8 @@ impl Backend {
                 .client_certificate
                 .as_deref()
                 .map(SwapIdentity::load)
-                .transpose()?;
+                .transpose()
+                .map_err(|fault| Unusable::of("client_certificate", fault))?;
             let trust = match &tls.ca {
                 _ if tls.unverified => AppTrust::Insecure,
                 Some(path) => AppTrust::File(path.clone()),
@@ -114,7 +139,8 @@ impl Backend {
                     "backend {name}: its servers' certificates are NOT verified (verify = false): whoever can answer at their addresses can read and change everything"
                 );
             }
-            config = Some(origin_client(&trust, &[b"http/1.1"], identity.clone())?);
+            let client = origin_client(&trust, &[b"http/1.1"], identity.clone());
+            config = Some(client.map_err(|fault| Unusable::of("ca", fault))?);
         }
         let secured = |server: &config::Server| {
             let (Some(config), Some(tls)) = (&config, &backend.tls) else {
@@ -123,7 +149,8 @@ impl Backend {
             let name = tls.server_name.as_ref().unwrap_or(&server.address.host);
             // One that cannot be a name is among the problems.
             let name = ServerName::try_from(name.clone())
-                .map_err(|error| TlsFault::Build(format!("`{name}`: {error}")))?;
+                .map_err(|error| TlsFault::Build(format!("`{name}`: {error}")))
+                .map_err(|fault| Unusable::of("server_name", fault))?;
             let config = Arc::clone(config);
             Ok(Some(Secured { config, name }))
         };
@@ -133,7 +160,7 @@ impl Backend {
             let room = Room::new(most, Arc::clone(&queue));
             let tls = secured(server)?;
             let checks = backend.check.clone().map(Checks::new);
-            let server = Server::new(&name, server, tls, backend.terms, checks, room, workers);
+            let server = Server::new(backend, server, tls, checks, room, workers);
             servers.push(Arc::new(server));
         }
         Ok(Arc::new(Self {
@@ -144,6 +171,7 @@ impl Backend {
             queue,
             terms: backend.terms,
             deserted: AtomicBool::new(false),
+            send_proxy: backend.send_proxy.clone().map(Arc::new),
             identity,
         }))
     }
@@ -151,6 +179,11 @@ impl Backend {
     /// Its servers, in the operator's order.
     pub fn servers(&self) -> &[Arc<Server>] {
         &self.servers
+    }
+
+    /// What its servers are told of whose connection it is, if anything.
+    pub(crate) fn send_proxy(&self) -> Option<&Arc<SendProxy>> {
+        self.send_proxy.as_ref()
     }
 
     /// What a request is known by, where that decides who takes it.

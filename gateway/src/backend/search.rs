@@ -1,12 +1,15 @@
 //! How a request, or a connection in TCP mode, comes to a server: whose turn it is, room for a connection there, and the wait
 //! where every fit server is full. What is sent then, and whether it may be sent again, is its caller's to know.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
 use super::balance::Pick;
+use super::bound::Tie;
+use super::greeting::Introduced;
 use super::hash::Key;
 use super::server::{Grant, InFlight, May, Server};
 use super::{Backend, Tried};
@@ -16,6 +19,27 @@ use crate::failure::Failure;
 /// long.
 const SAME_SERVER_AFTER: Duration = Duration::from_millis(100);
 
+/// Who asks.
+#[derive(Debug)]
+pub struct Caller<'a> {
+    pub source: IpAddr,
+    /// What servers are told, where they are told anything.
+    pub introduced: Option<Introduced<'a>>,
+    /// The visitor's connection, where more than one request of it may go on one of a server's.
+    pub tie: Option<&'a Arc<Tie>>,
+}
+
+impl Caller<'_> {
+    /// One of whom nothing is told.
+    pub fn from(source: IpAddr) -> Self {
+        Self {
+            source,
+            introduced: None,
+            tie: None,
+        }
+    }
+}
+
 /// See the module's head.
 #[derive(Debug)]
 pub(super) struct Search<'a> {
@@ -23,17 +47,38 @@ pub(super) struct Search<'a> {
     pub(super) may: May,
     /// What it is known by, where that decides who takes it.
     key: Option<Key>,
+    caller: &'a Caller<'a>,
     tried: Tried,
 }
 
 impl<'a> Search<'a> {
-    pub(super) fn new(backend: &'a Arc<Backend>, may: May, key: Option<Key>) -> Self {
+    pub(super) fn new(
+        backend: &'a Arc<Backend>,
+        may: May,
+        key: Option<Key>,
+        caller: &'a Caller<'a>,
+    ) -> Self {
         Self {
             backend,
             may,
             key,
+            caller,
             tried: Tried::default(),
         }
+    }
+
+    /// What a connection that is opened begins with.
+    pub(super) fn header(&self) -> Option<Vec<u8>> {
+        let plan = self.backend.send_proxy()?;
+        Some(match &self.caller.introduced {
+            Some(introduced) => plan.header(introduced),
+            None => plan.of_ourselves(),
+        })
+    }
+
+    /// Whose connection alone it is then.
+    pub(super) fn tie(&self) -> Option<&'a Arc<Tie>> {
+        self.caller.tie
     }
 
     /// It has failed with this one.
@@ -70,7 +115,7 @@ impl<'a> Search<'a> {
                 Pick::Wait => return Ok(None),
                 Pick::Take(index) => {
                     let server = &self.backend.servers[index];
-                    if let Some(grant) = server.grant(self.may) {
+                    if let Some(grant) = server.grant(self.may, self.tie()) {
                         return Ok(Some((InFlight::on(server), grant)));
                     }
                 }

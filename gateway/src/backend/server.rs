@@ -7,6 +7,7 @@ use std::sync::atomic::{
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
 use prometheus_client::metrics::counter::Counter;
 use tidegate_shared::origin::{FRESH_MS, Line, Link, Pool};
 use tidegate_shared::{clock, workers};
@@ -15,12 +16,15 @@ use tracing::{info, warn};
 
 use super::balance::{Candidate, Standing};
 use super::body::Carried;
+use super::bound::{Bound, Tie};
 use super::check::Checks;
 use super::check::terms::Check;
 use super::config::{self, Address, Terms};
 use super::dial::{Secured, dial, dial_plain};
 use super::fitness::{Change, Fitness};
+use super::greeting::SendProxy;
 use super::hash::Place;
+use super::mismatch::{Got, Mismatch, Mismatches, Setting, Spoken};
 use super::queue::{Permit, Room};
 use super::slow_start::SlowStart;
 use crate::complaint::Complaint;
@@ -47,6 +51,15 @@ pub struct Server {
     terms: Terms,
     /// One per worker.
     pools: Vec<Pool<Carried>>,
+    /// In place of those, where each connection is one visitor's.
+    pub(super) bound: Bound,
+    /// What each connection begins with.
+    send_proxy: Option<Arc<SendProxy>>,
+    /// Where the operator says how it is spoken to.
+    declared: String,
+    /// Answers of 400, before it has.
+    refusals: AtomicUsize,
+    pub(super) mismatches: Mismatches,
     room: Arc<Room>,
     outstanding: AtomicUsize,
     /// Until when it is left out; 0 where it is not.
@@ -60,6 +73,9 @@ pub struct Server {
     pub(super) checks: Option<Checks>,
     pub(super) counts: Counts,
 }
+
+/// Answers of 400 in a row, from a server that has never said anything else, which say more of it than of its visitors.
+const REFUSALS: usize = 3;
 
 /// What a server has been through.
 #[derive(Debug, Default)]
@@ -111,15 +127,28 @@ pub(super) enum Grant {
     Fresh(Permit),
 }
 
-/// A connection in use, and the worker among whose it rests.
+/// A connection in use, and where it rests.
 pub(super) struct Kept {
     pub(super) link: Box<Link<Carried>>,
-    home: usize,
+    home: Home,
+}
+
+/// Where a connection rests between two requests.
+#[derive(Clone, Debug)]
+enum Home {
+    /// Among those of this worker, for anybody.
+    Worker(usize),
+    /// For this visitor alone.
+    Visitor(Arc<Tie>),
+    /// Nowhere: it is told to be nobody's.
+    Nowhere,
 }
 
 impl fmt::Debug for Kept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Kept").field("home", &self.home).finish()
+        f.debug_struct("Kept")
+            .field("home", &self.home)
+            .finish_non_exhaustive()
     }
 }
 
@@ -144,22 +173,22 @@ impl fmt::Debug for Server {
 
 impl Server {
     pub(super) fn new(
-        backend: &Arc<str>,
+        of: &config::Backend,
         server: &config::Server,
         tls: Option<Secured>,
-        terms: Terms,
         checks: Option<Checks>,
         room: Arc<Room>,
         workers: usize,
     ) -> Self {
+        let (backend, terms): (Arc<str>, Terms) = (of.name.as_str().into(), of.terms);
         let rest_ms = u64::try_from(terms.keep_alive.as_millis()).unwrap_or(u64::MAX);
         Self {
             name: server.name.clone(),
-            identity: Identity::of(backend, &server.name, &server.address.to_string()),
+            identity: Identity::of(&backend, &server.name, &server.address.to_string()),
             address: server.address.clone(),
-            backend: Arc::clone(backend),
             label: format!("backend={backend} server={}", server.name),
             place: Place::of(&server.name),
+            backend,
             declared_weight: server.weight,
             weight: AtomicU16::new(server.weight),
             mode: AtomicU8::new(READY),
@@ -167,6 +196,11 @@ impl Server {
             tls,
             terms,
             pools: (0..workers.max(1)).map(|_| Pool::new(rest_ms)).collect(),
+            bound: Bound::default(),
+            send_proxy: of.send_proxy.clone().map(Arc::new),
+            declared: format!("backends.{} ({})", of.name, of.place),
+            refusals: AtomicUsize::new(0),
+            mismatches: Mismatches::default(),
             room,
             outstanding: AtomicUsize::new(0),
             out_until: AtomicU64::new(0),
@@ -244,6 +278,9 @@ impl Server {
                     drop(resting);
                 }
             }
+            while let Some(resting) = self.bound.oldest() {
+                drop(resting);
+            }
         }
         if was_idle && !self.is_idle() {
             self.slow_start.begin(clock::now_ms());
@@ -277,9 +314,9 @@ impl Server {
         }
     }
 
-    /// Whether it is left out for its failures.
+    /// Whether it is left out for its failures. One whose time is over is asked again, and only kept from the rest meanwhile.
     pub(super) fn is_out(&self) -> bool {
-        self.out_until.load(Relaxed) != 0
+        self.out_until.load(Relaxed) > clock::now_ms()
     }
 
     /// Whether its checks say that it is down.
@@ -303,13 +340,18 @@ impl Server {
             standing,
             weight: u32::from(weight) * self.slow_start.share(now),
             outstanding: self.outstanding(),
-            room: self.room.has_room() || self.pools.iter().any(|pool| !pool.is_empty()),
+            room: self.room.has_room() || self.has_resting(),
             place: self.place,
         }
     }
 
-    /// A connection that rests, or the right to open one. `None` where there are as many as there may be.
-    pub(super) fn grant(&self, may: May) -> Option<Grant> {
+    fn has_resting(&self) -> bool {
+        !self.bound.is_empty() || self.pools.iter().any(|pool| !pool.is_empty())
+    }
+
+    /// A connection that rests, or the right to open one. `None` where there are as many as there may be. `tie` is the
+    /// visitor's, where each connection is one visitor's.
+    pub(super) fn grant(&self, may: May, tie: Option<&Arc<Tie>>) -> Option<Grant> {
         let now = clock::now_ms();
         let until = self.out_until.load(Relaxed);
         if until != 0 && until <= now {
@@ -320,9 +362,13 @@ impl Server {
             May::Recent => Some(FRESH_MS),
             May::Fresh => None,
         };
+        if self.send_proxy.is_some() {
+            return self.grant_bound(now, at_most, tie);
+        }
         let here = workers::here().min(self.pools.len() - 1);
         let kept = |home: usize| {
             let link = self.pools[home].take(now, at_most?)?;
+            let home = Home::Worker(home);
             Some(Grant::Kept(Kept { link, home }))
         };
         if let Some(grant) = kept(here).or_else(|| self.room.permit().map(Grant::Fresh)) {
@@ -343,17 +389,48 @@ impl Server {
         None
     }
 
-    /// Opens a connection. The error is why there is none.
-    pub(super) async fn connect(&self, permit: Permit) -> Result<Kept, String> {
-        let line = dial(&self.address, self.tls.as_ref(), self.terms.connect).await?;
+    /// Where each connection is one visitor's.
+    fn grant_bound(&self, now: u64, at_most: Option<u64>, tie: Option<&Arc<Tie>>) -> Option<Grant> {
+        if let Some(tie) = tie {
+            if let Some(link) = at_most.and_then(|at_most| self.bound.take(tie, now, at_most)) {
+                let home = Home::Visitor(Arc::clone(tie));
+                return Some(Grant::Kept(Kept { link, home }));
+            }
+            // The one that is opened takes the place of one that has rested for too long.
+            drop(self.bound.take(tie, now, u64::MAX));
+        }
+        loop {
+            if let Some(permit) = self.room.permit() {
+                return Some(Grant::Fresh(permit));
+            }
+            // Somebody else's makes room.
+            drop(self.bound.oldest()?);
+        }
+    }
+
+    /// Opens a connection that begins with this header, if with any; it may rest for `tie` alone then. The error is why there
+    /// is none.
+    pub(super) async fn connect(
+        &self,
+        permit: Permit,
+        header: Option<Vec<u8>>,
+        tie: Option<&Arc<Tie>>,
+    ) -> Result<Kept, String> {
+        let home = match tie {
+            Some(tie) => Home::Visitor(Arc::clone(tie)),
+            None if header.is_some() => Home::Nowhere,
+            None => Home::Worker(workers::here().min(self.pools.len() - 1)),
+        };
+        let header = header.as_deref().unwrap_or_default();
+        let (tls, within) = (self.tls.as_ref(), self.terms.connect);
+        let line = dial(&self.address, header, tls, within)
+            .await
+            .map_err(|undialled| self.misfits(undialled.why, undialled.misfit))?;
         self.counts.connections.inc();
         let link = Link::open(line.holding(permit))
             .await
             .map_err(|error| error.to_string())?;
-        Ok(Kept {
-            link,
-            home: workers::here().min(self.pools.len() - 1),
-        })
+        Ok(Kept { link, home })
     }
 
     /// The same for a connection in TCP mode.
@@ -363,10 +440,14 @@ impl Server {
         Ok(tcp)
     }
 
-    /// Opens a connection that counts nowhere, for a check of this server.
+    /// Opens a connection that counts nowhere, for a check of this server. It begins as the traffic's do, but for whose it is.
     pub(super) async fn line_for_check(&self, at: &Address, terms: &Check) -> Result<Line, String> {
         let tls = self.tls.as_ref().filter(|_| terms.tls != Some(false));
-        dial(at, tls, terms.timeout).await
+        let told = self.send_proxy.as_ref();
+        let told = told.filter(|_| terms.send_proxy != Some(false));
+        let header = told.map(|told| told.of_ourselves()).unwrap_or_default();
+        let dialled = dial(at, &header, tls, terms.timeout).await;
+        dialled.map_err(|undialled| undialled.why)
     }
 
     /// Its checks have found it down: whoever waits for room at it alone is told at once.
@@ -382,12 +463,97 @@ impl Server {
         self.room.changed();
     }
 
+    /// Counts that it does not fit how it is spoken to, and puts what to do about it behind the reason of a failure.
+    fn misfits(&self, why: String, misfit: Option<(Mismatch, Got)>) -> String {
+        match misfit {
+            Some((mismatch, got)) if self.mismatches.is_credible() => {
+                let _counted = self.mismatches.came(mismatch);
+                format!("{why}; {}", self.misfit(mismatch, got))
+            }
+            _ => why,
+        }
+    }
+
+    fn misfit(&self, mismatch: Mismatch, got: Got) -> String {
+        let spoken = match &self.tls {
+            Some(_) => Spoken::Tls,
+            None => Spoken::Clear,
+        };
+        let setting = Setting {
+            header: self.send_proxy.as_deref(),
+            place: &self.declared,
+            spoken,
+            address: self.address.to_string(),
+        };
+        mismatch.sentence(got, &setting)
+    }
+
+    /// It broke off a connection on which it had said this first and nothing was answered before, and does so at once. What
+    /// that shows goes behind the reason.
+    pub(super) fn broke_off(&self, why: String, first: Option<&[u8]>) -> String {
+        // Behind TLS a header has been taken already.
+        let told = self.send_proxy.is_some();
+        let misfit = match &self.tls {
+            Some(_) => None,
+            None => Mismatch::of_first(told, b"HTTP", first.unwrap_or_default()),
+        };
+        self.misfits(why, misfit)
+    }
+
+    /// It has answered with this. Of one that has said nothing but 400 ever, it is told.
+    pub(super) fn speaks(&self, status: StatusCode) {
+        if status != StatusCode::BAD_REQUEST {
+            return self.mismatches.understood();
+        }
+        if self.mismatches.has_understood() {
+            return;
+        }
+        let refusals = self.refusals.fetch_add(1, Relaxed) + 1;
+        let mismatch = match (&self.send_proxy, &self.tls) {
+            (Some(_), None) => Mismatch::HeaderUnwanted,
+            // Visitors can ask for a 400 or two.
+            (None, None) if refusals >= REFUSALS => Mismatch::TlsWanted,
+            _ => return,
+        };
+        self.complain_of(mismatch, Got::BadRequest);
+    }
+
+    /// What it has said first, and how soon it ended it, shows on a connection in TCP mode.
+    pub(crate) fn carried(&self, asked: &[u8], said: &[u8], at_once: bool) {
+        match Mismatch::of_first(self.send_proxy.is_some(), asked, said) {
+            Some((mismatch, got)) if at_once && self.mismatches.is_credible() => {
+                self.complain_of(mismatch, got);
+            }
+            None if !said.is_empty() => self.mismatches.understood(),
+            _ => {}
+        }
+    }
+
+    fn complain_of(&self, mismatch: Mismatch, got: Got) {
+        let Some(times) = self.mismatches.came(mismatch) else {
+            return;
+        };
+        let (backend, name, address) = (&self.backend, &self.name, &self.address);
+        let sentence = self.misfit(mismatch, got);
+        warn!(
+            times,
+            "backend {backend}: server {name} ({address}) does not fit how it is spoken to: {sentence}"
+        );
+    }
+
     /// Takes back a connection that is ready for another request.
-    pub(super) fn take_back(&self, kept: Kept) {
+    pub(super) fn take_back(self: &Arc<Self>, kept: Kept) {
         if self.mode() == Some(Mode::Maintenance) {
             return;
         }
-        self.pools[kept.home].put(clock::now_ms(), kept.link);
+        match &kept.home {
+            Home::Worker(home) => self.pools[*home].put(clock::now_ms(), kept.link),
+            Home::Visitor(tie) => {
+                tie.rests_at(self);
+                self.bound.put(tie, clock::now_ms(), kept.link);
+            }
+            Home::Nowhere => return,
+        }
         if self.room.is_limited() {
             self.room.rests();
         }
@@ -397,6 +563,10 @@ impl Server {
     pub(super) fn sweep(&self, now: u64) {
         if let Some(pool) = self.pools.get(workers::here()) {
             pool.sweep(now);
+        }
+        if workers::here() == 0 {
+            let rest_ms = u64::try_from(self.terms.keep_alive.as_millis()).unwrap_or(u64::MAX);
+            self.bound.sweep(now, rest_ms);
         }
     }
 

@@ -3,7 +3,6 @@
 
 use std::error::Error;
 use std::future::poll_fn;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use aws_lc_rs::rand;
@@ -22,6 +21,7 @@ use super::Backend;
 use super::exchange::Errand;
 use super::head::for_http1;
 use super::joined::Joined;
+use super::search::Caller;
 use super::server::What;
 use crate::access::Record;
 use crate::exchange::{Ask, Gateway, Opened, Side, Way};
@@ -33,9 +33,9 @@ use crate::visitor::accept;
 pub(super) async fn open<B, S>(
     gateway: &Gateway,
     backend: &Arc<Backend>,
-    source: IpAddr,
     ask: Ask<B>,
     protocol: &Protocol,
+    caller: &Caller<'_>,
     record: &mut Record,
     side: &mut S,
 ) -> Result<Opened<B>, Failure>
@@ -47,7 +47,7 @@ where
     // An HTTP/1 visitor takes an ordinary answer too (RFC 9110 §7.8).
     let optional = head.headers.remove(UPGRADE_OPTIONAL).is_some();
     let key = into_upgrade(&mut head, protocol)?;
-    let mut errand = Errand::of_upgrade(backend, source, head);
+    let mut errand = Errand::of_upgrade(backend, head, caller);
     let (in_flight, mut kept, response) = errand.run(gateway, record, side).await?;
     let server = Arc::clone(&in_flight.0);
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {

@@ -7,22 +7,39 @@ use std::time::Duration;
 
 use http::header::HeaderName;
 use tidegate_shared::args::{duration, some_time, whole};
+use tidegate_shared::proxy_header::Version;
 
 use super::checks;
-use super::listeners::is_plain;
+use super::listeners::{Said, is_plain, said};
 use super::table::{Problem, Spot, Table, Value};
 use crate::backend::config::{Address, Backend, Balance, By, Hash, Server, Terms, Tls};
+use crate::backend::greeting::{SendProxy, Told};
 
 /// A backend, and where it stands.
 #[derive(Clone, Debug)]
 pub struct Placed {
     pub backend: Backend,
     pub spot: Spot,
+    /// The keys that name files of `tls`, and where they stand: `ca` and `client_certificate`.
+    pub files: Vec<(&'static str, Spot)>,
     /// Every server could be read.
     pub(super) whole: bool,
 }
 
 impl Placed {
+    /// Something wrong with a file that a key of `tls` names.
+    pub fn problem_of(&self, key: &str, text: impl Into<String>) -> Problem {
+        let problem = self.problem(text);
+        match self.files.iter().find(|(known, _)| *known == key) {
+            Some((known, spot)) => Problem {
+                spot: Some(spot.clone()),
+                key: format!("{}.tls.{known}", problem.key),
+                ..problem
+            },
+            None => problem,
+        }
+    }
+
     /// Something wrong with it.
     pub fn problem(&self, text: impl Into<String>) -> Problem {
         Problem {
@@ -51,7 +68,11 @@ fn one(name: &str, value: Value<'_>, folder: &Path) -> Option<Placed> {
     let mut table = value.table()?;
     let balance = table.take("balance").and_then(balance).unwrap_or_default();
     let terms = terms(&mut table);
-    let tls = table.take("tls").and_then(|value| tls(value, folder));
+    let mut files = Vec::new();
+    let tls = table
+        .take("tls")
+        .and_then(|value| tls(value, folder, &mut files));
+    let send_proxy = send_proxy(&mut table).value;
     let check = table.take("check").and_then(checks::check);
     let entries = table
         .table("servers")
@@ -63,18 +84,24 @@ fn one(name: &str, value: Value<'_>, folder: &Path) -> Option<Placed> {
         .filter_map(|(name, value)| server(&name, value))
         .collect();
     let whole = servers.len() == said;
-    table.finish(|_| None);
+    table.finish(|key| {
+        let told = "to listeners; what its servers are told is `send_proxy`";
+        (key == "proxy").then(|| told.to_owned())
+    });
     let backend = Backend {
         name: name.to_owned(),
         balance,
         tls,
+        send_proxy,
         terms,
         check,
         servers,
+        place: spot.to_string(),
     };
     Some(Placed {
         backend,
         spot,
+        files,
         whole,
     })
 }
@@ -168,18 +195,23 @@ fn terms(table: &mut Table<'_>) -> Terms {
 }
 
 /// `tls = true`, or a table that says more.
-fn tls(value: Value<'_>, folder: &Path) -> Option<Tls> {
+fn tls(value: Value<'_>, folder: &Path, files: &mut Vec<(&'static str, Spot)>) -> Option<Tls> {
     if !value.is_table() {
         return value.boolean()?.then(Tls::default);
     }
     let mut table = value.table()?;
-    let file = |value: Value<'_>| Some(folder.join(value.text()?));
+    let mut file = |key: &'static str| {
+        let value = table.take(key)?;
+        files.push((key, value.spot()));
+        Some(folder.join(value.text()?))
+    };
+    let (ca, client_certificate) = (file("ca"), file("client_certificate"));
     let tls = Tls {
-        ca: table.take("ca").and_then(file),
+        ca,
         server_name: table
             .take("server_name")
             .and_then(|value| Some(value.text()?.to_owned())),
-        client_certificate: table.take("client_certificate").and_then(file),
+        client_certificate,
         unverified: !table
             .take("verify")
             .and_then(|value| value.boolean())
@@ -187,6 +219,55 @@ fn tls(value: Value<'_>, folder: &Path) -> Option<Tls> {
     };
     table.finish(|_| None);
     Some(tls)
+}
+
+/// What servers are told of whose connection it is: of a backend, or beside `servers` in TCP mode.
+pub(super) fn send_proxy(table: &mut Table<'_>) -> Said<Option<SendProxy>> {
+    let version = said(table, "send_proxy", |value| value.parsed(version));
+    let tlvs = said(table, "proxy_tlvs", |value| {
+        let all = value.list();
+        let told = all.iter().filter_map(|one| one.parsed(str::parse));
+        Some(told.collect::<Vec<Told>>())
+    });
+    match version.value {
+        _ if !tlvs.given => {}
+        Some(Version::V1) => {
+            table.complain(
+                "`proxy_tlvs` need room that only version 2 has; write send_proxy = \"v2\"",
+            );
+        }
+        None if !version.given => {
+            table.complain(
+                "`proxy_tlvs` are what a header says, and none is sent; add send_proxy = \"v2\"",
+            );
+        }
+        _ => {}
+    }
+    let place = version.named.to_string();
+    let plan = version.value.map(|version| SendProxy {
+        version,
+        tlvs: match (version, tlvs.value) {
+            (Version::V1, _) => Vec::new(),
+            (Version::V2, Some(chosen)) => chosen,
+            (Version::V2, None) => Told::USUAL.to_vec(),
+        },
+        place,
+    });
+    Said {
+        given: version.given || tlvs.given,
+        value: plan,
+        named: version.named,
+    }
+}
+
+fn version(text: &str) -> Result<Version, String> {
+    match text {
+        "v1" => Ok(Version::V1),
+        "v2" => Ok(Version::V2),
+        _ => Err(format!(
+            "`{text}` is no version of the PROXY protocol; write v1 or v2"
+        )),
+    }
 }
 
 /// `one = "10.0.0.1:8080"`, or a table that says more.

@@ -30,6 +30,7 @@ fn table(mut table: Table<'_>) -> Check {
     let usual = Check::default();
     let ask = ask(&mut table);
     let tls = table.take("tls").and_then(|value| value.boolean());
+    let send_proxy = table.take("send_proxy").and_then(|value| value.boolean());
     let port = or(&mut table, "port", None, |text| {
         whole(text, 1..=65_535).map(|port| u16::try_from(port).ok())
     });
@@ -41,6 +42,7 @@ fn table(mut table: Table<'_>) -> Check {
         ask,
         port,
         tls,
+        send_proxy,
         interval,
         fast: or(&mut table, "fast_interval", interval, some_time),
         down: or(&mut table, "down_interval", interval, some_time),

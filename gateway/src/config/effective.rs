@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Arg, CommandFactory as _};
+use tidegate_shared::proxy_header::Version;
 
 use super::backends::Placed;
 use super::listeners::{Listener, Named};
@@ -14,6 +15,7 @@ use super::routes::{Goal, Routed};
 use super::settings::{Source, is_flag, is_list, key_of, long};
 use super::{Cli, Config};
 use crate::backend::config::{Backend, Balance, By, Check, Hash};
+use crate::backend::greeting::SendProxy;
 use crate::door::Expect;
 
 /// Where comments begin, if what stands before is not longer.
@@ -204,18 +206,35 @@ fn onward(goal: &Onward) -> String {
     match goal {
         Onward::Tunnel(name) => format!("tunnel = {}", quoted(name.as_str())),
         Onward::Backend(name) => format!("backend = {}", quoted(name)),
-        Onward::Servers(all, proxy) => {
+        Onward::Servers {
+            all,
+            send_proxy: proxy,
+            ..
+        } => {
             let all: Vec<String> = all
                 .iter()
                 .map(|server| quoted(&server.to_string()))
                 .collect();
             let mut text = String::new();
-            if let Some(version) = proxy {
-                let _infallible = writeln!(text, "send_proxy = \"{version}\"");
+            if let Some(proxy) = proxy {
+                text.push_str(&send_proxy(proxy));
             }
             text + &format!("servers = [{}]", all.join(", "))
         }
     }
+}
+
+fn send_proxy(proxy: &SendProxy) -> String {
+    let mut text = format!("send_proxy = \"{}\"\n", proxy.version);
+    if proxy.version == Version::V2 {
+        let tlvs: Vec<String> = proxy
+            .tlvs
+            .iter()
+            .map(|told| quoted(&told.to_string()))
+            .collect();
+        let _infallible = writeln!(text, "proxy_tlvs = [{}]", tlvs.join(", "));
+    }
+    text
 }
 
 fn passing_route(passed: &Passed, file: &str, out: &mut String) {
@@ -248,9 +267,11 @@ fn backend(placed: &Placed, out: &mut String) {
         name,
         balance,
         tls,
+        send_proxy: told,
         terms,
         check,
         servers,
+        place: _,
     } = &placed.backend;
     let name = key(name);
     out.push('\n');
@@ -296,9 +317,12 @@ fn backend(placed: &Placed, out: &mut String) {
             .filter_map(|(key, value)| Some(format!("{key} = {}", value?)));
         let _infallible = writeln!(out, "tls = {{ {} }}", all.collect::<Vec<_>>().join(", "));
     }
+    if let Some(told) = told {
+        out.push_str(&send_proxy(told));
+    }
     if let Some(check) = check {
         let _infallible = writeln!(out, "[backends.{name}.check]");
-        checks(check, tls.is_some(), out);
+        checks(check, tls.is_some(), told.is_some(), out);
     }
     let _infallible = writeln!(out, "[backends.{name}.servers]");
     for server in servers {
@@ -331,7 +355,7 @@ fn balanced(balance: &Balance) -> String {
 }
 
 /// `tls` is whether requests go over it.
-fn checks(check: &Check, tls: bool, out: &mut String) {
+fn checks(check: &Check, tls: bool, told: bool, out: &mut String) {
     if let Some(ask) = &check.ask {
         for (key, value) in [
             ("path", Some(ask.path.to_string())),
@@ -352,7 +376,12 @@ fn checks(check: &Check, tls: bool, out: &mut String) {
     if let Some(port) = check.port {
         let _infallible = writeln!(out, "port = {port}");
     }
-    let _infallible = writeln!(out, "tls = {}", check.tls.unwrap_or(tls));
+    let _infallible = writeln!(
+        out,
+        "tls = {}\nsend_proxy = {}",
+        check.tls.unwrap_or(tls),
+        check.send_proxy.unwrap_or(told)
+    );
     for (key, time) in [
         ("interval", check.interval),
         ("fast_interval", check.fast),

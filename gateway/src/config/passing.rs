@@ -6,21 +6,26 @@ use std::time::Duration;
 
 use tidegate_shared::args::{duration, some_time};
 use tidegate_shared::name::{AgentName, NamePattern};
-use tidegate_shared::proxy_header::Version;
 
-use super::backends::Placed;
+use super::backends::{Placed, send_proxy};
 use super::listeners::{Said, said};
 use super::routes::{Goals, Known, backend_named, host_pattern, listeners_of};
 use super::table::{Table, Value};
 use crate::backend::config::Address;
+use crate::backend::greeting::SendProxy;
 
 /// Where connections go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Onward {
     /// Over a tunnel of this name.
     Tunnel(AgentName),
-    /// To one of these, the gateway dials them; with a header of this version first.
-    Servers(Vec<Address>, Option<Version>),
+    /// To one of these, the gateway dials them; with a header first.
+    Servers {
+        all: Vec<Address>,
+        send_proxy: Option<SendProxy>,
+        /// What names them, and where.
+        place: String,
+    },
     /// To one of the servers of this backend.
     Backend(String),
 }
@@ -56,11 +61,12 @@ pub const CONNECT: Duration = Duration::from_secs(10);
 pub const IDLE: Duration = Duration::from_secs(3600);
 
 /// The keys of a listener that are TCP mode's alone.
-pub(super) const KEYS: [&str; 7] = [
+pub(super) const KEYS: [&str; 8] = [
     "tunnel",
     "backend",
     "servers",
     "send_proxy",
+    "proxy_tlvs",
     "hello_timeout",
     "connect_timeout",
     "idle_timeout",
@@ -140,7 +146,7 @@ fn goal(table: &mut Table<'_>, goals: Goals<'_>) -> Said<Option<Onward>> {
     let own = said(table, "tunnel", |value| tunnel(&value, goals.served));
     let named = said(table, "backend", |value| backend(&value, goals.backends));
     let dialled = said(table, "servers", servers);
-    let proxy = said(table, "send_proxy", |value| value.parsed(version));
+    let proxy = send_proxy(table);
     let keys = [
         ("tunnel", own.given),
         ("backend", named.given),
@@ -153,7 +159,11 @@ fn goal(table: &mut Table<'_>, goals: Goals<'_>) -> Said<Option<Onward>> {
         ));
     }
     if proxy.given && !dialled.given {
-        table.complain("`send_proxy` is what `servers` are told, and there are none; over a tunnel no header is written");
+        table.complain(if named.given {
+            "`send_proxy` is what `servers` are told; those of a backend are told by its own (backends.NAME.send_proxy)"
+        } else {
+            "`send_proxy` is what `servers` are told, and there are none; over a tunnel it is the agent that writes one (tidegate tcp --proxy-protocol)"
+        });
     }
     if named.given {
         return named;
@@ -162,7 +172,11 @@ fn goal(table: &mut Table<'_>, goals: Goals<'_>) -> Said<Option<Onward>> {
         return own;
     }
     Said {
-        value: dialled.value.map(|all| Onward::Servers(all, proxy.value)),
+        value: dialled.value.map(|all| Onward::Servers {
+            all,
+            send_proxy: proxy.value,
+            place: dialled.named.to_string(),
+        }),
         named: dialled.named,
         given: true,
     }
@@ -191,16 +205,6 @@ fn servers(value: Value<'_>) -> Option<Vec<Address>> {
     // All of them are read, so that each that is wrong is told.
     let read: Vec<Option<Address>> = at.iter().map(|value| value.parsed(str::parse)).collect();
     read.into_iter().collect()
-}
-
-fn version(text: &str) -> Result<Version, String> {
-    match text {
-        "v1" => Ok(Version::V1),
-        "v2" => Ok(Version::V2),
-        _ => Err(format!(
-            "`{text}` is no version of the PROXY protocol; write v1 or v2"
-        )),
-    }
 }
 
 fn tunnel(value: &Value<'_>, served: Option<&[NamePattern]>) -> Option<Onward> {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use prometheus_client::metrics::counter::Counter;
 
 use super::record::{ENDINGS, Ended};
+use crate::backend::mismatch::{MISMATCHES, Mismatch};
 
 /// Counters that only grow.
 #[derive(Debug, Default)]
@@ -13,7 +14,7 @@ pub struct Counters {
     ended: [Counter; ENDINGS.len()],
     received: Counter,
     sent: Counter,
-    startled: Counter,
+    mismatches: [Counter; MISMATCHES.len()],
 }
 
 impl Counters {
@@ -30,8 +31,8 @@ impl Counters {
         self.sent.inc_by(sent);
     }
 
-    pub(super) fn startled(&self) {
-        self.startled.inc();
+    pub(super) fn mismatch(&self, mismatch: Mismatch) {
+        self.mismatches[mismatch as usize].inc();
     }
 
     /// Connections that ended, by how.
@@ -53,9 +54,11 @@ impl Counters {
         self.opened.get().saturating_sub(ended)
     }
 
-    /// Servers that closed at once after a PROXY header.
-    pub fn all_startled(&self) -> u64 {
-        self.startled.get()
+    /// Connections to `servers` that expect something else, by what.
+    pub fn all_mismatches(&self) -> impl Iterator<Item = (Mismatch, u64)> {
+        MISMATCHES
+            .into_iter()
+            .map(|mismatch| (mismatch, self.mismatches[mismatch as usize].get()))
     }
 }
 

@@ -24,6 +24,16 @@ pub(super) enum Heard {
     Left,
 }
 
+impl Heard {
+    /// The hello, where it is one.
+    pub(super) fn hello(self) -> Option<ClientHello> {
+        match self {
+            Self::Hello(hello) => Some(hello),
+            _ => None,
+        }
+    }
+}
+
 /// A usual hello, with a post-quantum key share.
 const USUAL: usize = 2048;
 

@@ -23,16 +23,21 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use h2::Reason;
+use tidegate_shared::client_hello::ClientHello;
 use tidegate_shared::duplex::{self, Join};
 use tidegate_shared::name::AgentName;
+use tidegate_shared::proxy_header::Tlvs;
 use tidegate_shared::relay::{self, Relay};
 use tidegate_shared::socket::{close_abruptly, tune_plain};
+use tidegate_shared::visitor::Visitor;
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
-use crate::backend::{Backend, carry};
+use crate::backend::greeting::Introduced;
+use crate::backend::mismatch::{AT_ONCE, Mismatch, Setting, Spoken};
+use crate::backend::{Backend, Caller, carry};
 use crate::complaint::Complaint;
 use crate::door::Arrival;
 use crate::failure::Failure;
@@ -64,8 +69,6 @@ pub struct Tcp {
     pub counters: Arc<Counters>,
     /// Agents that serve no TCP.
     mistaken: Mutex<Complaint>,
-    /// Servers that want no PROXY header, as it seems.
-    startled: Mutex<Complaint>,
 }
 
 /// A connection, and what is known of it.
@@ -78,6 +81,10 @@ struct Connection<'a> {
     to: Option<SocketAddr>,
     /// What it has said already.
     ahead: Bytes,
+    /// Whom its TLS asks for, and for what, where that was looked at.
+    asks: Option<ClientHello>,
+    /// What the header said with which it came.
+    received: Tlvs,
     record: Record,
 }
 
@@ -85,17 +92,16 @@ struct Connection<'a> {
 struct Relayed {
     record: Record,
     ended: Ended,
-    /// The server has ended it at once, with hardly a word.
-    startled: bool,
+    /// What the visitor and the server have said first.
+    asked: Bytes,
+    said: Bytes,
+    /// The server has ended it, and soon.
+    at_once: bool,
 }
 
 /// Fatal alerts (RFC 8446 §6.2): what a client whose hello leads nowhere understands.
 const UNRECOGNIZED_NAME: u8 = 112;
 const DECODE_ERROR: u8 = 50;
-
-/// A server that says no more than an alert, and that so soon, did not like what it was told first.
-const STARTLED_SAYS: u64 = 7;
-const STARTLED_WITHIN: Duration = Duration::from_secs(2);
 
 impl Tcp {
     /// A listener's, with nothing complained of yet.
@@ -106,7 +112,6 @@ impl Tcp {
             terms,
             counters,
             mistaken: Mutex::default(),
-            startled: Mutex::default(),
         }
     }
 
@@ -134,6 +139,7 @@ impl Tcp {
         } else {
             Heard::Unasked
         };
+        let target = self.routes.choose(&heard);
         let connection = Connection {
             tcp: self,
             reception,
@@ -141,11 +147,13 @@ impl Tcp {
             from: arrival.from,
             to,
             ahead: said.freeze(),
+            asks: heard.hello(),
+            received: arrival.tlvs,
             record,
         };
-        match self.routes.choose(&heard) {
+        match target {
             Ok(Target::Tunnel(name)) => Box::pin(connection.through(name)).await,
-            Ok(Target::Servers(servers)) => Box::pin(connection.to(servers, &heard)).await,
+            Ok(Target::Servers(servers)) => Box::pin(connection.to(servers)).await,
             Ok(Target::Backend(backend)) => Box::pin(connection.onto(backend)).await,
             Err(refusal) => connection.refuse(refusal).await,
         }
@@ -179,11 +187,17 @@ impl Connection<'_> {
     async fn through(mut self, name: &AgentName) {
         let reception = self.reception;
         self.record.to = Some(name.as_str().into());
-        let port = self.to.map_or(0, |to| to.port());
+        let caller = Visitor {
+            connection: self.record.id().into(),
+            from: self.from,
+            to: self.to,
+            tls: None,
+            asks: self.asks.as_ref().and_then(|asks| asks.server_name.clone()),
+        };
         let open = tunnel::open(
             &reception.gateway,
             name.as_str(),
-            port,
+            &caller,
             &self.visitor,
             &mut self.record,
         );
@@ -230,7 +244,7 @@ impl Connection<'_> {
     }
 
     /// To a server that is dialled.
-    async fn to(mut self, servers: &Servers, heard: &Heard) {
+    async fn to(mut self, servers: &Servers) {
         let reception = self.reception;
         self.record.to = Some(Arc::clone(&servers.name));
         let dialling = servers.dial(self.tcp.terms.connect, &self.visitor, &mut self.record);
@@ -246,12 +260,19 @@ impl Connection<'_> {
             Err(ended) => return self.fail(ended),
         };
         tune_plain(&server);
-        let header = servers.header(self.from, self.to, heard, &self.record.id());
-        let (tcp, told) = (self.tcp, header.is_some());
+        let id = self.record.id();
+        let header = servers.proxy.as_ref().map(|proxy| {
+            proxy.header(&introduced(
+                self.from,
+                self.to,
+                self.asks.as_ref(),
+                &self.received,
+                &id,
+            ))
+        });
+        let tcp = self.tcp;
         let relayed = self.relay(server, header).await;
-        if told && relayed.startled {
-            tcp.complain_of_server(servers, &relayed.record);
-        }
+        tcp.look_at(servers, &relayed);
         relayed.record.end(relayed.ended);
     }
 
@@ -259,7 +280,14 @@ impl Connection<'_> {
     async fn onto(mut self, backend: &Arc<Backend>) {
         let reception = self.reception;
         self.record.to = Some(Arc::clone(&backend.name));
-        let connecting = carry::connect(backend, self.from.ip(), &mut self.record.carried);
+        let id = self.record.id();
+        let introduced = introduced(self.from, self.to, self.asks.as_ref(), &self.received, &id);
+        let caller = Caller {
+            source: self.from.ip(),
+            introduced: Some(introduced),
+            tie: None,
+        };
+        let connecting = carry::connect(backend, &caller, &mut self.record.carried);
         let connected = tokio::select! {
             biased;
             connected = connecting => connected.map_err(|failure| match failure {
@@ -271,12 +299,15 @@ impl Connection<'_> {
         };
         let retries = self.record.carried.attempts.saturating_sub(1);
         reception.gateway.metrics.retries.inc_by(retries.into());
-        let (server, carried) = match connected {
+        let connected = match connected {
             Ok(connected) => connected,
             Err(ended) => return self.fail(ended),
         };
-        let relayed = self.relay(server, None).await;
-        drop(carried);
+        let relayed = self.relay(connected.tcp, connected.header).await;
+        if let Some(server) = &relayed.record.carried.server {
+            server.carried(&relayed.asked, &relayed.said, relayed.at_once);
+        }
+        drop(connected.carried);
         relayed.record.end(relayed.ended);
     }
 
@@ -285,6 +316,7 @@ impl Connection<'_> {
         self.record.opened();
         let began = Instant::now();
         let ours = header.as_ref().map_or(0, Vec::len) as u64;
+        let asked = self.ahead.clone();
         let ahead = match header {
             Some(mut header) => {
                 header.extend_from_slice(&self.ahead);
@@ -307,9 +339,15 @@ impl Connection<'_> {
             close_abruptly(server, true);
         }
         Relayed {
-            startled: back <= STARTLED_SAYS
-                && began.elapsed() < STARTLED_WITHIN
-                && relay.far_ended_first(),
+            at_once: relay
+                .far_ended_first()
+                .is_some_and(|at| at.saturating_duration_since(began) < AT_ONCE),
+            asked: if asked.is_empty() {
+                Bytes::copy_from_slice(relay.first_octets().0)
+            } else {
+                asked
+            },
+            said: Bytes::copy_from_slice(relay.first_octets().1),
             ended,
             record: self.record,
         }
@@ -319,6 +357,30 @@ impl Connection<'_> {
     fn fail(self, ended: Ended) {
         close_abruptly(&self.visitor, true);
         self.record.end(ended);
+    }
+}
+
+/// What is known of a connection of whose TLS nothing is ended here.
+fn introduced<'a>(
+    from: SocketAddr,
+    to: Option<SocketAddr>,
+    asks: Option<&'a ClientHello>,
+    received: &'a Tlvs,
+    id: &'a str,
+) -> Introduced<'a> {
+    // Which of several protocols it will be is the server's choice; it is known where there is only one.
+    let alpn = match asks.map(|asks| &asks.alpn[..]) {
+        Some([only]) => Some(&**only),
+        _ => None,
+    };
+    Introduced {
+        from,
+        to,
+        authority: asks.and_then(|asks| asks.server_name.as_deref()),
+        alpn,
+        id,
+        tls: None,
+        received: Some(received),
     }
 }
 
@@ -332,21 +394,35 @@ impl Tcp {
         }
     }
 
-    fn complain_of_server(&self, servers: &Servers, record: &Record) {
-        let (Some(version), Some(times)) = (servers.proxy, due(&self.startled)) else {
+    /// Whether a server has shown that it expects something else, and what to do about it.
+    fn look_at(&self, servers: &Servers, relayed: &Relayed) {
+        let told = servers.proxy.is_some();
+        let Some((mismatch, got)) = Mismatch::of_first(told, &relayed.asked, &relayed.said) else {
+            if !relayed.said.is_empty() {
+                servers.mismatches.understood();
+            }
             return;
         };
-        let other = match version {
-            tidegate_shared::proxy_header::Version::V1 => "v2",
-            tidegate_shared::proxy_header::Version::V2 => "v1",
+        let Some(server) = relayed.record.server.filter(|_| relayed.at_once) else {
+            return;
         };
-        self.counters.startled();
-        let server = record
-            .server
-            .map_or_else(String::new, |server| server.to_string());
+        if !servers.mismatches.is_credible() {
+            return;
+        }
+        self.counters.mismatch(mismatch);
+        let Some(times) = servers.mismatches.came(mismatch) else {
+            return;
+        };
+        let setting = Setting {
+            header: servers.proxy.as_ref(),
+            place: &servers.place,
+            spoken: Spoken::Untouched,
+            address: server.to_string(),
+        };
+        let sentence = mismatch.sentence(got, &setting);
         warn!(
             listener = %self.listener, servers = %servers.name, %server, times,
-            "a server closed at once after our PROXY {version} header, with no more than a TLS alert: it seems to expect none, or {other}; set `send_proxy` to what its port takes or leave it out, or `servers` to the port that takes a header"
+            "a server does not fit how it is spoken to: {sentence}"
         );
     }
 }

@@ -1,23 +1,20 @@
-//! Servers that the gateway dials for a connection, one after the other from where the last one began, and the PROXY header that
-//! tells them whose it is. Balance and health are not its business.
+//! Servers that the gateway dials for a connection, one after the other from where the last one began. Balance and health are not its business.
 
 use std::fmt::Display;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tidegate_shared::client_hello::ClientHello;
-use tidegate_shared::proxy_header::{Ends, Pair, TlvWriter, Version, write_v1, write_v2};
 use tidegate_shared::socket;
 use tokio::io::Interest;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
-use super::hello::Heard;
 use super::record::{Ended, Record};
 use crate::backend::config::Address;
+use crate::backend::greeting::SendProxy;
+use crate::backend::mismatch::Mismatches;
 use crate::complaint::Complaint;
 use crate::failure::Failure;
 
@@ -28,7 +25,11 @@ pub struct Servers {
     pub name: Arc<str>,
     all: Vec<Address>,
     /// What each is told of the visitor before anything else.
-    pub proxy: Option<Version>,
+    pub proxy: Option<SendProxy>,
+    /// What names them, and where: for whoever has to be told what to change.
+    pub place: String,
+    /// What they expect otherwise.
+    pub mismatches: Mismatches,
     next: AtomicUsize,
     /// Some of them are not there.
     missing: Mutex<Complaint>,
@@ -36,12 +37,14 @@ pub struct Servers {
 
 impl Servers {
     /// Of at least one.
-    pub fn new(all: Vec<Address>, proxy: Option<Version>) -> Self {
+    pub fn new(all: Vec<Address>, proxy: Option<SendProxy>, place: String) -> Self {
         let names: Vec<String> = all.iter().map(ToString::to_string).collect();
         Self {
             name: names.join(",").into(),
             all,
             proxy,
+            place,
+            mismatches: Mismatches::default(),
             next: AtomicUsize::new(0),
             missing: Mutex::default(),
         }
@@ -108,94 +111,5 @@ impl Servers {
             }
             None => debug!(servers = %self.name, "the server {server} cannot be reached: {why}"),
         }
-    }
-
-    /// What a server is told first, where it is told anything.
-    pub(super) fn header(
-        &self,
-        from: SocketAddr,
-        to: Option<SocketAddr>,
-        heard: &Heard,
-        id: &str,
-    ) -> Option<Vec<u8>> {
-        let ends = to.map_or(Ends::Unknown, |to| Ends::Stream(Pair::new(from, to)));
-        match self.proxy? {
-            Version::V1 => Some(write_v1(&ends)),
-            Version::V2 => {
-                let hello = match heard {
-                    Heard::Hello(hello) => Some(hello),
-                    _ => None,
-                };
-                // What is longer than a header can be is left out, and the addresses are not.
-                write_v2(&ends, &told(hello, id))
-                    .or_else(|_| write_v2(&ends, &told(None, id)))
-                    .ok()
-            }
-        }
-    }
-}
-
-fn told(hello: Option<&ClientHello>, id: &str) -> TlvWriter {
-    let mut tlvs = TlvWriter::default();
-    if let Some(hello) = hello {
-        // Which of several protocols it will be is the server's choice; it is known where there is only one.
-        if let [only] = &hello.alpn[..] {
-            tlvs.alpn(only);
-        }
-        if let Some(name) = &hello.server_name {
-            tlvs.authority(name);
-        }
-    }
-    tlvs.unique_id(id.as_bytes());
-    tlvs.crc32c();
-    tlvs
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use tidegate_shared::proxy_header::{Parsed, USUAL_MOST, parse};
-
-    #[test]
-    fn a_server_is_told_whose_connection_it_is() {
-        let (from, to) = (
-            "192.0.2.1:5".parse().unwrap(),
-            "192.0.2.9:443".parse().unwrap(),
-        );
-        let servers = |proxy| Servers::new(Vec::new(), proxy);
-        let hello = |alpn: &[&str]| {
-            Heard::Hello(ClientHello {
-                server_name: Some("a.test".into()),
-                alpn: alpn.iter().map(|name| name.as_bytes().into()).collect(),
-            })
-        };
-        let read = |octets: &[u8]| match parse(octets, USUAL_MOST) {
-            Ok(Parsed::Whole(header, length)) if length == octets.len() => header,
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(
-            servers(None).header(from, Some(to), &Heard::Silence, "x-1"),
-            None
-        );
-        let v1 = servers(Some(Version::V1)).header(from, Some(to), &hello(&[]), "x-1");
-        assert_eq!(v1.unwrap(), b"PROXY TCP4 192.0.2.1 192.0.2.9 5 443\r\n");
-        let v2 = |heard: &Heard| {
-            read(
-                &servers(Some(Version::V2))
-                    .header(from, Some(to), heard, "x-1")
-                    .unwrap(),
-            )
-        };
-        let header = v2(&hello(&["h2"]));
-        assert_eq!(header.ends, Ends::Stream(Pair::new(from, to)));
-        let tlvs = &header.tlvs;
-        assert_eq!(
-            (tlvs.authority(), tlvs.alpn()),
-            (Some("a.test"), Some(&b"h2"[..]))
-        );
-        assert_eq!(tlvs.unique_id(), Some(&b"x-1"[..]));
-        assert!(tlvs.iter().any(|tlv| tlv.kind == 3), "a checksum");
-        assert_eq!(v2(&hello(&["h2", "http/1.1"])).tlvs.alpn(), None);
-        assert_eq!(v2(&Heard::Unasked).tlvs.authority(), None);
     }
 }

@@ -12,6 +12,7 @@ use h2::{Reason, RecvStream, SendStream, client};
 use http::{Method, Request, Response, Uri};
 use tidegate_shared::clock;
 use tidegate_shared::inbound::Inbound;
+use tidegate_shared::visitor::{self, VISITOR, Visitor};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
@@ -37,15 +38,15 @@ const INTERIMS: usize = 16;
 /// What holding a connection back costs, beside its sockets: its hello, if there is one.
 const HELD_OCTETS: usize = 2048;
 
-/// Opens a stream to the app of an agent of this name. `port` is the one that the visitor connected to.
+/// Opens a stream to the app of an agent of this name, for `caller`.
 pub(super) async fn open(
     gateway: &Gateway,
     name: &str,
-    port: u16,
+    caller: &Visitor,
     visitor: &TcpStream,
     record: &mut Record,
 ) -> Result<Opened, Unavailable> {
-    let opening = attempts(gateway, name, port, record);
+    let opening = attempts(gateway, name, caller, record);
     tokio::select! {
         biased;
         opened = opening => opened,
@@ -57,7 +58,7 @@ pub(super) async fn open(
 async fn attempts(
     gateway: &Gateway,
     name: &str,
-    port: u16,
+    caller: &Visitor,
     record: &mut Record,
 ) -> Result<Opened, Unavailable> {
     let pool = &gateway.pool;
@@ -77,7 +78,7 @@ async fn attempts(
         record.tunnel = Some(Arc::clone(&tunnel));
         tried.add(&tunnel);
         let may_leave = || tried.count() < ATTEMPTS && pool.has_alternative(name, &tried);
-        let why = match attempt(&mut lease, name, port, may_leave).await {
+        let why = match attempt(&mut lease, name, caller, may_leave).await {
             Ok((send, recv)) => return Ok(Opened { lease, send, recv }),
             Err(why) => why,
         };
@@ -115,14 +116,20 @@ async fn lease(
 async fn attempt(
     lease: &mut Lease,
     name: &str,
-    port: u16,
+    caller: &Visitor,
     may_leave: impl Fn() -> bool,
 ) -> Result<(SendStream<Bytes>, Inbound), Unavailable> {
     let tunnel = Arc::clone(lease.tunnel());
     let lost = || Unavailable::plain(Failure::TunnelLost);
     let mut request = Request::new(());
     *request.method_mut() = Method::CONNECT;
+    let port = caller.to.map_or(0, |to| to.port());
     *request.uri_mut() = Uri::try_from(format!("{name}:{port}")).map_err(|_no_host| lost())?;
+    if tunnel.wants_visitors
+        && let Some(field) = visitor::field(&caller.stem(), &caller.connection)
+    {
+        request.headers_mut().insert(VISITOR, field);
+    }
     let sent_at = Instant::now();
     // Noted before it is sent: the driver that the sending wakes looks whether somebody waits.
     lease.waits(clock::ms(sent_at));

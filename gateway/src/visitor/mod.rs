@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use rustls::{ProtocolVersion, ServerConfig};
+use rustls::{CipherSuite, ProtocolVersion, ServerConfig};
 use tidegate_shared::drain::Drain;
 use tidegate_shared::reversal::PREFACE;
 use tidegate_shared::tls::{HandshakeFault, VisitorCerts};
@@ -36,6 +36,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tracing::debug;
 
+use crate::backend::greeting::TlsFacts;
 use crate::config::listeners::Named;
 use crate::door::Arrival;
 use crate::exchange::{Gateway, Visit};
@@ -95,7 +96,8 @@ impl Reception {
             // Boxed, so that a connection in clear text does not keep the room that TLS needs.
             return Box::pin(self.serve_tls(stream, arrival, secured, front)).await;
         }
-        let introduction = Introduction::new(arrival.to.or_else(|| stream.local_addr().ok()));
+        let introduction = Introduction::new(arrival.to.or_else(|| stream.local_addr().ok()))
+            .received(arrival.tlvs);
         let visit = self.visit(arrival.from, None, front, introduction);
         self.speak(stream, arrival.taken, visit).await;
     }
@@ -143,8 +145,15 @@ impl Reception {
             Some(b"http/1.1") => Some(b"http/1.1"),
             _ => None,
         };
-        let version = session.protocol_version().and_then(tls_version);
-        let introduction = Introduction::new(to).over_tls(version, alpn);
+        let facts = TlsFacts {
+            version: session.protocol_version().and_then(tls_version),
+            cipher: session
+                .negotiated_cipher_suite()
+                .and_then(|suite| tls_cipher(suite.suite())),
+        };
+        let introduction = Introduction::new(to)
+            .over_tls(facts, alpn)
+            .received(arrival.tlvs);
         let visit = self.visit(visitor, Some((secured.certs, sni)), front, introduction);
         if http2 {
             Box::pin(h2::serve(self, tls, Bytes::new(), visit)).await;
@@ -203,6 +212,24 @@ fn tls_version(version: ProtocolVersion) -> Option<&'static str> {
         ProtocolVersion::TLSv1_2 => Some("TLSv1.2"),
         _ => None,
     }
+}
+
+/// Likewise; these are all that the gateway offers.
+fn tls_cipher(suite: CipherSuite) -> Option<&'static str> {
+    Some(match suite {
+        CipherSuite::TLS13_AES_128_GCM_SHA256 => "TLS_AES_128_GCM_SHA256",
+        CipherSuite::TLS13_AES_256_GCM_SHA384 => "TLS_AES_256_GCM_SHA384",
+        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => "TLS_CHACHA20_POLY1305_SHA256",
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 => "ECDHE-ECDSA-AES128-GCM-SHA256",
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384 => "ECDHE-ECDSA-AES256-GCM-SHA384",
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256 => {
+            "ECDHE-ECDSA-CHACHA20-POLY1305"
+        }
+        CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 => "ECDHE-RSA-AES128-GCM-SHA256",
+        CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384 => "ECDHE-RSA-AES256-GCM-SHA384",
+        CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 => "ECDHE-RSA-CHACHA20-POLY1305",
+        _ => return None,
+    })
 }
 
 /// `taken` has been read already, and was looked at for something else.

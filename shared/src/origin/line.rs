@@ -1,5 +1,5 @@
 //! A connection to an app, as its octets go: in clear text, over TLS, or through a Unix socket. Counts what the app has
-//! taken, and acknowledges at once what more is due of. Opened by whoever knows where the app is.
+//! taken, keeps what it says first, and acknowledges at once what more is due of. Opened by whoever knows where the app is.
 
 use std::fmt;
 use std::io;
@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 
+use super::first::First;
 use super::haste::Haste;
 use crate::socket::{close_abruptly, poll_write_pieces};
 
@@ -21,6 +22,7 @@ pub struct Line {
     way: Way,
     haste: Arc<Haste>,
     taken: Arc<AtomicU64>,
+    first: Arc<First>,
     /// Dropped with it.
     _held: Option<Held>,
 }
@@ -46,6 +48,7 @@ impl From<Way> for Line {
             way,
             haste: Arc::default(),
             taken: Arc::default(),
+            first: Arc::default(),
             _held: None,
         }
     }
@@ -84,6 +87,11 @@ impl Line {
     /// How many octets the app has taken.
     pub(super) fn taken(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.taken)
+    }
+
+    /// What the app says first, kept by the connection itself.
+    pub fn first(&self) -> Arc<First> {
+        Arc::clone(&self.first)
     }
 
     /// Has it reset when it is dropped, so that the app sees it break off.
@@ -127,7 +135,9 @@ impl AsyncRead for Line {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { way, haste, .. } = self.get_mut();
+        let Self {
+            way, haste, first, ..
+        } = self.get_mut();
         let before = buf.filled().len();
         let polled = whichever!(way, io => Pin::new(io).poll_read(cx, buf));
         if polled.is_pending() {
@@ -135,8 +145,13 @@ impl AsyncRead for Line {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
             }
             haste.found_nothing(way.tcp());
-        } else if buf.filled().len() > before {
-            haste.heard();
+        } else {
+            if matches!(polled, Poll::Ready(Ok(()))) {
+                first.heard(&buf.filled()[before..]);
+            }
+            if buf.filled().len() > before {
+                haste.heard();
+            }
         }
         polled
     }

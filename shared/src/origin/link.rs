@@ -18,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::haste::Haste;
-use super::{Asking, ENDLESS, Line, Upload, framing};
+use super::{Asking, ENDLESS, First, Line, Upload, framing};
 use crate::interim::{Fate, Interims};
 
 /// What of a response is read at once; also the longest head (`reliability` asks for 64 KiB).
@@ -38,6 +38,7 @@ pub struct Link<B: Upload> {
     haste: Arc<Haste>,
     /// Octets that the app's socket has taken.
     taken: Arc<AtomicU64>,
+    first: Arc<First>,
     interim: Arc<Interim>,
     pub(super) rested_since: u64,
 }
@@ -76,7 +77,7 @@ impl<B: Upload> Link<B> {
     /// # Errors
     /// hyper's own, which has none for this as it is used here.
     pub async fn open(line: Line) -> Result<Box<Self>, hyper::Error> {
-        let (haste, taken) = (line.haste(), line.taken());
+        let (haste, taken, first) = (line.haste(), line.taken(), line.first());
         let (requests, connection) = Builder::new()
             .max_buf_size(BUFFER)
             .handshake(TokioIo::new(line))
@@ -87,6 +88,7 @@ impl<B: Upload> Link<B> {
             over: false,
             haste,
             taken,
+            first,
             interim: Arc::default(),
             rested_since: 0,
         }))
@@ -116,6 +118,11 @@ impl<B: Upload> Link<B> {
     /// How many octets the app has taken on it, kept by the connection itself.
     pub fn taken(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.taken)
+    }
+
+    /// What the app said first on it, kept by the connection itself.
+    pub fn first(&self) -> &First {
+        &self.first
     }
 
     /// Before a request that must not be lost: if the app has closed the connection, or said something that nobody asked for,

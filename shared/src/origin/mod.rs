@@ -6,6 +6,8 @@ pub mod dial; // to an address, by name
 
 mod haste; // nothing an app says waits for an acknowledgement
 
+mod first; // what an app says first
+
 mod line; // a connection's octets
 
 mod framing; // how long an answer is
@@ -22,6 +24,7 @@ use h2::server::SendResponse;
 use http::{Method, Response};
 use http_body::Body;
 
+pub use first::First;
 pub use line::Line;
 pub use link::{Link, Miss, fault_in_reading};
 pub use pool::Pool;

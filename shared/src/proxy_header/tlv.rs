@@ -45,6 +45,14 @@ pub struct Tlv<'a> {
 pub struct Tlvs(Bytes);
 
 impl Tlvs {
+    /// Types that are known by name.
+    pub const ALPN: u8 = ALPN;
+    pub const AUTHORITY: u8 = AUTHORITY;
+    pub const CRC32C: u8 = CRC32C;
+    pub const NOOP: u8 = NOOP;
+    pub const UNIQUE_ID: u8 = UNIQUE_ID;
+    pub const SSL: u8 = SSL;
+
     /// Checks that each fits, and what the specification says of those that it names. Where the checksum is, if there is one.
     pub(super) fn check(octets: &[u8]) -> Result<Option<usize>, Malformed> {
         let bad = |what| Err(Malformed::Binary(what));

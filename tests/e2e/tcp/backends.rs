@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use tidegate_tests::apps::AbsentApp;
+use tidegate_tests::apps::{AbsentApp, Doorman, HttpApp};
+use tidegate_tests::conn::Conn;
 use tidegate_tests::eventually::SOON;
 use tidegate_tests::haproxy::free_ports;
 use tidegate_tests::task::{Task, Tasks, spawn};
@@ -12,7 +13,7 @@ use tidegate_tests::{HOST, World, eventually, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{floods, rest};
+use super::{echo, floods, rest};
 
 /// A gateway whose listener `pg` leads to a backend with these servers; `more` are keys of it.
 async fn world(servers: &[String], more: &str) -> World {
@@ -187,7 +188,7 @@ async fn where_no_server_can_be_reached_the_line_says_so() {
 #[tokio::test]
 async fn a_backend_serves_requests_and_connections_side_by_side() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let app = tidegate_tests::apps::HttpApp::start_at("both", listener);
+    let app = HttpApp::start_at("both", listener);
     let text = format!(
         "[listeners.raw]\naddress = \"127.0.0.1:0\"\nmode = \"tcp\"\nbackend = \"site\"\n\
          [[routes]]\nhost = \"{HOST}\"\nbackend = \"site\"\n\
@@ -220,4 +221,50 @@ async fn what_is_open_may_finish_when_the_gateway_stops() {
     drop(at_app);
     assert!(rest(&mut visitor).await.unwrap().is_empty());
     assert!(world.gateway.ended(SOON).await.success());
+}
+
+/// What a server is told of a connection whose TLS passes untouched.
+#[tokio::test]
+async fn a_backends_servers_are_told_whose_connection_it_is() {
+    let pki = World::start().await;
+    let server = pki
+        .pki
+        .server_config(&pki.pki.server(&["a.test"]), false, &["h2"]);
+    let (app, _app) = echo("there", server).await;
+    let doorman = Doorman::before(app.parse().unwrap()).await;
+    let text = format!(
+        "[listeners.pg]\naddress = \"127.0.0.1:0\"\nmode = \"tcp\"\n\
+         proxy = \"required\"\nproxy_from = [\"127.0.0.1\"]\n\
+         [[routes]]\nsni = \"a.test\"\nbackend = \"pages\"\n\
+         [backends.pages]\nsend_proxy = \"v2\"\nproxy_tlvs = [\"authority\", \"alpn\", \"unique-id\", \"ssl\", \"received\"]\n\
+         [backends.pages.servers]\none = \"127.0.0.1:{}\"\n",
+        doorman.port()
+    );
+    let world = World::builder().config(&text).start().await;
+    let pg = world.gateway.address("pg").unwrap();
+    let mut tcp = TcpStream::connect(pg).await.unwrap();
+    let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x16".to_vec();
+    header.extend_from_slice(&[203, 0, 113, 7, 198, 51, 100, 1, 0xdc, 0x04, 0x01, 0xbb]);
+    header.extend_from_slice(b"\xea\0\x07\x01vpce-1");
+    tcp.write_all(&header).await.unwrap();
+    let mut visitor = Conn::tls_over(tcp, "a.test", pki.pki.client(None, &["h2"]))
+        .await
+        .unwrap();
+    visitor.shutdown().await.unwrap();
+    assert_eq!(rest(&mut visitor).await.unwrap(), b"there");
+    let told = doorman.greeted().remove(0).header;
+    let pair = told.ends.pair().unwrap();
+    assert_eq!(pair.source().to_string(), "203.0.113.7:56324");
+    assert_eq!(pair.destination().to_string(), "198.51.100.1:443");
+    let tlvs = &told.tlvs;
+    assert_eq!(
+        (tlvs.authority(), tlvs.alpn(), tlvs.aws_vpc_endpoint()),
+        (Some("a.test"), Some(&b"h2"[..]), Some("vpce-1"))
+    );
+    assert!(tlvs.ssl().is_none(), "its TLS is not ended here");
+    let id = String::from_utf8(tlvs.unique_id().unwrap().to_vec()).unwrap();
+    world
+        .gateway
+        .wait_log(&[&id, "203.0.113.7:56324", "sni=a.test to=pages"])
+        .await;
 }

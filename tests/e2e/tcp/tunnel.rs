@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 
-use tidegate_tests::apps::{AbsentApp, HttpApp};
+use tidegate_tests::apps::{AbsentApp, Doorman, HttpApp};
 use tidegate_tests::conn::Conn;
 use tidegate_tests::eventually::SOON;
 use tidegate_tests::task::spawn;
@@ -12,7 +12,7 @@ use tidegate_tests::{World, eventually, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{floods, rest};
+use super::{BY_NAME, echo, floods, rest};
 
 const NAME: &str = "db.test";
 
@@ -188,10 +188,10 @@ async fn agents_of_the_other_kind_are_told_apart() {
         TcpListener::bind("127.0.0.1:0").await.unwrap(),
     );
     let _http = world.agent(NAME, http.target()).await;
-    let mut visitor = TcpStream::connect(world.gateway.address("pg").unwrap())
-        .await
-        .unwrap();
-    assert!(rest(&mut visitor).await.is_err());
+    // Reset as soon as it is there, which may be before it is told so.
+    if let Ok(mut visitor) = TcpStream::connect(world.gateway.address("pg").unwrap()).await {
+        assert!(rest(&mut visitor).await.is_err());
+    }
     world.gateway.wait_log(&["ended=connect-unsupported"]).await;
     let told = world
         .gateway
@@ -316,4 +316,83 @@ async fn a_line_is_an_object_where_logs_are() {
         line["open_ms"].is_number() && line["sni"].is_null(),
         "{line}"
     );
+}
+
+/// The agent tells its app whose connection it is, and what TLS asks for that nobody on the way ends.
+#[tokio::test]
+async fn an_app_that_expects_a_header_is_told_who_comes() {
+    let config = BY_NAME.replace("OTHERWISE", "tunnel = \"rest.test\"");
+    let world = World::builder().config(&config).start().await;
+    let tls = world.gateway.address("tls").unwrap();
+    let server = world
+        .pki
+        .server_config(&world.pki.server(&["one.test"]), false, &[]);
+    let (app, _app) = echo("one", server).await;
+    let doorman = Doorman::before(app.parse().unwrap()).await;
+    let target = doorman.port().to_string();
+    let _agent = world
+        .tcp_agent("one.test", &target, &["--proxy-protocol", "v2"])
+        .await;
+    let client = world.pki.client(None, &[]);
+    let mut visitor = Conn::tls(tls, "one.test", client).await.unwrap();
+    visitor.shutdown().await.unwrap();
+    assert_eq!(rest(&mut visitor).await.unwrap(), b"one");
+    let told = doorman.greeted().remove(0).header;
+    let pair = told.ends.pair().unwrap();
+    let from = visitor.tcp().local_addr().unwrap();
+    assert_eq!((pair.source(), pair.destination()), (from, tls));
+    assert_eq!(told.tlvs.authority(), Some("one.test"));
+    assert!(told.tlvs.ssl().is_none(), "nobody has ended it");
+    let id = String::from_utf8(told.tlvs.unique_id().unwrap().to_vec()).unwrap();
+    drop(visitor);
+    world.gateway.wait_log(&[&id, "to=one.test"]).await;
+    // Version 1, to one who says nothing of TLS.
+    let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = plain.local_addr().unwrap().to_string();
+    let _rest = world
+        .tcp_agent("rest.test", &target, &["--proxy-protocol", "v1"])
+        .await;
+    let mut visitor = TcpStream::connect(tls).await.unwrap();
+    visitor.write_all(b"hello").await.unwrap();
+    visitor.shutdown().await.unwrap();
+    let mut at_app = within(SOON, "the app", plain.accept()).await.unwrap().0;
+    let from = visitor.local_addr().unwrap().port();
+    let meant = format!(
+        "PROXY TCP4 127.0.0.1 127.0.0.1 {from} {}\r\nhello",
+        tls.port()
+    );
+    assert_eq!(rest(&mut at_app).await.unwrap(), meant.as_bytes());
+}
+
+/// An app that takes no header and one that misses it close without a word: the agent says so.
+#[tokio::test]
+async fn an_agent_names_an_app_that_a_header_does_not_fit() {
+    let world = gateway().start().await;
+    let pg = world.gateway.address("pg").unwrap();
+    let ask = async || {
+        let mut visitor = TcpStream::connect(pg).await.unwrap();
+        visitor.write_all(b"hello").await.unwrap();
+        let _ended = rest(&mut visitor).await;
+    };
+    let server = world
+        .pki
+        .server_config(&world.pki.server(&["one.test"]), false, &[]);
+    let (app, _app) = echo("tls", server).await;
+    let mut told = world
+        .tcp_agent(NAME, &app, &["--proxy-protocol", "v2"])
+        .await;
+    ask().await;
+    let line = told
+        .wait_log(&["WARN", "PROXY v2 header that comes first"])
+        .await;
+    assert!(line.contains("leave --proxy-protocol out"), "{line}");
+    told.kill().await;
+    world.wait_filed(NAME, 0, SOON).await;
+    let doorman = Doorman::before(app.parse().unwrap()).await;
+    let target = doorman.port().to_string();
+    let untold = world.tcp_agent(NAME, &target, &[]).await;
+    ask().await;
+    untold
+        .wait_log(&["WARN", "if it expects a PROXY header, add --proxy-protocol"])
+        .await;
 }

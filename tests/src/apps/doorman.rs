@@ -33,7 +33,16 @@ pub struct Doorman {
 impl Doorman {
     /// On a port of its own.
     pub async fn before(app: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self::before_on(app, anywhere).await.unwrap()
+    }
+
+    /// On this one.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub async fn before_on(app: SocketAddr, at: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind(at).await?;
         let address = listener.local_addr().ok();
         let (greeted, open) = (Arc::default(), Arc::default());
         let (seen, one) = (Arc::clone(&greeted), Arc::clone(&open));
@@ -44,12 +53,12 @@ impl Doorman {
                 running.spawn(usher(tcp, app, Arc::clone(&seen), Arc::clone(&one)));
             }
         });
-        Self {
+        Ok(Self {
             address,
             greeted,
             open,
             _task: task,
-        }
+        })
     }
 
     /// On a Unix socket.

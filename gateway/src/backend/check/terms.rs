@@ -18,6 +18,8 @@ pub struct Check {
     pub port: Option<u16>,
     /// Whether over TLS; `None` for what requests do.
     pub tls: Option<bool>,
+    /// Whether behind a PROXY header, which says that the gateway speaks for itself; `None` for what requests do.
+    pub send_proxy: Option<bool>,
     /// From the beginning of one check to that of the next.
     pub interval: Duration,
     /// The same while the verdict is about to change, and before the first.
@@ -49,6 +51,7 @@ impl Default for Check {
             ask: None,
             port: None,
             tls: None,
+            send_proxy: None,
             interval,
             fast: interval,
             down: interval,

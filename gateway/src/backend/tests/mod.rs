@@ -27,7 +27,7 @@ use tokio::time::timeout;
 
 use super::config::{Server, Terms};
 use super::server::What;
-use super::{Backend, config, exchange};
+use super::{Backend, Caller, config, exchange};
 use crate::access::Access;
 use crate::answer::{Answer, Cut, Rest};
 use crate::exchange::{Ask, Gateway, Side, Target};
@@ -133,6 +133,8 @@ fn world(addresses: &[SocketAddr], change: impl FnOnce(&mut config::Backend)) ->
         name: "alb".to_owned(),
         balance: config::Balance::RoundRobin,
         tls: None,
+        send_proxy: None,
+        place: "gateway.toml:1:1".to_owned(),
         terms: Terms::default(),
         check: None,
         servers: addresses
@@ -183,11 +185,12 @@ impl World {
             expects: fields.contains(&("expect", "100-continue")),
             octets: 0,
         };
+        let caller = Caller::from([192, 0, 2, 1].into());
         let opening = exchange::open(
             &self.gateway,
             &self.backend,
-            [192, 0, 2, 1].into(),
             ask,
+            &caller,
             &mut record,
             side,
         );

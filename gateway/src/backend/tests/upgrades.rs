@@ -29,11 +29,12 @@ impl World {
             octets: 0,
         };
         let mut side = Waits::default();
+        let caller = Caller::from([192, 0, 2, 1].into());
         let opening = exchange::open(
             &self.gateway,
             &self.backend,
-            [192, 0, 2, 1].into(),
             ask,
+            &caller,
             &mut record,
             &mut side,
         );

@@ -1,0 +1,309 @@
+//! A server that is spoken to otherwise than it expects, named by what it does then: a PROXY header too many or too few, TLS where
+//! there is none, or none where there is. What was told and what came back in, a sentence out that says where to change what,
+//! and a count. Called for requests by `exchange`, and in TCP mode by `tcp`.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use prometheus_client::metrics::counter::Counter;
+use tidegate_shared::proxy_header::Version;
+
+use super::greeting::SendProxy;
+use crate::complaint::Complaint;
+
+/// What does not fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mismatch {
+    /// It does not take our PROXY header, or none of that version.
+    HeaderUnwanted,
+    /// It seems to wait for one.
+    HeaderWanted,
+    /// It speaks TLS, and was spoken to in clear text.
+    TlsWanted,
+    /// It speaks clear text, and was spoken to in TLS.
+    TlsUnwanted,
+}
+
+/// How a server showed it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Got {
+    /// A TLS alert (RFC 8446 §6).
+    Alert,
+    /// HTTP, or whatever else is no TLS, in clear text.
+    Http,
+    /// 400 to whatever was asked.
+    BadRequest,
+    /// The connection's end, at once and without a word.
+    Nothing,
+}
+
+/// All of them, in the order of their counters.
+pub const MISMATCHES: [Mismatch; 4] = [
+    Mismatch::HeaderUnwanted,
+    Mismatch::HeaderWanted,
+    Mismatch::TlsWanted,
+    Mismatch::TlsUnwanted,
+];
+
+/// Whoever ends a connection so soon did not like how it began.
+pub const AT_ONCE: Duration = Duration::from_secs(2);
+
+/// What a connection was told and whom it is about, for the sentence.
+#[derive(Clone, Debug)]
+pub struct Setting<'a> {
+    /// The header that came first.
+    pub header: Option<&'a SendProxy>,
+    /// Where the operator says what servers are told: `backends.site (gateway.toml:28:1)`.
+    pub place: &'a str,
+    pub spoken: Spoken,
+    /// The server, as `tidegated probe` takes it.
+    pub address: String,
+}
+
+/// How servers are spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spoken {
+    /// In HTTP, over TLS or not.
+    Clear,
+    Tls,
+    /// As visitors speak: in TCP mode.
+    Untouched,
+}
+
+/// What did not fit so far, counted and told of.
+#[derive(Debug, Default)]
+pub struct Mismatches {
+    /// It has been understood once, as far as can be told.
+    understood: AtomicBool,
+    /// How often in a row it seemed not to fit.
+    in_a_row: AtomicUsize,
+    counts: [Counter; MISMATCHES.len()],
+    complaints: Mutex<[Complaint; MISMATCHES.len()]>,
+}
+
+/// So often in a row, and one that has been understood before is doubted as well.
+const DOUBTED_AFTER: usize = 3;
+
+impl Mismatches {
+    /// It has answered as it should.
+    pub(crate) fn understood(&self) {
+        if !self.understood.load(Relaxed) || self.in_a_row.load(Relaxed) != 0 {
+            self.understood.store(true, Relaxed);
+            self.in_a_row.store(0, Relaxed);
+        }
+    }
+
+    pub(crate) fn has_understood(&self) -> bool {
+        self.understood.load(Relaxed)
+    }
+
+    /// Something looks as if it did not fit. Whether that is to be believed: of one that has been understood before, once is chance.
+    pub(crate) fn is_credible(&self) -> bool {
+        let in_a_row = self.in_a_row.fetch_add(1, Relaxed) + 1;
+        !self.has_understood() || in_a_row >= DOUBTED_AFTER
+    }
+
+    /// One more. How often it has come about since it was said, if it is to be said.
+    pub(crate) fn came(&self, mismatch: Mismatch) -> Option<u64> {
+        self.counts[mismatch as usize].inc();
+        let mut complaints = self
+            .complaints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        complaints[mismatch as usize].due(Instant::now())
+    }
+
+    /// How often each has come about.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (Mismatch, u64)> + '_ {
+        MISMATCHES
+            .into_iter()
+            .map(|mismatch| (mismatch, self.counts[mismatch as usize].get()))
+    }
+}
+
+impl Mismatch {
+    /// One word, for metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::HeaderUnwanted => "header-unwanted",
+            Self::HeaderWanted => "header-wanted",
+            Self::TlsWanted => "tls-wanted",
+            Self::TlsUnwanted => "tls-unwanted",
+        }
+    }
+
+    /// What it shows that a server has said this first on a connection of TCP mode, and no more before it ended it at once.
+    /// `asked` are the visitor's first octets.
+    pub fn of_first(told: bool, asked: &[u8], said: &[u8]) -> Option<(Self, Got)> {
+        // The types of TLS records (RFC 8446 §5.1).
+        let over_tls = asked.starts_with(b"\x16\x03");
+        let got = Got::of(said)?;
+        let mismatch = match got {
+            Got::Alert | Got::Nothing | Got::BadRequest if told => Self::HeaderUnwanted,
+            // Both are TLS, and do not agree on something in it.
+            Got::Alert if over_tls => return None,
+            Got::Alert => Self::TlsWanted,
+            Got::Http | Got::BadRequest if over_tls => Self::TlsUnwanted,
+            Got::Http | Got::BadRequest => return None,
+            Got::Nothing if asked.is_empty() => return None,
+            Got::Nothing => Self::HeaderWanted,
+        };
+        Some((mismatch, got))
+    }
+
+    /// One sentence: what was expected and what came, and what to change where.
+    pub fn sentence(self, got: Got, of: &Setting<'_>) -> String {
+        let Setting { place, address, .. } = of;
+        let probe = format!("`tidegated probe {address}` tells what it takes");
+        match (self, of.header) {
+            (Self::HeaderUnwanted, Some(header)) => {
+                let (version, place) = (header.version, &header.place);
+                let other = match version {
+                    Version::V1 => "v2",
+                    Version::V2 => "v1",
+                };
+                format!(
+                    "expected an answer behind our PROXY {version} header, got {got}: it may take none, or {other}; set {place} to what its port takes or leave it out, or give the port that takes a header; {probe}"
+                )
+            }
+            (Self::HeaderUnwanted, None) => format!("expected an answer, got {got}; {probe}"),
+            (Self::HeaderWanted, _) => {
+                let tls = match of.spoken {
+                    Spoken::Clear => ", and if it speaks TLS, tls = true",
+                    Spoken::Tls | Spoken::Untouched => "",
+                };
+                format!(
+                    "expected an answer, got {got}: if it waits for a PROXY header, add send_proxy = \"v2\" to {place}{tls}; {probe}"
+                )
+            }
+            (Self::TlsWanted, _) => {
+                let remedy = match of.spoken {
+                    Spoken::Untouched => format!("have visitors of {place} speak TLS"),
+                    Spoken::Clear | Spoken::Tls => format!("add tls = true to {place}"),
+                };
+                format!(
+                    "expected an answer in clear text, got {got}: its port is for TLS; {remedy}, or give its port for clear text; {probe}"
+                )
+            }
+            (Self::TlsUnwanted, _) => {
+                let remedy = match of.spoken {
+                    Spoken::Untouched => {
+                        format!(
+                            "end TLS here (mode = \"http\" and `certificates` in place of {place})"
+                        )
+                    }
+                    Spoken::Clear | Spoken::Tls => format!("leave `tls` of {place} out"),
+                };
+                format!(
+                    "expected TLS, got {got}: its port is for clear text; {remedy}, or give its port for TLS; {probe}"
+                )
+            }
+        }
+    }
+}
+
+impl Got {
+    /// What a server's first octets on a connection are, as far as they can mean that it is spoken to wrongly.
+    fn of(said: &[u8]) -> Option<Self> {
+        if said.is_empty() {
+            return Some(Self::Nothing);
+        }
+        if said.starts_with(b"\x15\x03") {
+            return is_bewildered(said).then_some(Self::Alert);
+        }
+        let status = said.strip_prefix(b"HTTP/1.")?;
+        Some(match status.get(1..5) {
+            Some(b" 400") => Self::BadRequest,
+            _ => Self::Http,
+        })
+    }
+}
+
+/// Whether an alert is what TLS says to what is no TLS, and not to a name or a certificate that it does not like
+/// (RFC 8446 §6.2): one of unexpected_message, bad_record_mac, record_overflow, illegal_parameter, decode_error,
+/// protocol_version.
+fn is_bewildered(alert: &[u8]) -> bool {
+    matches!(alert.get(6), None | Some(10 | 20 | 22 | 47 | 50 | 70))
+}
+
+impl fmt::Display for Got {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Alert => "a TLS alert",
+            Self::Http => "clear text",
+            Self::BadRequest => "400 to whatever is asked",
+            Self::Nothing => "a connection that is closed at once",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01";
+    const ALERT: &[u8] = b"\x15\x03\x01\x00\x02\x02\x0a";
+    const GET: &[u8] = b"GET / HTTP/1.1\r\n";
+
+    #[test]
+    fn what_a_server_says_first_tells_what_does_not_fit() {
+        use Mismatch::{HeaderUnwanted, HeaderWanted, TlsUnwanted, TlsWanted};
+        let bad = b"HTTP/1.1 400 Bad";
+        for (told, asked, said, meant) in [
+            (true, HELLO, ALERT, Some(HeaderUnwanted)),
+            (true, HELLO, b"", Some(HeaderUnwanted)),
+            (true, GET, b"", Some(HeaderUnwanted)),
+            (true, b"", b"", Some(HeaderUnwanted)),
+            (true, GET, bad, Some(HeaderUnwanted)),
+            (false, HELLO, ALERT, None),
+            (false, GET, ALERT, Some(TlsWanted)),
+            (false, HELLO, bad, Some(TlsUnwanted)),
+            (true, HELLO, b"HTTP/1.1 200 OK\r", Some(TlsUnwanted)),
+            (false, GET, b"", Some(HeaderWanted)),
+            (false, HELLO, b"", Some(HeaderWanted)),
+            // A check of whether the port is open, an app's own word, a name that TLS does not know.
+            (false, b"", b"", None),
+            (false, GET, bad, None),
+            (true, GET, b"HTTP/1.1 200 OK\r", None),
+            (true, HELLO, b"\x16\x03\x03", None),
+            (true, HELLO, b"\x15\x03\x03\x00\x02\x02\x70", None),
+            (true, b"", b"220 ready", None),
+        ] {
+            let found = Mismatch::of_first(told, asked, said).map(|(mismatch, _)| mismatch);
+            assert_eq!(found, meant, "{told} {asked:?} {said:?}");
+        }
+    }
+
+    #[test]
+    fn a_sentence_names_the_line_and_the_remedy() {
+        let header = SendProxy {
+            version: Version::V2,
+            tlvs: Vec::new(),
+            place: "backends.site.send_proxy (gateway.toml:31)".to_owned(),
+        };
+        let setting = Setting {
+            header: Some(&header),
+            place: "backends.site (gateway.toml:28)",
+            spoken: Spoken::Clear,
+            address: "10.0.0.1:1443".to_owned(),
+        };
+        let said = Mismatch::HeaderUnwanted.sentence(Got::Nothing, &setting);
+        for part in [
+            "our PROXY v2 header",
+            "closed at once",
+            "backends.site.send_proxy (gateway.toml:31)",
+            "tidegated probe 10.0.0.1:1443",
+        ] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        let plain = Setting {
+            header: None,
+            ..setting
+        };
+        let said = Mismatch::HeaderWanted.sentence(Got::Nothing, &plain);
+        assert!(said.contains("backends.site (gateway.toml:28)"), "{said}");
+        assert!(said.contains("send_proxy = \"v2\""), "{said}");
+    }
+}

@@ -1,0 +1,208 @@
+//! Servers that expect something else than they are told: a PROXY header too many or too few, TLS or clear text. The visitor sees a
+//! connection that closes or a 400; the log says in one line what was expected, what came, and which line to change.
+
+use std::net::SocketAddr;
+
+use tidegate_tests::apps::{Doorman, HttpApp};
+use tidegate_tests::conn::Conn;
+use tidegate_tests::eventually::SOON;
+use tidegate_tests::haproxy::{Haproxy, Installed, available, free_ports};
+use tidegate_tests::nginx::nginx;
+use tidegate_tests::{HOST, World, eventually, within};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// A gateway whose [`HOST`] is a backend with this server, and whose listener `raw` leads to the same one by its address.
+async fn world(server: SocketAddr, backend: &str, listener: &str) -> World {
+    let text = format!(
+        "[backends.site]\n{backend}\n[backends.site.servers]\none = \"{server}\"\n\
+         [[routes]]\nhost = \"{HOST}\"\nbackend = \"site\"\n\
+         [listeners.raw]\naddress = \"127.0.0.1:0\"\nmode = \"tcp\"\nservers = [\"{server}\"]\n{listener}\n"
+    );
+    World::builder().config(&text).start().await
+}
+
+/// Asks, and finds the one line about the backend's server that has all of this; and the count of what did not fit.
+async fn named(world: &World, server: SocketAddr, why: &str, parts: &[&str]) {
+    let status = world.get(HOST, "/").await.status();
+    assert!([400, 502].contains(&status), "{status}");
+    let who = format!("backend site: server one ({server})");
+    let probe = format!("`tidegated probe {server}`");
+    let words: Vec<&str> = [&["WARN", who.as_str(), probe.as_str()], parts].concat();
+    world.gateway.wait_log(&words).await;
+    let why = format!("why=\"{why}\"");
+    let metrics = world.metrics().await;
+    let count = metrics.sum("tidegate_backend_mismatches_total", &[&why]);
+    assert!(count >= 1.0, "{why}");
+    assert_eq!(
+        metrics.sum("tidegate_backend_mismatches_total", &[]),
+        count,
+        "nothing else does not fit"
+    );
+}
+
+/// The same of the listener `raw`, whose visitor says this.
+async fn named_raw(world: &World, says: &[u8], why: &str, parts: &[&str]) {
+    let raw = world.gateway.address("raw").unwrap();
+    let mut visitor = TcpStream::connect(raw).await.unwrap();
+    visitor.write_all(says).await.unwrap();
+    // A reset is an end as well.
+    let _ended = within(SOON, "the end", visitor.read_to_end(&mut Vec::new())).await;
+    drop(visitor);
+    let words: Vec<&str> = [&["WARN", "listener=raw", "does not fit"], parts].concat();
+    world.gateway.wait_log(&words).await;
+    let why = format!("why=\"{why}\"");
+    let labels = ["listener=\"raw\"", &why];
+    let metrics = world.metrics().await;
+    let count = metrics.sum("tidegate_tcp_mismatches_total", &labels);
+    assert_eq!(count, 1.0, "{why}");
+}
+
+const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: blog.test\r\n\r\n";
+const HEADER: [&str; 3] = [
+    "expected an answer behind our PROXY v2 header",
+    "send_proxy (",
+    "gateway.toml:",
+];
+
+/// HAProxy with a port for each kind: clear, TLS, a header before either.
+async fn haproxy(installed: &Installed, world: &World) -> (Haproxy, [SocketAddr; 4]) {
+    let identity = world.pki.server(&["app.internal"]);
+    let (some, more) = (free_ports().await, free_ports().await);
+    let ports = [some.visitors, some.tunnels, more.visitors, more.tunnels];
+    let tls = format!("ssl crt {}", identity.display());
+    let binds = ["", &tls, "accept-proxy", &format!("accept-proxy {tls}")];
+    let body: String = ports
+        .iter()
+        .zip(binds)
+        .map(|(port, keys)| {
+            format!(
+                "frontend f{}\n    bind {port} {keys}\n    http-request return status 200\n",
+                port.port()
+            )
+        })
+        .collect();
+    let started = Haproxy::start(installed, world.dir(), "haproxy-app", &body);
+    started.listening(more.tunnels).await;
+    (started, ports)
+}
+
+#[tokio::test]
+async fn every_port_of_haproxy_that_is_spoken_to_wrongly_is_named() {
+    let Some(installed) = available() else { return };
+    let home = World::start().await;
+    let (_haproxy, [clear, tls, header, both]) = haproxy(&installed, &home).await;
+    let tell = "send_proxy = \"v2\"";
+    let secure = "tls = { verify = false }";
+    let both_keys = format!("{tell}\n{secure}");
+    let wants_header = ["got a connection that is closed at once", "add send_proxy"];
+    for (server, backend, why, parts) in [
+        // The incident: the header goes to the port that expects none.
+        (tls, both_keys.as_str(), "header-unwanted", &HEADER[..]),
+        (clear, tell, "header-unwanted", &HEADER),
+        (header, "", "header-wanted", &wants_header),
+        (both, secure, "header-wanted", &wants_header),
+        (
+            clear,
+            secure,
+            "tls-unwanted",
+            &[
+                "expected TLS, got clear text",
+                "leave `tls` of backends.site (",
+            ],
+        ),
+    ] {
+        let world = world(server, backend, "").await;
+        named(&world, server, why, parts).await;
+    }
+}
+
+#[tokio::test]
+async fn an_nginx_that_expects_no_header_is_named_though_it_answers() {
+    let home = World::start().await;
+    let ports = free_ports().await;
+    let (plain, wants) = (ports.visitors, ports.tunnels);
+    let Some(_plain) = nginx(home.dir(), plain, "").await else {
+        return;
+    };
+    let _wants = nginx(home.dir(), wants, " proxy_protocol").await;
+    let tell = "send_proxy = \"v2\"";
+    let told = world(plain, tell, tell).await;
+    named(&told, plain, "header-unwanted", &HEADER).await;
+    named_raw(&told, GET, "header-unwanted", &HEADER).await;
+    let untold = world(wants, "", "").await;
+    let parts = ["got a connection that is closed at once", "add send_proxy"];
+    named(&untold, wants, "header-wanted", &parts).await;
+    named_raw(&untold, GET, "header-wanted", &parts).await;
+}
+
+#[tokio::test]
+async fn tls_and_clear_text_are_told_apart() {
+    let home = World::start().await;
+    let identity = home.pki.server(&["app.internal"]);
+    let config = home.pki.server_config(&identity, false, &["http/1.1"]);
+    let (secure, clear) = (
+        HttpApp::start_tls("secure", config).await,
+        HttpApp::start("clear").await,
+    );
+    let wants_tls = ["got a TLS alert", "its port is for TLS"];
+    let told = world(secure.address(), "", "").await;
+    named(
+        &told,
+        secure.address(),
+        "tls-wanted",
+        &[&wants_tls[..], &["add tls = true to backends.site ("]].concat(),
+    )
+    .await;
+    named_raw(&told, GET, "tls-wanted", &wants_tls).await;
+    // And a visitor's TLS to a server that has none: nginx and HAProxy answer it with a 400.
+    let Some(installed) = available() else { return };
+    let (_haproxy, [plain, ..]) = haproxy(&installed, &home).await;
+    let untouched = world(plain, "", "").await;
+    let raw = untouched.gateway.address("raw").unwrap();
+    let refused = Conn::tls(raw, "app.internal", home.visitor_tls(&[])).await;
+    assert!(refused.is_err());
+    let words = [
+        "listener=raw",
+        "expected TLS, got",
+        "listeners.raw.servers (",
+    ];
+    untouched.gateway.wait_log(&words).await;
+    // What fits is not complained of, whatever a visitor asks for.
+    let fine = world(clear.address(), "", "").await;
+    for path in [
+        "/status/400",
+        "/hello",
+        "/status/400",
+        "/status/400",
+        "/status/400",
+    ] {
+        fine.get(HOST, path).await;
+    }
+    let metrics = fine.metrics().await;
+    assert_eq!(metrics.sum("tidegate_backend_mismatches_total", &[]), 0.0);
+}
+
+/// One that was understood, and is not any more: once is chance, and the third time in a row it is told.
+#[tokio::test]
+async fn a_server_that_changes_while_it_is_used_is_named_too() {
+    let place = free_ports().await.visitors;
+    let listener = tokio::net::TcpListener::bind(place).await.unwrap();
+    let first = HttpApp::start_at("first", listener);
+    let world = world(place, "retries = 0\neject_after = 0", "").await;
+    assert_eq!(world.get(HOST, "/hello").await.status(), 200);
+    drop(first);
+    let app = HttpApp::start("behind").await;
+    let _doorman = eventually(SOON, "the place is free", async || {
+        Doorman::before_on(app.address(), place).await.ok()
+    })
+    .await;
+    let answers = async || world.get(HOST, "/hello").await.status();
+    eventually(SOON, "it is doubted", async || {
+        assert_eq!(answers().await, 502);
+        let metrics = world.metrics().await;
+        let wanted = ["why=\"header-wanted\""];
+        (metrics.sum("tidegate_backend_mismatches_total", &wanted) >= 1.0).then_some(())
+    })
+    .await;
+}
