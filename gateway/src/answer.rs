@@ -34,7 +34,7 @@ pub struct Answer<B> {
 enum Kind<B> {
     Own(Bytes),
     Tunnel(Passing<B>),
-    Backend(Box<backend::answer::Passing>),
+    Backend(Box<backend::passing::Passing>),
     Joined(Box<backend::joined::Joined<B>>),
 }
 
@@ -78,6 +78,8 @@ pub enum Cut {
     Tunnel(#[source] h2::Error),
     #[error("the backend cut the response short: {0}")]
     Backend(#[source] hyper::Error),
+    #[error("the backend cut the response short: {0}")]
+    Stream(#[source] h2::Error),
     #[error("the backend cut an upgraded connection: {0}")]
     Upgraded(#[source] io::Error),
     #[error("nothing more of the response came")]
@@ -89,7 +91,9 @@ pub enum Cut {
 impl Cut {
     pub(crate) const fn failure(&self) -> Failure {
         match self {
-            Self::Tunnel(_) | Self::Backend(_) | Self::Upgraded(_) => Failure::ResponseCut,
+            Self::Tunnel(_) | Self::Backend(_) | Self::Stream(_) | Self::Upgraded(_) => {
+                Failure::ResponseCut
+            }
             Self::Stalled => Failure::BackendTimeout,
             Self::Visitor(failure) => *failure,
         }

@@ -26,8 +26,8 @@ use tidegate_shared::tls::VisitorCerts;
 use tokio::time::sleep;
 
 use crate::access::{Access, Record};
-use crate::backend::answer::Passing;
 use crate::backend::joined::Joined;
+use crate::backend::passing::Passing;
 use crate::backend::{self, Backend, Caller};
 use crate::failure::Failure;
 use crate::forward::{Origin, Outgoing, Policy, is_idempotent};

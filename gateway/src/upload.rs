@@ -67,6 +67,11 @@ impl<B> Upload<B> {
 
     /// The same body from its beginning; `None` where that is not kept.
     pub(crate) fn rewound(mut self) -> Option<Self> {
+        self.rewind().then_some(self)
+    }
+
+    /// Begins it again; whether that can be done.
+    pub(crate) fn rewind(&mut self) -> bool {
         let Past {
             data,
             trailers,
@@ -74,11 +79,11 @@ impl<B> Upload<B> {
             ..
         } = &self.past;
         if *lost {
-            return None;
+            return false;
         }
         self.again = (!data.is_empty()).then(|| Bytes::copy_from_slice(data));
         self.trailers_again = trailers.is_some();
-        Some(self)
+        true
     }
 
     /// Keeps nothing from here on: the answer has begun.

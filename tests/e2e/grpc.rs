@@ -5,6 +5,7 @@ use std::time::Duration;
 use http::{HeaderMap, Method, Request};
 use tidegate_tests::apps::H2cApp;
 use tidegate_tests::program::Program;
+use tidegate_tests::site::DIALLED;
 use tidegate_tests::visitors::H2Visitor;
 use tidegate_tests::visitors::http2::{answer, piece, read, response};
 use tidegate_tests::{HOST, World};
@@ -12,15 +13,24 @@ use tidegate_tests::{HOST, World};
 struct Scene {
     world: World,
     app: H2cApp,
-    _agent: Program,
+    _agent: Option<Program>,
     visitor: H2Visitor,
 }
 
 impl Scene {
     async fn start() -> Self {
-        let world = World::start().await;
         let app = H2cApp::start().await;
-        let agent = world.agent_with(HOST, &app.target(), &["--h2"]).await;
+        let (world, agent) = if std::env::var_os(DIALLED).is_some() {
+            let file = format!(
+                "[backends.grpc]\nprotocol = \"h2\"\n[backends.grpc.servers]\none = \"{}\"\n[[routes]]\nhost = \"{HOST}\"\nbackend = \"grpc\"\n",
+                app.address()
+            );
+            (World::builder().config(&file).start().await, None)
+        } else {
+            let world = World::start().await;
+            let agent = world.agent_with(HOST, &app.target(), &["--h2"]).await;
+            (world, Some(agent))
+        };
         let tls = world.visitor_tls(&["h2"]);
         let visitor = H2Visitor::connect_tls(world.visitors_tls, HOST, tls).await;
         Self {

@@ -10,6 +10,7 @@ mod agent_tunnels;
 mod app_connections;
 mod authorities;
 mod back_pressure;
+mod backend_http2;
 mod backend_proxy;
 mod backends;
 mod balancing;

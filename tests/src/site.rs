@@ -1,6 +1,7 @@
 //! The scene of most tests: one gateway, one app, and one agent for [`HOST`] between them; or, with [`DIALLED`] in the
 //! environment, a backend of the gateway's that is the app, so that the same tests hold for both.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::apps::HttpApp;
@@ -11,8 +12,12 @@ use crate::world::{Builder, World};
 /// The name of the site. The gateway has a visitor certificate for it.
 pub const HOST: &str = "blog.test";
 
-/// Set by `backends`, which runs some of the tests once more: the gateway dials the app.
+/// Set by `backends`, which runs some of the tests once more: the gateway dials the app. With [`BY_HTTP2`] in it, the gateway dials
+/// another gateway in HTTP/2, and that one the app.
 pub const DIALLED: &str = "TIDEGATE_TESTS_DIALLED";
+
+/// See [`DIALLED`].
+pub const BY_HTTP2: &str = "h2";
 
 /// A site that can be visited.
 #[derive(Debug)]
@@ -23,13 +28,14 @@ pub struct Site {
     pub app: HttpApp,
     /// The agent.
     pub agent: Program,
+    /// Another gateway on the way.
+    _inner: Option<World>,
 }
 
 /// The configuration of a gateway for which an app is the backend of [`HOST`].
-fn dialled(app: &HttpApp) -> String {
+fn dialled(app: SocketAddr, protocol: &str) -> String {
     format!(
-        "[backends.site.servers]\none = \"{}\"\n[[routes]]\nhost = \"{HOST}\"\nbackend = \"site\"\n",
-        app.address()
+        "[backends.site]\nprotocol = \"{protocol}\"\n[backends.site.servers]\none = \"{app}\"\n[[routes]]\nhost = \"{HOST}\"\nbackend = \"site\"\n"
     )
 }
 
@@ -42,14 +48,32 @@ impl Site {
     /// A site with a gateway and an agent of the test's own making.
     pub async fn start_with(gateway: Builder, agent: &[&str]) -> Self {
         let app = HttpApp::start("blog").await;
-        if std::env::var_os(DIALLED).is_some() {
-            let world = gateway.config(&dialled(&app)).start().await;
+        if let Some(how) = std::env::var_os(DIALLED) {
+            let direct = dialled(app.address(), "http/1.1");
+            let (inner, config) = if how == BY_HTTP2 {
+                let inner = World::builder().config(&direct).start().await;
+                let config = dialled(inner.visitors, "h2");
+                (Some(inner), config)
+            } else {
+                (None, direct)
+            };
+            let world = gateway.config(&config).start().await;
             let agent = world.agent_with("another.test", app.target(), agent).await;
-            return Self { world, app, agent };
+            return Self {
+                world,
+                app,
+                agent,
+                _inner: inner,
+            };
         }
         let world = gateway.start().await;
         let agent = world.agent_with(HOST, app.target(), agent).await;
-        Self { world, app, agent }
+        Self {
+            world,
+            app,
+            agent,
+            _inner: None,
+        }
     }
 
     /// A clear-text visitor.

@@ -1,4 +1,4 @@
-//! A server's answer on its way to the visitor, in the visitor's own task: whoever takes the answer drives the server's
+//! A server's answer on a connection of its own (HTTP/1.1), on its way to the visitor, in the visitor's own task: whoever takes the answer drives the server's
 //! connection with it, so that a slow visitor slows the server and one that leaves ends the connection at once. A connection
 //! goes back to rest when both halves of the exchange are whole.
 
@@ -21,7 +21,7 @@ use crate::answer::{Cut, Rest};
 use crate::failure::Failure;
 
 /// A server that has answered takes some of what is left of the request within this, or it is called off.
-const REST_WITHIN: Duration = Duration::from_secs(30);
+pub(super) const REST_WITHIN: Duration = Duration::from_secs(30);
 
 /// See the module's head.
 #[derive(Debug)]
@@ -73,12 +73,12 @@ impl Passing {
     }
 
     /// Whether all of the answer has been handed on.
-    pub(crate) fn is_whole(&self) -> bool {
+    pub(super) fn is_whole(&self) -> bool {
         (self.ended || self.body.is_end_stream()) && !self.broken
     }
 
     /// Whether the visitor waits to be told to send a body, and will not be.
-    pub(crate) fn is_held_back(&self) -> bool {
+    pub(super) fn is_held_back(&self) -> bool {
         self.held_back
             && self
                 .feed
@@ -87,7 +87,7 @@ impl Passing {
     }
 
     /// Whether the request's body goes on behind the answer.
-    pub(crate) fn leaves_rest(&self) -> bool {
+    pub(super) fn leaves_rest(&self) -> bool {
         // All of it may be with the connection, and not all with the server.
         let on_its_way = |kept: &Kept| self.feed.is_some() && !kept.link.is_ready();
         let rest = self.unwanted || self.kept.as_ref().is_some_and(on_its_way);
@@ -95,7 +95,7 @@ impl Passing {
     }
 
     /// The next of the answer; what there is of the request goes on meanwhile.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         if let Some(cut) = self.cut.take() {
             return Poll::Ready(Some(Err(cut)));
         }
@@ -171,7 +171,7 @@ impl Passing {
     }
 
     /// Moves what is left of the request's body, behind the answer.
-    pub(crate) fn poll_rest(&mut self, cx: &mut Context<'_>) -> (Rest, Option<Failure>) {
+    pub(super) fn poll_rest(&mut self, cx: &mut Context<'_>) -> (Rest, Option<Failure>) {
         if self.unwanted {
             return (Rest::Unwanted, None);
         }
@@ -225,7 +225,7 @@ impl Passing {
     }
 
     /// Takes what still comes of a body that the server does not want, for nobody. Ready at its end.
-    pub(crate) fn poll_unwanted(&self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_unwanted(&self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(feed) = &self.feed else {
             return Poll::Ready(());
         };
@@ -234,7 +234,7 @@ impl Passing {
     }
 
     /// Notes what has gone both ways, and lets the connection rest if it can, or else closes it.
-    pub(crate) fn finish(&mut self, record: Option<&mut Record>) {
+    pub(super) fn finish(&mut self, record: Option<&mut Record>) {
         if let Some(record) = record {
             if let Some(feed) = &self.feed {
                 record.received = feed.progress().moved;

@@ -93,6 +93,12 @@ pub(super) trait Feed: fmt::Debug + Send + Sync {
     fn open(&self);
     /// Whether it is still held back.
     fn is_shut(&self) -> bool;
+    /// Whether what was taken of it can be had once more.
+    fn is_kept(&self) -> bool;
+    /// Begins it again, if it can be.
+    fn rewind(&self);
+    /// Nobody will ask for it again.
+    fn settle(&self);
     /// It is somebody's to take.
     fn offered(&self);
     fn released(&self);
@@ -209,6 +215,25 @@ where
 
     fn is_shut(&self) -> bool {
         self.lock().shut.is_some()
+    }
+
+    fn is_kept(&self) -> bool {
+        let state = self.lock();
+        state.fault.is_none() && state.body.is_kept()
+    }
+
+    fn rewind(&self) {
+        let state = &mut *self.lock();
+        if state.fault.is_none() && state.body.rewind() {
+            state.moved = 0;
+            state.waits = false;
+            state.touched = false;
+            state.ended = false;
+        }
+    }
+
+    fn settle(&self) {
+        self.lock().body.settle();
     }
 
     fn offered(&self) {

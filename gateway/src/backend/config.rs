@@ -24,6 +24,7 @@ pub struct Backend {
     pub tls: Option<Tls>,
     /// Where its servers are told whose connection it is.
     pub send_proxy: Option<SendProxy>,
+    pub protocol: Protocol,
     pub terms: Terms,
     /// Where its servers are checked.
     pub check: Option<Check>,
@@ -95,6 +96,53 @@ impl FromStr for Balance {
                 "`{text}` is no way to balance; write round-robin, least, hash-source, or a table like {{ hash = \"header\", name = \"x-user\" }}"
             )),
         }
+    }
+}
+
+/// What is spoken to a backend's servers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    #[default]
+    Http1,
+    /// HTTP/2: agreed by ALPN over TLS, and without it by prior knowledge (RFC 9113 §3.3).
+    Http2,
+    /// Whichever of the two a server prefers, by ALPN.
+    Either,
+}
+
+impl Protocol {
+    /// What is offered in TLS (RFC 7301).
+    pub(super) const fn alpn(self) -> &'static [&'static [u8]] {
+        match self {
+            Self::Http1 => &[b"http/1.1"],
+            Self::Http2 => &[b"h2"],
+            Self::Either => &[b"h2", b"http/1.1"],
+        }
+    }
+}
+
+impl FromStr for Protocol {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "http/1.1" => Ok(Self::Http1),
+            "h2" => Ok(Self::Http2),
+            "auto" => Ok(Self::Either),
+            _ => Err(format!(
+                "`{text}` is no protocol of servers; write http/1.1, h2 or auto"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Http1 => "http/1.1",
+            Self::Http2 => "h2",
+            Self::Either => "auto",
+        })
     }
 }
 
@@ -243,6 +291,16 @@ impl Backend {
         }
         if let Some(tls) = &self.tls {
             found.extend(tls.problems(name, &self.servers));
+        } else if self.protocol == Protocol::Either {
+            found.push(format!(
+                "backend `{name}`: without TLS there is no ALPN to choose by; write protocol = \"h2\" or \"http/1.1\", or tls = true"
+            ));
+        }
+        if self.send_proxy.is_some() && self.protocol != Protocol::Http1 {
+            found.push(format!(
+                "backend `{name}`: a connection that begins with a PROXY header is one visitor's, and those of protocol = \"{}\" are shared; leave one of the two out",
+                self.protocol
+            ));
         }
         found.extend(self.terms.problems(name));
         let checks_tls = self.check.as_ref().and_then(|check| check.tls);
@@ -357,6 +415,7 @@ mod tests {
             balance: Balance::default(),
             tls: None,
             send_proxy: None,
+            protocol: Protocol::default(),
             terms: Terms::default(),
             check: None,
             servers: vec![server("one")],
@@ -368,6 +427,11 @@ mod tests {
             ..good.clone()
         };
         assert!(empty.problems()[0].contains("has no server"));
+        let guessing = Backend {
+            protocol: Protocol::Either,
+            ..good.clone()
+        };
+        assert!(guessing.problems()[0].contains("no ALPN"));
         let bad = Backend {
             tls: Some(Tls {
                 ca: Some("ca.pem".into()),

@@ -22,7 +22,17 @@ use super::mismatch::{Got, Mismatch};
 #[derive(Clone, Debug)]
 pub(super) struct Secured {
     pub(super) config: Arc<ClientConfig>,
+    /// The same where it must be HTTP/1.1, whatever else the server can.
+    pub(super) http1: Arc<ClientConfig>,
     pub(super) name: ServerName<'static>,
+}
+
+/// What a server chose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Agreed {
+    Http2,
+    /// Or nothing.
+    Http1,
 }
 
 /// Opens a connection for octets as they come, `within` at most. The error is as with [`dial`].
@@ -44,13 +54,23 @@ impl From<String> for Undialled {
     }
 }
 
-/// Opens a connection, `within` at most, which begins with `header`, before TLS if there is TLS.
+/// What is offered to a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Offer {
+    /// What the operator says that it speaks.
+    Usual,
+    Http1,
+}
+
+/// Opens a connection, `within` at most, which begins with `header`, before TLS if there is TLS; with TLS, together with what was
+/// agreed by ALPN.
 pub(super) async fn dial(
     address: &Address,
     header: &[u8],
     tls: Option<&Secured>,
+    offer: Offer,
     within: Duration,
-) -> Result<Line, Undialled> {
+) -> Result<(Line, Option<Agreed>), Undialled> {
     let until = Instant::now() + within;
     let mut tcp = reach(address, until, within).await?;
     socket::tune_plain(&tcp);
@@ -58,12 +78,27 @@ pub(super) async fn dial(
     tcp.write_all(header)
         .await
         .map_err(|error| unreachable(&error))?;
-    let Some(Secured { config, name }) = tls else {
-        return Ok(tcp.into());
+    let Some(Secured {
+        config,
+        http1,
+        name,
+    }) = tls
+    else {
+        return Ok((tcp.into(), None));
+    };
+    let config = match offer {
+        Offer::Usual => config,
+        Offer::Http1 => http1,
     };
     let handshake = TlsConnector::from(Arc::clone(config)).connect(name.clone(), tcp);
     match timeout_at(until, Box::pin(handshake)).await {
-        Ok(Ok(stream)) => Ok(stream.into()),
+        Ok(Ok(stream)) => {
+            let agreed = match stream.get_ref().1.alpn_protocol() {
+                Some(b"h2") => Agreed::Http2,
+                _ => Agreed::Http1,
+            };
+            Ok((stream.into(), Some(agreed)))
+        }
         Ok(Err(error)) => {
             let fault = HandshakeFault::from_io(&error);
             Err(Undialled {
@@ -130,7 +165,9 @@ fn unreachable(error: &io::Error) -> String {
 fn untrusted(fault: &HandshakeFault) -> String {
     match fault.label {
         "not-tls" => "it does not speak TLS".to_owned(),
-        "alpn-mismatch" => "it refuses HTTP/1.1 by ALPN".to_owned(),
+        "alpn-mismatch" => {
+            "it refuses the protocol by ALPN; give the one that it speaks as `protocol`".to_owned()
+        }
         "unknown-ca" | "authority-shown" => {
             "its certificate was not issued by an authority that is believed; give that authority's certificate, or the \
              server's own if it is self-signed, as tls.ca"

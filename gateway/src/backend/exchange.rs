@@ -5,11 +5,12 @@ use std::error::Error;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::Instant;
 
 use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
 use http::{Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -17,20 +18,23 @@ use tidegate_shared::message::{strip_agents, strip_hop_by_hop};
 use tidegate_shared::origin::{Miss, is_idempotent};
 use tokio::time::sleep;
 
-use super::answer::Passing;
 use super::asking::{Asker, Patience};
 use super::body::{Carried, Feed, Slot};
-use super::head::for_http1;
+use super::head::{for_http1, for_http2};
+use super::http2::answer::Begun;
+use super::http2::ask::Upload;
+use super::http2::links::Seat;
 use super::mismatch::AT_ONCE;
+use super::passing::Passing;
 use super::search::{Caller, Search};
-use super::server::{Grant, InFlight, Kept, May, Server, What};
-use super::{Backend, upgrade};
+use super::server::{Grant, InFlight, Kept, May, Server, Way, What};
+use super::{Backend, answer, http2, upgrade};
 use crate::access::Record;
-use crate::exchange::{Ask, Gateway, Opened, Side, Way};
+use crate::exchange::{self, Ask, Gateway, Opened, Side};
 use crate::failure::Failure;
 use crate::forward::Outgoing;
 use crate::pool::Unavailable;
-use crate::upload::Upload;
+use crate::upload;
 
 /// Sends a request of `source`'s to one of a backend's servers and waits for the head of its answer.
 ///
@@ -56,9 +60,12 @@ where
     let idempotent = is_idempotent(&ask.head.method);
     let key = backend.key(caller.source, &ask.head.headers);
     let feed = ask.body.map(|body| {
-        let mut body = Upload::new(Some(body), gateway.max_body);
-        // What was taken of it is not asked for again.
-        body.settle();
+        let mut body = upload::Upload::new(Some(body), gateway.max_body);
+        // What a connection of its own has taken of it is not asked for again. On one that is shared a server may say that it
+        // did nothing with it.
+        if !backend.shares() {
+            body.settle();
+        }
         Arc::new(Slot::new(body, ask.expects)) as Arc<dyn Feed>
     });
     let may = if idempotent && feed.is_none() {
@@ -77,8 +84,8 @@ where
     };
     let outcome = errand.run(gateway, record, side).await;
     side.body_due(None);
-    let (in_flight, kept, response) = outcome.map_err(Unavailable::plain)?;
-    Ok(errand.answered(in_flight, kept, response, record))
+    let (in_flight, reply) = outcome.map_err(Unavailable::plain)?;
+    Ok(errand.answered(in_flight, reply, record))
 }
 
 /// One request, and what has been tried with it.
@@ -93,6 +100,20 @@ pub(super) struct Errand<'a> {
     upgrades: bool,
     /// How often it was sent again.
     repeats: u32,
+}
+
+/// The head of an answer, and what the rest comes on.
+pub(super) enum Reply {
+    Http1(Kept, Response<Incoming>),
+    Http2(Box<Sharing>),
+}
+
+/// The same on a connection that others use as well.
+pub(super) struct Sharing {
+    seat: Seat,
+    response: Response<h2::RecvStream>,
+    upload: Option<Upload>,
+    taken: Arc<AtomicU64>,
 }
 
 /// Why an attempt came to nothing.
@@ -142,12 +163,13 @@ impl<'a> Errand<'a> {
         gateway: &Gateway,
         record: &mut Record,
         side: &mut S,
-    ) -> Result<(InFlight, Kept, Response<Incoming>), Failure> {
+    ) -> Result<(InFlight, Reply), Failure> {
         loop {
             self.pause(side).await?;
             let (in_flight, grant) = self.admit(record, side).await?;
             let server = Arc::clone(&in_flight.0);
-            let kept = matches!(grant, Grant::Kept(_));
+            let shared = matches!(grant, Grant::Shared(_));
+            let kept = shared || matches!(grant, Grant::Kept(_));
             record.server = Some(Arc::clone(&server));
             let outcome = self.attempt(&in_flight, grant, record, side).await;
             // One on a connection that turned out to be closed has met no server.
@@ -158,19 +180,25 @@ impl<'a> Errand<'a> {
                 }
             }
             let (what, why, sent) = match outcome {
-                Ok((kept, response)) => return Ok((in_flight, kept, response)),
+                Ok(reply) => return Ok((in_flight, reply)),
                 Err(Lost::Over(failure)) => return Err(failure),
                 Err(Lost::Stale) => continue,
                 Err(Lost::Failed { what, why, sent }) => (what, why, sent),
             };
             drop(in_flight);
-            let repeatable = self.is_untouched()
+            let repeatable = self.is_there()
                 && (self.idempotent || !sent)
                 && self.repeats < self.search.backend.terms.retries;
             self.repeats += 1;
+            if let Some(feed) = &self.feed {
+                feed.rewind();
+            }
             if what == What::Closed && kept && repeatable {
-                // Servers close a connection right after a response too. Once is chance; a fresh one must tell.
-                self.search.may = May::Fresh;
+                // Servers close a connection right after a response too. Once is chance; a fresh one must tell. One that is
+                // shared has gone for all who shared it, and they share the next.
+                if !shared {
+                    self.search.may = May::Fresh;
+                }
                 continue;
             }
             server.failed(what, &why);
@@ -181,9 +209,10 @@ impl<'a> Errand<'a> {
         }
     }
 
-    fn is_untouched(&self) -> bool {
-        let untouched = |feed: &Arc<dyn Feed>| !feed.progress().touched;
-        self.feed.as_ref().is_none_or(untouched)
+    /// Whether all of the body can still be sent, or once more.
+    fn is_there(&self) -> bool {
+        let there = |feed: &Arc<dyn Feed>| !feed.progress().touched || feed.is_kept();
+        self.feed.as_ref().is_none_or(there)
     }
 
     /// Gives a server some time with which the request has failed, where there is no other.
@@ -219,22 +248,29 @@ impl<'a> Errand<'a> {
         grant: Grant,
         record: &mut Record,
         side: &mut S,
-    ) -> Result<(Kept, Response<Incoming>), Lost> {
+    ) -> Result<Reply, Lost> {
         let server = &in_flight.0;
         let rested = matches!(grant, Grant::Kept(_));
-        let mut kept = self.connection(server, grant, record, side).await?;
+        match self.connection(server, grant, record, side).await? {
+            Way::Http1(kept) => self.ask(server, kept, rested, record, side).await,
+            // Boxed, so that a request in HTTP/1.1 does not keep the room that this needs.
+            Way::Http2(seat) => Box::pin(self.ask_sharing(server, seat, record, side)).await,
+        }
+    }
+
+    async fn ask<S: Side>(
+        &self,
+        server: &Server,
+        mut kept: Kept,
+        rested: bool,
+        record: &mut Record,
+        side: &mut S,
+    ) -> Result<Reply, Lost> {
         server.counts.requests.inc();
         let taken = kept.link.taken();
         let before = taken.load(Relaxed);
         let began = Instant::now();
-        let within = self.search.backend.terms.response;
-        let mut asker = Asker::new(
-            side,
-            self.feed.as_deref(),
-            self.holds_back,
-            &mut record.received,
-            within.map(|within| Patience::new(within, Arc::clone(&taken))),
-        );
+        let mut asker = self.asker(side, &mut record.received, &taken);
         let asked = kept.link.ask(self.request(), &mut asker, None).await;
         let over = asker.over;
         match asked {
@@ -246,7 +282,7 @@ impl<'a> Errand<'a> {
             }
             Ok(response) => {
                 server.speaks(response.status());
-                Ok((kept, response))
+                Ok(Reply::Http1(kept, response))
             }
             Err(Miss::Unsent(_)) if rested => Err(Lost::Stale),
             Err(miss) => {
@@ -265,25 +301,94 @@ impl<'a> Errand<'a> {
         }
     }
 
+    /// The same on a connection that others use as well.
+    async fn ask_sharing<S: Side>(
+        &self,
+        server: &Server,
+        mut seat: Seat,
+        record: &mut Record,
+        side: &mut S,
+    ) -> Result<Reply, Lost> {
+        server.counts.requests.inc();
+        let taken: Arc<AtomicU64> = Arc::default();
+        let mut asker = self.asker(side, &mut record.received, &taken);
+        let head = for_http2(&self.head, server.is_secured());
+        let feed = self.feed.as_ref();
+        let asked = http2::ask::ask(&mut seat, head, feed, &mut asker, &taken).await;
+        let over = asker.over;
+        let (miss, sent) = match asked {
+            Ok((response, upload)) => {
+                return Ok(Reply::Http2(Box::new(Sharing {
+                    seat,
+                    response,
+                    upload,
+                    taken,
+                })));
+            }
+            Err(http2::ask::Miss::Untaken(why)) => {
+                return Err(Lost::Failed {
+                    what: What::Closed,
+                    why: why.to_owned(),
+                    sent: false,
+                });
+            }
+            Err(http2::ask::Miss::Closed) => (Miss::Closed, true),
+            Err(http2::ask::Miss::Invalid(why)) => (Miss::Invalid(why), true),
+            Err(http2::ask::Miss::Unwanted) => {
+                if let Some(fault) = feed.and_then(|feed| feed.progress().fault) {
+                    return Err(Lost::Over(fault));
+                }
+                (Miss::Unwanted, true)
+            }
+        };
+        Err(self.missed(miss, over, sent))
+    }
+
+    fn asker<'b, S: Side>(
+        &'b self,
+        side: &'b mut S,
+        received: &'b mut u64,
+        taken: &Arc<AtomicU64>,
+    ) -> Asker<'b, S> {
+        let within = self.search.backend.terms.response;
+        let patience = within.map(|within| Patience::new(within, Arc::clone(taken)));
+        Asker::new(
+            side,
+            self.feed.as_deref(),
+            self.holds_back,
+            received,
+            patience,
+        )
+    }
+
     async fn connection<S: Side>(
         &self,
         server: &Server,
         grant: Grant,
         record: &mut Record,
         side: &mut S,
-    ) -> Result<Kept, Lost> {
+    ) -> Result<Way, Lost> {
         let permit = match grant {
             Grant::Kept(kept) => {
                 if self.search.may != May::Rested {
                     kept.link.look_first();
                 }
-                return Ok(kept);
+                return Ok(Way::Http1(kept));
             }
+            Grant::Shared(seat) => return Ok(Way::Http2(seat)),
             Grant::Fresh(permit) => permit,
         };
         let header = self.search.header();
         let began = Instant::now();
-        let connected = until_over(server.connect(permit, header, self.search.tie()), side).await;
+        let connecting = async {
+            if self.upgrades || !server.shares() {
+                let connected = server.connect(permit, header, self.search.tie()).await;
+                connected.map(Way::Http1)
+            } else {
+                server.join(permit).await
+            }
+        };
+        let connected = until_over(connecting, side).await;
         record.connect += began.elapsed();
         connected.map_err(Lost::Over)?.map_err(|why| Lost::Failed {
             what: What::Unreachable,
@@ -303,6 +408,11 @@ impl<'a> Errand<'a> {
                 let within = self.search.backend.terms.response.unwrap_or_default();
                 (What::Timeout, format!("nothing for {within:?}"))
             }
+            // hyper says so of what does not begin as HTTP/1 does.
+            (Miss::Invalid(why), _) if why.contains("HTTP version") => (
+                What::Invalid,
+                format!("{why}; if it speaks HTTP/2, write protocol = \"h2\""),
+            ),
             (Miss::Invalid(why), _) => (What::Invalid, why),
             (Miss::Unsent(_) | Miss::Closed, _) => {
                 // A body that broke off looks like a connection that did.
@@ -333,29 +443,59 @@ impl<'a> Errand<'a> {
     pub(super) fn answered<B>(
         &mut self,
         in_flight: InFlight,
-        kept: Kept,
-        response: Response<Incoming>,
+        reply: Reply,
         record: &mut Record,
     ) -> Opened<B> {
         in_flight.0.answered();
-        let (mut parts, body) = response.into_parts();
-        record.answered(parts.status, Instant::now());
-        strip_hop_by_hop(&mut parts.headers);
-        strip_agents(&mut parts.headers);
-        parts.extensions.clear();
         let feed = self.feed.take();
         let mut held_back = false;
         if let Some(feed) = &feed {
             held_back = self.holds_back && feed.is_shut();
             // Whether it comes is the visitor's to decide from here on.
             feed.open();
+            feed.settle();
         }
         let within = self.search.backend.terms.inactivity;
-        let passing = Passing::new(in_flight, kept, body, feed, held_back, within);
+        let (mut parts, passing) = match reply {
+            Reply::Http1(kept, response) => {
+                let (parts, body) = response.into_parts();
+                let passing = answer::Passing::new(in_flight, kept, body, feed, held_back, within);
+                (parts, Passing::Http1(passing))
+            }
+            Reply::Http2(sharing) => {
+                let Sharing {
+                    seat,
+                    response,
+                    upload,
+                    taken,
+                } = *sharing;
+                let (mut parts, body) = response.into_parts();
+                if parts.status == StatusCode::NO_CONTENT {
+                    // It must not be there (RFC 9110 §8.6), whatever a server lets through.
+                    parts.headers.remove(CONTENT_LENGTH);
+                }
+                let passing = http2::answer::Passing::new(Begun {
+                    in_flight,
+                    seat,
+                    status: parts.status,
+                    body,
+                    upload,
+                    feed,
+                    held_back,
+                    taken,
+                    within,
+                });
+                (parts, Passing::Http2(passing))
+            }
+        };
+        record.answered(parts.status, Instant::now());
+        strip_hop_by_hop(&mut parts.headers);
+        strip_agents(&mut parts.headers);
+        parts.extensions.clear();
         Opened {
             parts,
             upgraded: false,
-            way: Way::Backend(Box::new(passing)),
+            way: exchange::Way::Backend(Box::new(passing)),
         }
     }
 }

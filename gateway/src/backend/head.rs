@@ -2,7 +2,7 @@
 
 use http::Uri;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, TE, TRANSFER_ENCODING};
-use http::uri::PathAndQuery;
+use http::uri::{Authority, PathAndQuery, Scheme};
 
 use crate::forward::Outgoing;
 
@@ -25,6 +25,23 @@ pub(super) fn for_http1(mut head: Outgoing, has_body: bool) -> Outgoing {
     let path = head.uri.path_and_query().cloned();
     head.uri = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
     head
+}
+
+/// From that, the same as an HTTP/2 server is to read it (RFC 9113 §8.3.1). Its scheme is that of the connection, as servers
+/// insist.
+pub(super) fn for_http2(head: &Outgoing, secured: bool) -> http::Request<()> {
+    let mut head = head.clone();
+    for field in [CONNECTION, TRANSFER_ENCODING] {
+        head.headers.remove(field);
+    }
+    let host = head.headers.remove(HOST);
+    let authority = host.and_then(|host| Authority::from_maybe_shared(host).ok());
+    let mut parts = head.uri.into_parts();
+    parts.scheme = Some(if secured { Scheme::HTTPS } else { Scheme::HTTP });
+    parts.authority = authority;
+    // There is a path, and an authority: the head was made of both.
+    head.uri = Uri::from_parts(parts).unwrap_or_default();
+    head.into_request()
 }
 
 #[cfg(test)]
@@ -53,6 +70,18 @@ mod tests {
         assert_eq!(head.headers[HOST], "App.test:8443");
         assert_eq!(made("http://a.test/*", &[], false).uri.path(), "/*");
         assert_eq!(head.headers.len(), 1);
+    }
+
+    #[test]
+    fn http2_has_its_target_in_pieces() {
+        let fields = [("te", "trailers"), ("x-a", "1")];
+        let head = for_http2(&made("http://App.test:8443/a%2Fb?q", &fields, true), true);
+        assert_eq!(head.uri().to_string(), "https://App.test:8443/a%2Fb?q");
+        let mut names: Vec<_> = head.headers().keys().map(|name| name.as_str()).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["te", "x-a"]);
+        let head = for_http2(&made("https://a.test/*", &[], false), false);
+        assert_eq!(head.uri().to_string(), "http://a.test/*");
     }
 
     #[test]

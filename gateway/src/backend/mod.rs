@@ -45,7 +45,11 @@ mod body; // a visitor's body on its way
 
 mod asking; // who waits for the answer, and how long
 
-pub mod answer; // a server's answer on its way back
+mod answer; // a server's answer on its way back
+
+mod http2; // the same where requests share a connection
+
+pub mod passing; // either
 
 mod upgrade; // a change of protocol
 
@@ -59,6 +63,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::HeaderMap;
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tidegate_shared::clock;
 use tidegate_shared::drain::Drain;
@@ -139,7 +144,7 @@ impl Backend {
                     "backend {name}: its servers' certificates are NOT verified (verify = false): whoever can answer at their addresses can read and change everything"
                 );
             }
-            let client = origin_client(&trust, &[b"http/1.1"], identity.clone());
+            let client = origin_client(&trust, backend.protocol.alpn(), identity.clone());
             config = Some(client.map_err(|fault| Unusable::of("ca", fault))?);
         }
         let secured = |server: &config::Server| {
@@ -151,8 +156,13 @@ impl Backend {
             let name = ServerName::try_from(name.clone())
                 .map_err(|error| TlsFault::Build(format!("`{name}`: {error}")))
                 .map_err(|fault| Unusable::of("server_name", fault))?;
-            let config = Arc::clone(config);
-            Ok(Some(Secured { config, name }))
+            let mut plain = ClientConfig::clone(config);
+            plain.alpn_protocols = vec![b"http/1.1".to_vec()];
+            Ok(Some(Secured {
+                config: Arc::clone(config),
+                http1: Arc::new(plain),
+                name,
+            }))
         };
         let mut servers = Vec::with_capacity(backend.servers.len());
         for server in &backend.servers {
@@ -216,6 +226,11 @@ impl Backend {
         )
     }
 
+    /// Whether requests may share connections.
+    fn shares(&self) -> bool {
+        self.servers.iter().any(|server| server.shares())
+    }
+
     fn place_of(&self, server: &Arc<Server>) -> Option<usize> {
         self.servers.iter().position(|one| Arc::ptr_eq(one, server))
     }
@@ -259,7 +274,7 @@ pub async fn attend(backends: Arc<[Arc<Backend>]>, renews: bool, drain: Drain) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            () = drain.finishing() => return,
+            () = drain.finishing() => break,
             _ = ticks.tick() => {}
         }
         let now = clock::now_ms();
@@ -271,6 +286,10 @@ pub async fn attend(backends: Arc<[Arc<Backend>]>, renews: bool, drain: Drain) {
                 backend.renew();
             }
         }
+    }
+    let servers = backends.iter().flat_map(|backend| &backend.servers);
+    for server in servers.filter(|server| server.shares()) {
+        server.links().finish().await;
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use prometheus_client::metrics::counter::Counter;
-use tidegate_shared::origin::{FRESH_MS, Line, Link, Pool};
+use tidegate_shared::origin::{self, FRESH_MS, Line, Pool};
 use tidegate_shared::{clock, workers};
 use tokio::net::TcpStream;
 use tracing::{info, warn};
@@ -19,11 +19,12 @@ use super::body::Carried;
 use super::bound::{Bound, Tie};
 use super::check::Checks;
 use super::check::terms::Check;
-use super::config::{self, Address, Terms};
-use super::dial::{Secured, dial, dial_plain};
+use super::config::{self, Address, Protocol, Terms};
+use super::dial::{Agreed, Offer, Secured, dial, dial_plain};
 use super::fitness::{Change, Fitness};
 use super::greeting::SendProxy;
 use super::hash::Place;
+use super::http2::links::{Link, Links, Seat};
 use super::mismatch::{Got, Mismatch, Mismatches, Setting, Spoken};
 use super::queue::{Permit, Room};
 use super::slow_start::SlowStart;
@@ -49,6 +50,9 @@ pub struct Server {
     backup: bool,
     tls: Option<Secured>,
     terms: Terms,
+    protocol: Protocol,
+    /// What it chose when it was last asked, of [`Protocol::Either`]: HTTP/1.1.
+    chose_http1: AtomicBool,
     /// One per worker.
     pools: Vec<Pool<Carried>>,
     /// In place of those, where each connection is one visitor's.
@@ -60,6 +64,8 @@ pub struct Server {
     /// Answers of 400, before it has.
     refusals: AtomicUsize,
     pub(super) mismatches: Mismatches,
+    /// Those that are shared, likewise.
+    links: Vec<Links>,
     room: Arc<Room>,
     outstanding: AtomicUsize,
     /// Until when it is left out; 0 where it is not.
@@ -121,15 +127,24 @@ impl What {
     }
 }
 
-/// A connection for one request, or the right to open one.
+/// A connection for one request, or a place on one, or the right to open one.
 pub(super) enum Grant {
     Kept(Kept),
+    Shared(Seat),
     Fresh(Permit),
+}
+
+/// What a request goes on.
+pub(super) enum Way {
+    /// A connection of its own, for as long as it takes.
+    Http1(Kept),
+    /// One that others use as well.
+    Http2(Seat),
 }
 
 /// A connection in use, and where it rests.
 pub(super) struct Kept {
-    pub(super) link: Box<Link<Carried>>,
+    pub(super) link: Box<origin::Link<Carried>>,
     home: Home,
 }
 
@@ -181,7 +196,7 @@ impl Server {
         workers: usize,
     ) -> Self {
         let (backend, terms): (Arc<str>, Terms) = (of.name.as_str().into(), of.terms);
-        let rest_ms = u64::try_from(terms.keep_alive.as_millis()).unwrap_or(u64::MAX);
+        let rest_ms = rest_ms(&terms);
         Self {
             name: server.name.clone(),
             identity: Identity::of(&backend, &server.name, &server.address.to_string()),
@@ -195,12 +210,15 @@ impl Server {
             backup: server.backup,
             tls,
             terms,
+            protocol: of.protocol,
+            chose_http1: AtomicBool::new(false),
             pools: (0..workers.max(1)).map(|_| Pool::new(rest_ms)).collect(),
             bound: Bound::default(),
             send_proxy: of.send_proxy.clone().map(Arc::new),
             declared: format!("backends.{} ({})", of.name, of.place),
             refusals: AtomicUsize::new(0),
             mismatches: Mismatches::default(),
+            links: (0..workers.max(1)).map(|_| Links::default()).collect(),
             room,
             outstanding: AtomicUsize::new(0),
             out_until: AtomicU64::new(0),
@@ -273,6 +291,9 @@ impl Server {
             .store(mode.map_or(READY, |mode| mode as u8), Relaxed);
         if mode == Some(Mode::Maintenance) {
             let now = clock::now_ms();
+            for links in &self.links {
+                links.clear();
+            }
             for pool in &self.pools {
                 while let Some(resting) = pool.take(now, u64::MAX) {
                     drop(resting);
@@ -340,7 +361,9 @@ impl Server {
             standing,
             weight: u32::from(weight) * self.slow_start.share(now),
             outstanding: self.outstanding(),
-            room: self.room.has_room() || self.has_resting(),
+            room: self.room.has_room()
+                || self.has_resting()
+                || (self.shares() && self.links().have_room()),
             place: self.place,
         }
     }
@@ -365,7 +388,13 @@ impl Server {
         if self.send_proxy.is_some() {
             return self.grant_bound(now, at_most, tie);
         }
-        let here = workers::here().min(self.pools.len() - 1);
+        if at_most.is_some()
+            && self.shares()
+            && let Some(seat) = self.links().take()
+        {
+            return Some(Grant::Shared(seat));
+        }
+        let here = self.here();
         let kept = |home: usize| {
             let link = self.pools[home].take(now, at_most?)?;
             let home = Home::Worker(home);
@@ -408,8 +437,17 @@ impl Server {
         }
     }
 
-    /// Opens a connection that begins with this header, if with any; it may rest for `tie` alone then. The error is why there
-    /// is none.
+    fn here(&self) -> usize {
+        workers::here().min(self.pools.len() - 1)
+    }
+
+    /// The worker's shared connections.
+    pub(super) fn links(&self) -> &Links {
+        &self.links[self.here()]
+    }
+
+    /// Opens a connection for one request at a time, which begins with this header, if with any; it may rest for `tie` alone
+    /// then. The error is why there is none.
     pub(super) async fn connect(
         &self,
         permit: Permit,
@@ -419,18 +457,116 @@ impl Server {
         let home = match tie {
             Some(tie) => Home::Visitor(Arc::clone(tie)),
             None if header.is_some() => Home::Nowhere,
-            None => Home::Worker(workers::here().min(self.pools.len() - 1)),
+            None => Home::Worker(self.here()),
         };
         let header = header.as_deref().unwrap_or_default();
+        let (line, _agreed) = self.dial(header, Offer::Http1).await?;
+        keep(line.holding(permit), home).await
+    }
+
+    /// Finds or opens whatever the server speaks: a place on a connection that somebody else is opening is as good.
+    pub(super) async fn join(&self, permit: Permit) -> Result<Way, String> {
+        let mut permit = Some(permit);
+        loop {
+            // A server that was asked, and chose HTTP/1.1, is not waited for.
+            let alone = match self.protocol {
+                Protocol::Http1 => true,
+                Protocol::Http2 => false,
+                Protocol::Either => self.chose_http1.load(Relaxed),
+            };
+            if alone {
+                let opened = self.begin(permit.take()).await?;
+                return self.way(opened);
+            }
+            let links = self.links();
+            if let Some(seat) = links.take() {
+                return Ok(Way::Http2(seat));
+            }
+            let opening = links.opening();
+            let mut own = None;
+            let told = opening
+                .get_or_init(async || {
+                    let opened = self.begin(permit.take()).await;
+                    links.opened(&opening);
+                    own = Some(self.way(opened?)?);
+                    Ok(())
+                })
+                .await;
+            if let Err(why) = told {
+                return Err(why.clone());
+            }
+            if let Some(way) = own {
+                return Ok(way);
+            }
+            // Another one has opened it: there is a place, or this one is next to open one.
+            if permit.is_none() {
+                return Err(FULL.to_owned());
+            }
+        }
+    }
+
+    /// What a request goes on that has opened a connection: one that may be shared is kept for others as well.
+    fn way(&self, opened: Opened) -> Result<Way, String> {
+        let link = match opened {
+            Opened::Http1(kept) => return Ok(Way::Http1(kept)),
+            Opened::Http2(link) => link,
+        };
+        let links = self.links();
+        links.file(link);
+        let seat = links.take().map(Way::Http2);
+        // Whoever waits for room at this server has some.
+        self.room.changed();
+        seat.ok_or_else(|| FULL.to_owned())
+    }
+
+    /// Opens a connection in whatever the server speaks.
+    async fn begin(&self, permit: Option<Permit>) -> Result<Opened, String> {
+        let (line, agreed) = self.dial(&[], Offer::Usual).await?;
+        let line = match permit {
+            Some(permit) => line.holding(permit),
+            None => line,
+        };
+        let http2 = self.is_http2(agreed)?;
+        self.chose_http1.store(!http2, Relaxed);
+        if http2 {
+            let drivers = &self.links().drivers;
+            let link = Link::open(line, self.terms.connect, drivers).await?;
+            Ok(Opened::Http2(link))
+        } else {
+            let home = Home::Worker(self.here());
+            keep(line, home).await.map(Opened::Http1)
+        }
+    }
+
+    /// What is spoken on a connection that agreed on this. The error is why that cannot be.
+    fn is_http2(&self, agreed: Option<Agreed>) -> Result<bool, String> {
+        match (self.protocol, agreed) {
+            (Protocol::Http1, _) | (Protocol::Either, None | Some(Agreed::Http1)) => Ok(false),
+            (Protocol::Http2, None) | (_, Some(Agreed::Http2)) => Ok(true),
+            (Protocol::Http2, Some(Agreed::Http1)) => Err(
+                "it does not agree on HTTP/2 by ALPN; leave `protocol` out if it speaks HTTP/1.1"
+                    .to_owned(),
+            ),
+        }
+    }
+
+    async fn dial(&self, header: &[u8], offer: Offer) -> Result<(Line, Option<Agreed>), String> {
         let (tls, within) = (self.tls.as_ref(), self.terms.connect);
-        let line = dial(&self.address, header, tls, within)
+        let dialled = dial(&self.address, header, tls, offer, within)
             .await
             .map_err(|undialled| self.misfits(undialled.why, undialled.misfit))?;
         self.counts.connections.inc();
-        let link = Link::open(line.holding(permit))
-            .await
-            .map_err(|error| error.to_string())?;
-        Ok(Kept { link, home })
+        Ok(dialled)
+    }
+
+    /// Whether a request may share a connection to it with others.
+    pub(super) fn shares(&self) -> bool {
+        self.protocol != Protocol::Http1
+    }
+
+    /// Whether its servers are asked over TLS.
+    pub(super) const fn is_secured(&self) -> bool {
+        self.tls.is_some()
     }
 
     /// The same for a connection in TCP mode.
@@ -440,14 +576,27 @@ impl Server {
         Ok(tcp)
     }
 
-    /// Opens a connection that counts nowhere, for a check of this server. It begins as the traffic's do, but for whose it is.
-    pub(super) async fn line_for_check(&self, at: &Address, terms: &Check) -> Result<Line, String> {
+    /// Opens a connection that counts nowhere, for a check of this server; and whether HTTP/2 is spoken on it. It begins as the
+    /// traffic's do, but for whose it is.
+    pub(super) async fn line_for_check(
+        &self,
+        at: &Address,
+        terms: &Check,
+    ) -> Result<(Line, bool), String> {
         let tls = self.tls.as_ref().filter(|_| terms.tls != Some(false));
+        // What listens elsewhere is there for checks, which are in HTTP/1.1 everywhere.
+        let as_requests = terms.port.is_none() && tls.is_some() == self.is_secured();
+        let offer = if as_requests {
+            Offer::Usual
+        } else {
+            Offer::Http1
+        };
         let told = self.send_proxy.as_ref();
         let told = told.filter(|_| terms.send_proxy != Some(false));
         let header = told.map(|told| told.of_ourselves()).unwrap_or_default();
-        let dialled = dial(at, &header, tls, terms.timeout).await;
-        dialled.map_err(|undialled| undialled.why)
+        let dialled = dial(at, &header, tls, offer, terms.timeout).await;
+        let (line, agreed) = dialled.map_err(|undialled| undialled.why)?;
+        Ok((line, as_requests && self.is_http2(agreed)?))
     }
 
     /// Its checks have found it down: whoever waits for room at it alone is told at once.
@@ -561,8 +710,10 @@ impl Server {
 
     /// Closes what the server has closed, and what has rested for long; of the worker that asks.
     pub(super) fn sweep(&self, now: u64) {
-        if let Some(pool) = self.pools.get(workers::here()) {
+        let here = workers::here();
+        if let (Some(pool), Some(links)) = (self.pools.get(here), self.links.get(here)) {
             pool.sweep(now);
+            links.sweep(now, rest_ms(&self.terms));
         }
         if workers::here() == 0 {
             let rest_ms = u64::try_from(self.terms.keep_alive.as_millis()).unwrap_or(u64::MAX);
@@ -650,6 +801,26 @@ impl Server {
     }
 }
 
+async fn keep(line: Line, home: Home) -> Result<Kept, String> {
+    let link = origin::Link::open(line)
+        .await
+        .map_err(|error| error.to_string())?;
+    Ok(Kept { link, home })
+}
+
+fn rest_ms(terms: &Terms) -> u64 {
+    u64::try_from(terms.keep_alive.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A connection that was opened.
+enum Opened {
+    Http1(Kept),
+    Http2(Link),
+}
+
+/// A server lets nobody onto a connection that it has just taken.
+const FULL: &str = "it took the connection, and takes no requests on it";
+
 /// A request in flight, for whoever counts them.
 #[derive(Debug)]
 pub(super) struct InFlight(pub(super) Arc<Server>);
@@ -664,5 +835,9 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.outstanding.fetch_sub(1, Relaxed);
+        // A place on a shared connection may be free.
+        if self.0.shares() && self.0.room.is_limited() {
+            self.0.room.rests();
+        }
     }
 }

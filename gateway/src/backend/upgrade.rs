@@ -18,7 +18,7 @@ use http_body::Body;
 use tidegate_shared::message::{UPGRADE_OPTIONAL, strip_agents, strip_hop_by_hop};
 
 use super::Backend;
-use super::exchange::Errand;
+use super::exchange::{Errand, Reply};
 use super::head::for_http1;
 use super::joined::Joined;
 use super::search::Caller;
@@ -48,13 +48,17 @@ where
     let optional = head.headers.remove(UPGRADE_OPTIONAL).is_some();
     let key = into_upgrade(&mut head, protocol)?;
     let mut errand = Errand::of_upgrade(backend, head, caller);
-    let (in_flight, mut kept, response) = errand.run(gateway, record, side).await?;
+    let (in_flight, reply) = errand.run(gateway, record, side).await?;
     let server = Arc::clone(&in_flight.0);
+    // It was asked on a connection of its own, in HTTP/1.1.
+    let Reply::Http1(mut kept, response) = reply else {
+        return Err(Failure::BackendInvalid);
+    };
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         if response.status().is_success() && !optional {
             return Err(Failure::UpgradeIgnored);
         }
-        return Ok(errand.answered(in_flight, kept, response, record));
+        return Ok(errand.answered(in_flight, Reply::Http1(kept, response), record));
     }
     if let Some(key) = key
         && response

@@ -12,7 +12,7 @@ use tidegate_shared::proxy_header::Version;
 use super::checks;
 use super::listeners::{Said, is_plain, said};
 use super::table::{Problem, Spot, Table, Value};
-use crate::backend::config::{Address, Backend, Balance, By, Hash, Server, Terms, Tls};
+use crate::backend::config::{Address, Backend, Balance, By, Hash, Protocol, Server, Terms, Tls};
 use crate::backend::greeting::{SendProxy, Told};
 
 /// A backend, and where it stands.
@@ -67,6 +67,7 @@ fn one(name: &str, value: Value<'_>, folder: &Path) -> Option<Placed> {
     let spot = value.spot();
     let mut table = value.table()?;
     let balance = table.take("balance").and_then(balance).unwrap_or_default();
+    let protocol = or(&mut table, "protocol", Protocol::default(), str::parse);
     let terms = terms(&mut table);
     let mut files = Vec::new();
     let tls = table
@@ -93,6 +94,7 @@ fn one(name: &str, value: Value<'_>, folder: &Path) -> Option<Placed> {
         balance,
         tls,
         send_proxy,
+        protocol,
         terms,
         check,
         servers,

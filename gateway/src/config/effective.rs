@@ -268,6 +268,7 @@ fn backend(placed: &Placed, out: &mut String) {
         balance,
         tls,
         send_proxy: told,
+        protocol,
         terms,
         check,
         servers,
@@ -291,6 +292,7 @@ fn backend(placed: &Placed, out: &mut String) {
         ("slow_start", terms.slow_start),
     ];
     let _infallible = writeln!(out, "balance = {}", balanced(balance));
+    let _infallible = writeln!(out, "protocol = {}", quoted(&protocol.to_string()));
     for (key, number) in [
         ("retries", terms.retries as usize),
         ("max_queued", terms.queued),

@@ -6,12 +6,13 @@ mod health; // what follows from results
 
 pub mod terms; // what an operator says
 
+use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::header::{ACCEPT, CONNECTION, HOST, HeaderMap, HeaderValue, USER_AGENT};
-use http::{Request, Response, Uri};
+use http::{Request, Response, StatusCode, Uri};
 use prometheus_client::metrics::counter::Counter;
 use tidegate_shared::clock;
 use tidegate_shared::drain::Drain;
@@ -20,11 +21,13 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{error, info, warn};
 
-use super::Backend;
 use super::body::Carried;
 use super::config::Address;
+use super::head::for_http2;
 use super::server::Server;
+use super::{Backend, http2};
 use crate::complaint::Complaint;
+use crate::forward::Outgoing;
 use crate::intent::Mode;
 use health::{Change, Health};
 use terms::{Ask, Check};
@@ -249,7 +252,7 @@ fn place(server: &Server, terms: &Check) -> Address {
 async fn check(server: &Server, terms: &Check) -> Result<(), Fault> {
     let until = Instant::now() + terms.timeout;
     let at = place(server, terms);
-    let mut line = server
+    let (mut line, http2) = server
         .line_for_check(&at, terms)
         .await
         .map_err(|why| (Found::Unreachable, why))?;
@@ -257,37 +260,90 @@ async fn check(server: &Server, terms: &Check) -> Result<(), Fault> {
         close(&mut line, until).await;
         return Ok(());
     };
-    let invalid = |why: String| {
-        let text = format!("it did not answer in HTTP as it should be: {why}");
-        (Found::Invalid, text)
-    };
-    let mut link = Link::open(line)
-        .await
-        .map_err(|error| invalid(error.to_string()))?;
     let request = request(ask, &at);
-    let response = match timeout_at(until, link.ask(request, &mut Nobody, None)).await {
-        Ok(Ok(response)) => response,
-        Ok(Err(Miss::Closed | Miss::Unsent(_))) => {
-            let text = "it closed the connection without an answer";
-            return Err((Found::Closed, text.to_owned()));
+    let asking = async {
+        if http2 {
+            status_in_http2(line, request, server, terms.timeout).await
+        } else {
+            status(line, request, until).await
         }
-        Ok(Err(Miss::Invalid(why))) => return Err(invalid(why)),
-        Ok(Err(Miss::Slow | Miss::Unwanted)) | Err(_) => {
+    };
+    let status = match timeout_at(until, asking).await {
+        Ok(status) => status?,
+        Err(_elapsed) => {
             let text = format!("nothing within {:?}", terms.timeout);
             return Err((Found::Timeout, text));
         }
     };
-    let status = response.status();
-    drop(response);
-    if let Some((mut line, _)) = link.into_parts() {
-        close(&mut line, until).await;
-    }
     if ask.statuses.contain(status) {
         return Ok(());
     }
     let (status, wanted) = (status.as_u16(), &ask.statuses);
     let text = format!("HTTP status {status} where {wanted} was expected");
     Err((Found::Status, text))
+}
+
+fn invalid(why: impl Display) -> Fault {
+    let text = format!("it did not answer in HTTP as it should be: {why}");
+    (Found::Invalid, text)
+}
+
+fn closed() -> Fault {
+    let text = "it closed the connection without an answer";
+    (Found::Closed, text.to_owned())
+}
+
+async fn status(
+    line: Line,
+    request: Request<Carried>,
+    until: Instant,
+) -> Result<StatusCode, Fault> {
+    let mut link = Link::open(line).await.map_err(invalid)?;
+    let response = match link.ask(request, &mut Nobody, None).await {
+        Ok(response) => response,
+        // Neither takes its time here, nor goes away.
+        Err(Miss::Closed | Miss::Unsent(_) | Miss::Slow | Miss::Unwanted) => return Err(closed()),
+        Err(Miss::Invalid(why)) => return Err(invalid(why)),
+    };
+    let status = response.status();
+    drop(response);
+    if let Some((mut line, _)) = link.into_parts() {
+        close(&mut line, until).await;
+    }
+    Ok(status)
+}
+
+async fn status_in_http2(
+    line: Line,
+    request: Request<Carried>,
+    server: &Server,
+    within: Duration,
+) -> Result<StatusCode, Fault> {
+    let (parts, _no_body) = request.into_parts();
+    let head = Outgoing {
+        method: parts.method,
+        uri: parts.uri,
+        headers: parts.headers,
+    };
+    let head = for_http2(&head, server.is_secured());
+    let mut link = http2::links::Link::open(line, within, &server.links().drivers)
+        .await
+        .map_err(|why| (Found::Invalid, why))?;
+    let Some(seat) = link.seat() else {
+        return Err(invalid("it takes no requests on a new connection"));
+    };
+    let ended = |error: h2::Error| {
+        if error.is_io() {
+            closed()
+        } else {
+            invalid(error)
+        }
+    };
+    let requests = seat.requests.clone();
+    let mut requests = requests.ready().await.map_err(ended)?;
+    let (response, _no_body) = requests.send_request(head, true).map_err(ended)?;
+    let response = response.await.map_err(ended)?;
+    Ok(response.status())
 }
 
 /// In order, so that the server has nothing to complain of in its log.

@@ -135,6 +135,7 @@ fn world(addresses: &[SocketAddr], change: impl FnOnce(&mut config::Backend)) ->
         tls: None,
         send_proxy: None,
         place: "gateway.toml:1:1".to_owned(),
+        protocol: config::Protocol::default(),
         terms: Terms::default(),
         check: None,
         servers: addresses

@@ -1,0 +1,8 @@
+//! HTTP/2 to servers: many requests at once share a connection, which a task of its worker drives. Frames, windows and the like are
+//! `h2`'s; which server a request goes to, and whether it goes to another one, is `exchange`'s.
+
+pub(super) mod links; // connections with room
+
+pub(super) mod ask; // a request on one of them
+
+pub(super) mod answer; // what comes back
