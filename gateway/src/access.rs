@@ -16,6 +16,8 @@ use crate::backend::Server;
 use crate::failure::Failure;
 use crate::line;
 use crate::metrics::{Ids, Metrics};
+use crate::rates::{Action, Excess, Pass};
+use crate::smuggling::Form;
 use crate::tunnel::Tunnel;
 
 /// Where records go.
@@ -98,6 +100,9 @@ impl Access {
             status: None,
             reason: None,
             joined: false,
+            pass: None,
+            limited: None,
+            well_headed: false,
             attempts: 0,
             received: 0,
             sent: 0,
@@ -134,6 +139,12 @@ pub struct Record {
     reason: Option<&'static str>,
     /// What follows a 101 goes on.
     joined: bool,
+    /// Whose it is, once that was asked.
+    pass: Option<Pass>,
+    /// Its head is in order: what is malformed from here on is its body.
+    well_headed: bool,
+    /// The limit that its source was beyond, and what was done.
+    limited: Option<Excess>,
     pub(crate) attempts: u32,
     pub(crate) received: u64,
     pub(crate) sent: u64,
@@ -165,7 +176,53 @@ impl Record {
         if self.reason.is_none() {
             self.reason = Some(failure.reason());
             self.access.metrics.failed(failure);
+            if failure == Failure::Malformed && self.well_headed {
+                self.smuggled(Form::Chunks);
+            }
         }
+    }
+
+    /// When its head was complete.
+    pub(crate) fn headed_at(&self) -> Instant {
+        self.headed
+    }
+
+    /// It counts for its source from here on.
+    pub(crate) fn counts(&mut self, pass: Pass) {
+        self.pass = Some(pass);
+    }
+
+    /// The head is in order.
+    pub(crate) fn well_headed(&mut self) {
+        self.well_headed = true;
+    }
+
+    /// The request had this form.
+    pub(crate) fn smuggled(&self, form: Form) {
+        self.access.metrics.smuggling.count(form);
+    }
+
+    /// Its source is beyond a limit.
+    pub(crate) fn limited(&mut self, excess: Excess) {
+        self.limited = Some(excess);
+    }
+
+    /// Whether nobody is to be answered.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.limited.is_some_and(|excess| excess.is_silent())
+    }
+
+    /// When its source may ask again, where that is known.
+    pub(crate) fn retry_after(&self) -> Option<u64> {
+        self.limited?.retry_after()
+    }
+
+    /// Which limit the source is beyond, and what was done: of one that was only marked as well.
+    fn limit(&self) -> Option<(&'static str, &'static str)> {
+        let marked = || Some((self.pass.as_ref()?.marked()?, Action::Mark));
+        let limited = self.limited.map(|excess| (excess.limit, excess.action));
+        let (limit, action) = limited.or_else(marked)?;
+        Some((limit.label(), action.label()))
     }
 
     /// A response head came from the app.
@@ -252,6 +309,11 @@ impl Record {
         );
         out.extend_from_slice(b" reason=");
         line::plain(self.reason.unwrap_or("-"), out);
+        if let Some((limit, action)) = self.limit() {
+            for part in [" limit=", limit, " action=", action] {
+                out.extend_from_slice(part.as_bytes());
+            }
+        }
         for (name, value) in [(&b" in="[..], self.received), (b" out=", self.sent)] {
             out.extend_from_slice(name);
             line::number(value, out);
@@ -308,6 +370,8 @@ impl Record {
             attempts: self.attempts,
             status: self.status.map_or(0, |status| status.as_u16()),
             reason: self.reason,
+            limit: self.limit().map(|(limit, _)| limit),
+            action: self.limit().map(|(_, action)| action),
             bytes_in: self.received,
             bytes_out: self.sent,
             head_ms: ms(times.head),
@@ -358,6 +422,9 @@ impl Drop for Record {
             .metrics
             .request_ended(status, self.received, self.sent);
         let ended = Instant::now();
+        if let Some(pass) = &self.pass {
+            pass.ended(status, ended);
+        }
         self.access.write(|format, line| match format {
             Format::Human => self.human(ended, line),
             Format::Json => {
@@ -400,6 +467,10 @@ struct View<'a> {
     attempts: u32,
     status: u16,
     reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    action: Option<&'static str>,
     bytes_in: u64,
     bytes_out: u64,
     head_ms: f64,

@@ -18,6 +18,7 @@ use tidegate_shared::socket;
 use tidegate_shared::tls::Trust;
 use tidegate_shared::workers::Workers;
 use tokio::net::TcpListener;
+use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
@@ -38,6 +39,7 @@ use crate::intent::{self, Desk};
 use crate::listen::{self, Crowd, Front, Gate, RESERVED_LEAST, RESERVED_SHARE};
 use crate::metrics::{Ids, Metrics, registry};
 use crate::pool::{self, Pool};
+use crate::rates::{Warden, Watch};
 use crate::route::Routes;
 use crate::source::Sources;
 use crate::tcp::{self, Tcp};
@@ -73,6 +75,7 @@ pub struct App {
     workers: Arc<Workers>,
     backends: Arc<[Arc<Backend>]>,
     crowd: Arc<Crowd>,
+    watch: Arc<Watch>,
     handshakes: Sources,
     sink: Sink,
     drain_within: Duration,
@@ -104,6 +107,7 @@ impl App {
             fronts,
             trust,
             backends,
+            lists,
         } = files::read(config).map_err(Trouble::Config)?;
         let descriptors = descriptors::raise();
         let metrics = Arc::new(Metrics::new());
@@ -116,8 +120,12 @@ impl App {
                 named.map(|known| Target::Backend(Arc::clone(known)))
             }
         };
+        let rates = &run.rates;
+        let watch = Watch::new(rates.max_sources, rates.max_tarpitted, lists);
+        metrics.sources.show(Arc::clone(&watch));
         let mut visitors = Vec::new();
-        for (listener, secured) in config.listeners.iter().zip(fronts) {
+        let ruled = config.ruled.iter().enumerate();
+        for ((listener, secured), (at, ruled)) in config.listeners.iter().zip(fronts).zip(ruled) {
             let door = Door {
                 listener: Arc::clone(&listener.name),
                 named: listener.proxy.named.clone(),
@@ -137,6 +145,12 @@ impl App {
                 secured,
                 routes: Routes::new(routes),
                 tcp: passing(config, listener, &backends, &metrics),
+                warden: Arc::new(Warden {
+                    listener: Arc::clone(&listener.name),
+                    rules: Arc::new(ruled.rules(at, &watch.lists)),
+                    watch: Arc::clone(&watch),
+                    counters: metrics.sources.of(&listener.name),
+                }),
             };
             let address = &listener.address;
             visitors.push((bind(&address.named, address.value)?, Arc::new(front)));
@@ -169,6 +183,7 @@ impl App {
             workers,
             backends,
             crowd: crowd(run, descriptors),
+            watch,
             handshakes: Sources::new(run.limits.max_handshakes_per_source),
             sink,
             drain_within: run.patience.drain,
@@ -251,6 +266,7 @@ impl App {
         page.spawn(housekeeping(
             Certificates::new(self.trust, certs),
             Arc::clone(pool),
+            self.watch,
             self.hangup,
             page.clone(),
         ));
@@ -486,8 +502,7 @@ fn crowd(run: &Run, descriptors: u64) -> Arc<Crowd> {
     } else {
         "--max-visitors"
     };
-    let sources = Sources::new(run.limits.visitors_per_source());
-    Crowd::new(sources, most, because)
+    Crowd::new(most, because)
 }
 
 fn pool_limits(run: &Run) -> pool::Limits {
@@ -576,6 +591,7 @@ fn intake(config: &Config, pool: &Arc<Pool>, metrics: &Arc<Metrics>) -> Intake {
 async fn housekeeping(
     mut certificates: Certificates,
     pool: Arc<Pool>,
+    watch: Arc<Watch>,
     mut hangup: Hangup,
     drain: Drain,
 ) {
@@ -586,7 +602,12 @@ async fn housekeeping(
         tokio::select! {
             () = drain.finishing() => return,
             _ = ticks.tick() => {}
-            () = hangup.recv() => info!("SIGHUP: looking at the certificates' files"),
+            () = hangup.recv() => {
+                info!("SIGHUP: looking at the files of certificates and of sources");
+                let watch = Arc::clone(&watch);
+                // A list may be long, and the disk slow.
+                let _looked = spawn_blocking(move || watch.lists.look()).await;
+            }
         }
         certificates.look();
         if forgotten.elapsed() >= Duration::from_secs(60) {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use h2::ext::Protocol;
 use h2::{Reason, client};
-use http::{HeaderMap, Method, Response, StatusCode, response};
+use http::{HeaderMap, HeaderName, Method, Response, StatusCode, response};
 use http_body::Body;
 use tidegate_shared::clock;
 use tidegate_shared::inbound::Inbound;
@@ -36,6 +36,7 @@ use crate::listen::Front;
 use crate::metrics::Metrics;
 use crate::page::REASON;
 use crate::pool::{Pool, Tried, Unavailable};
+use crate::rates::Guest;
 use crate::tunnel::{Ending, Lease, Tunnel};
 use crate::upload::Upload;
 use wait::{Gate, Outcome, Wait};
@@ -64,6 +65,8 @@ pub struct Visit {
     /// The listener that it came to.
     pub front: Arc<Front>,
     pub introduction: Introduction,
+    /// Its source, and what that may still do.
+    pub guest: Arc<Guest>,
 }
 
 impl Visit {
@@ -122,6 +125,8 @@ pub struct Ask<B> {
     pub expects: bool,
     /// Octets of the head, for what holding it costs.
     pub octets: usize,
+    /// The field that the gateway marks requests with, if it does.
+    pub mark: Option<HeaderName>,
 }
 
 /// An answer that has begun.
@@ -186,6 +191,7 @@ where
         protocol,
         expects,
         octets,
+        mark,
     } = ask;
     let Target::Tunnel(name) = target else {
         return Err(Unavailable::plain(Failure::NoSuchName));
@@ -194,7 +200,7 @@ where
     let mut tried = Tried::default();
     // What goes on on an upgraded stream is no body.
     let most = visit.gateway.max_body.filter(|_| protocol.is_none());
-    let mut body = Upload::new(body, most);
+    let mut body = Upload::new(body, most).without(mark);
     let mut last: Option<Failure> = None;
     let mut expects = expects;
     loop {

@@ -36,6 +36,12 @@ pub enum Failure {
     Misdirected,
     /// One source has too many connections.
     TooManyConnections,
+    /// One source has too many requests, at once or within some time.
+    TooManyRequests,
+    /// One source has caused too many errors.
+    TooManyErrors,
+    /// The source is on the operator's list of those who are not served.
+    Denied,
     /// One connection's requests are cancelled faster than is allowed.
     TooManyCancelled,
     /// No agent ever brought this name.
@@ -116,6 +122,9 @@ impl Failure {
             Self::HeadTooLarge => "head-too-large",
             Self::Misdirected => "misdirected",
             Self::TooManyConnections => "too-many-connections",
+            Self::TooManyRequests => "too-many-requests",
+            Self::TooManyErrors => "too-many-errors",
+            Self::Denied => "denied",
             Self::TooManyCancelled => "too-many-cancelled",
             Self::NoSuchName => "no-such-name",
             Self::AgentGone => "agent-gone",
@@ -167,7 +176,11 @@ impl Failure {
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
-            Self::TooManyConnections | Self::TooManyCancelled => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooManyConnections
+            | Self::TooManyRequests
+            | Self::TooManyErrors
+            | Self::TooManyCancelled => StatusCode::TOO_MANY_REQUESTS,
+            Self::Denied => StatusCode::FORBIDDEN,
             Self::NoSuchName
             | Self::AgentGone
             | Self::AllEjected
@@ -208,6 +221,8 @@ impl Failure {
             | Self::AllEjected
             | Self::ServersDown
             | Self::TooManyConnections
+            | Self::TooManyRequests
+            | Self::TooManyErrors
             | Self::TooManyCancelled => Some(5),
             Self::NoServer => Some(30),
             Self::Limit | Self::BackendBusy | Self::Draining => Some(1),
@@ -227,6 +242,7 @@ impl Failure {
                 | Self::TargetTooLong
                 | Self::HeadTooLarge
                 | Self::TooManyConnections
+                | Self::Denied
                 | Self::TooManyCancelled
                 | Self::Draining
                 | Self::VisitorGone
@@ -254,6 +270,13 @@ impl Failure {
                 "This connection's certificate does not cover the requested host; connect anew."
             }
             Self::TooManyConnections => "There are too many connections from your address.",
+            Self::TooManyRequests => {
+                "There are too many requests from your address; try again later."
+            }
+            Self::TooManyErrors => {
+                "Too many requests from your address have failed; try again later."
+            }
+            Self::Denied => "Visitors from your address are not served here.",
             Self::TooManyCancelled => "Requests on this connection are cancelled too often.",
             Self::NoSuchName => "No agent has brought this name to the gateway.",
             Self::AgentGone => "The agent of this name is not connected at the moment.",
@@ -314,7 +337,7 @@ impl From<BadLength> for Failure {
 }
 
 /// All of them, for the metrics to show at zero.
-pub const ALL: [Failure; 44] = [
+pub const ALL: [Failure; 47] = [
     Failure::Malformed,
     Failure::NoHost,
     Failure::ManyHosts,
@@ -329,6 +352,9 @@ pub const ALL: [Failure; 44] = [
     Failure::HeadTooLarge,
     Failure::Misdirected,
     Failure::TooManyConnections,
+    Failure::TooManyRequests,
+    Failure::TooManyErrors,
+    Failure::Denied,
     Failure::TooManyCancelled,
     Failure::NoSuchName,
     Failure::AgentGone,

@@ -12,6 +12,7 @@ use tidegate_shared::tls::{Anchors, End, SwapIdentity, Trust, tunnel_server, vis
 use crate::app::workers;
 use crate::backend::{Backend, Unusable};
 use crate::config::{Config, Problem};
+use crate::rates::lists::{Listed, Lists};
 use crate::visitor::Secured;
 
 /// What TLS needs.
@@ -23,6 +24,8 @@ pub(crate) struct Files {
     pub(crate) trust: Option<Arc<Trust<ServerConfig>>>,
     /// With what TLS to their servers needs.
     pub(crate) backends: Vec<Arc<Backend>>,
+    /// Of sources that are denied or allowed more.
+    pub(crate) lists: Lists,
 }
 
 /// Reads them all.
@@ -61,15 +64,38 @@ pub(crate) fn read(config: &Config) -> Result<Files, Vec<Problem>> {
             }
         }
     }
+    let lists = lists(config, &mut problems);
     if problems.is_empty() {
         Ok(Files {
             fronts,
             trust,
             backends,
+            lists,
         })
     } else {
         Err(problems)
     }
+}
+
+/// Each file once, whoever names it.
+fn lists(config: &Config, problems: &mut Vec<Problem>) -> Lists {
+    let mut lists = Vec::<Arc<Listed>>::new();
+    let mut bad = Vec::new();
+    for named in config.lists() {
+        let path = &named.path;
+        if lists.iter().any(|list| list.path == *path) || bad.contains(path) {
+            continue;
+        }
+        match Listed::load(path) {
+            Ok(list) => lists.push(list),
+            Err(unusable) => {
+                bad.push(path.clone());
+                let told = unusable.0.into_iter();
+                problems.extend(told.map(|text| named.problem(text)));
+            }
+        }
+    }
+    Lists::new(lists)
 }
 
 fn trust(config: &Config) -> Result<Option<Arc<Trust<ServerConfig>>>, Problem> {

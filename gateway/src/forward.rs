@@ -4,7 +4,7 @@
 //! field values and their order within a name, methods nobody knows.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use http::header::{COOKIE, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, VIA};
 use http::uri::{Authority, Parts, PathAndQuery, Scheme};
@@ -77,6 +77,26 @@ impl fmt::Display for Range {
 }
 
 impl Range {
+    /// The first and the last of its addresses; those of IPv4 as IPv4.
+    pub fn bounds(&self) -> (IpAddr, IpAddr) {
+        match (self.address, self.prefix) {
+            (IpAddr::V4(address), prefix) => of_v4(address, prefix),
+            (IpAddr::V6(address), prefix) => {
+                match (address.to_ipv4_mapped(), prefix.checked_sub(96)) {
+                    (Some(v4), Some(prefix)) => of_v4(v4, prefix),
+                    _ => {
+                        let below = u128::MAX.checked_shr(prefix.into()).unwrap_or(0);
+                        let first = address.to_bits() & !below;
+                        (
+                            Ipv6Addr::from_bits(first).into(),
+                            Ipv6Addr::from_bits(first | below).into(),
+                        )
+                    }
+                }
+            }
+        }
+    }
+
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.address, address.to_canonical()) {
             (IpAddr::V4(range), IpAddr::V4(one)) => {
@@ -90,6 +110,15 @@ impl Range {
             _ => false,
         }
     }
+}
+
+fn of_v4(address: Ipv4Addr, prefix: u8) -> (IpAddr, IpAddr) {
+    let below = u32::MAX.checked_shr(prefix.into()).unwrap_or(0);
+    let first = address.to_bits() & !below;
+    (
+        Ipv4Addr::from_bits(first).into(),
+        Ipv4Addr::from_bits(first | below).into(),
+    )
 }
 
 /// What a visitor's connection contributes to every one of its requests, made once per connection.
@@ -120,6 +149,11 @@ impl Origin {
             forwarded: format!("for={node};proto={proto};host="),
             proto,
         }
+    }
+
+    /// Whether what it says in forwarding fields is believed.
+    pub fn is_trusted(&self) -> bool {
+        self.trusted
     }
 }
 

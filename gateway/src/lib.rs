@@ -21,7 +21,9 @@ mod certificates; // files that are renewed, and what runs out
 
 pub mod listen; // accept loops
 
-pub mod source; // who connects how often
+pub mod source; // who dials how often
+
+pub mod rates; // how much one source may do
 
 pub mod door; // whom a connection is from
 
@@ -52,6 +54,8 @@ pub mod tunnel; // one tunnel
 pub mod backend; // servers that are dialled
 
 pub mod intent; // what operators ask of them
+
+pub mod smuggling; // forms of requests that mean two things
 
 pub mod failure; // every way to fail, folded once
 

@@ -22,6 +22,7 @@ use crate::exchange::Target;
 use crate::failure::Failure;
 use crate::metrics::Metrics;
 use crate::page;
+use crate::rates::{Admission, Excess, Guest, Limit, Warden};
 use crate::route::Routes;
 use crate::source::{Entry, Sources};
 use crate::tcp::Tcp;
@@ -43,7 +44,6 @@ const TELLING: usize = 64;
 /// Visitors' connections, counted over all listeners.
 #[derive(Debug)]
 pub struct Crowd {
-    pub sources: Sources,
     pub most: usize,
     /// What the number comes from, for whoever wants to raise it.
     pub because: &'static str,
@@ -54,9 +54,8 @@ pub struct Crowd {
 }
 
 impl Crowd {
-    pub fn new(sources: Sources, most: usize, because: &'static str) -> Arc<Self> {
+    pub fn new(most: usize, because: &'static str) -> Arc<Self> {
         Arc::new(Self {
-            sources,
             most,
             because,
             open: AtomicUsize::new(0),
@@ -67,15 +66,17 @@ impl Crowd {
     }
 
     /// Tells the operator why visitors are turned away.
-    fn complain(&self, failure: Failure) {
-        let (complaint, whose, most, because) = match failure {
-            Failure::TooManyConnections => (
+    fn complain(&self, refusal: &Refusal, warden: &Warden) {
+        let (complaint, whose, most, because) = match refusal {
+            Refusal::Source(excess) if excess.limit == Limit::Connections => (
                 &self.crowded,
                 " of one address",
-                self.sources.most(),
+                warden.rules.connections as usize,
                 "--max-visitors-per-source",
             ),
-            _ => (&self.full, "", self.most, self.because),
+            // Its own line says so.
+            Refusal::Source(_) => return,
+            Refusal::Full => (&self.full, "", self.most, self.because),
         };
         let due = complaint
             .lock()
@@ -90,6 +91,23 @@ impl Crowd {
     }
 }
 
+/// Why a visitor's connection is turned away.
+enum Refusal {
+    /// All places are taken.
+    Full,
+    /// Of what its source has done.
+    Source(Excess),
+}
+
+impl Refusal {
+    fn failure(&self) -> Failure {
+        match self {
+            Self::Full => Failure::Limit,
+            Self::Source(excess) => excess.limit.failure(),
+        }
+    }
+}
+
 /// What a visitors' listener has in front.
 #[derive(Debug)]
 pub struct Front {
@@ -98,6 +116,7 @@ pub struct Front {
     pub routes: Routes<Target>,
     /// In TCP mode; then nothing else here counts but the door.
     pub tcp: Option<Tcp>,
+    pub warden: Arc<Warden>,
 }
 
 /// What a tunnels' listener has in front.
@@ -122,10 +141,12 @@ pub async fn visitors(
         tune_plain(&stream);
         // Behind a load balancer there are many visitors at one address; whose connection it is says its header.
         let known = (!front.door.reads_headers()).then_some(visitor);
-        let entry = match room(&crowd, known) {
-            Ok(entry) => entry,
-            Err(failure) => {
-                shed(stream, visitor, failure, &front, &reception, &crowd, &drain);
+        let admitted = match room(&crowd, &front.warden, known) {
+            Ok(admitted) => admitted,
+            Err(refusal) => {
+                shed(
+                    stream, visitor, &refusal, &front, &reception, &crowd, &drain,
+                );
                 continue;
             }
         };
@@ -141,7 +162,7 @@ pub async fn visitors(
         let (reception, front) = (Arc::clone(&reception), Arc::clone(&front));
         let task = reception.drain.clone().track(async move {
             if let Some(stream) = stream.here() {
-                visit(reception, stream, visitor, front, entry, counted).await;
+                visit(reception, stream, visitor, front, admitted, counted).await;
             }
         });
         hand_over(&workers, task);
@@ -154,11 +175,13 @@ async fn visit(
     mut stream: TcpStream,
     visitor: SocketAddr,
     front: Arc<Front>,
-    mut entry: Option<Entry>,
+    known: Option<Admission>,
     counted: Counted,
 ) {
     let began = Instant::now();
-    let arrival = if front.door.reads_headers() {
+    let (arrival, admission) = if let Some(admission) = known {
+        (Arrival::of(visitor), admission)
+    } else {
         let admitted = tokio::select! {
             biased;
             admitted = front.door.admit(&mut stream, visitor) => admitted,
@@ -167,31 +190,46 @@ async fn visit(
         let Some(arrival) = admitted else {
             return;
         };
-        entry = counted
-            .crowd
-            .sources
-            .enter(arrival.from.ip(), Instant::now());
-        if entry.is_none() {
-            let failure = Failure::TooManyConnections;
-            return shed(
-                stream,
-                arrival.from,
-                failure,
-                &front,
-                &reception,
-                &counted.crowd,
-                &reception.drain,
-            );
+        let admission = front.warden.admit(arrival.from.ip(), Instant::now());
+        (arrival, admission)
+    };
+    let guest = match settled(admission, &reception, front.warden.rules.tarpit).await {
+        Ok(guest) => guest,
+        Err(excess) => {
+            let (refusal, from) = (Refusal::Source(excess), arrival.from);
+            let (crowd, drain) = (&counted.crowd, &reception.drain);
+            return shed(stream, from, &refusal, &front, &reception, crowd, drain);
         }
-        arrival
-    } else {
-        Arrival::of(visitor)
     };
     match &front.tcp {
-        Some(tcp) => Box::pin(tcp.serve(&reception, stream, arrival, began)).await,
-        None => reception.serve(stream, arrival, front).await,
+        Some(tcp) => {
+            Box::pin(tcp.serve(&reception, stream, arrival, began)).await;
+            drop(guest);
+        }
+        None => reception.serve(stream, arrival, front, guest).await,
     }
-    drop((counted, entry));
+    drop(counted);
+}
+
+/// Whoever may come in, or why not: that of one who is held comes after its time, or when the gateway ends. Until then it has
+/// no place of anything but its connection.
+async fn settled(
+    admission: Admission,
+    reception: &Reception,
+    tarpit: Duration,
+) -> Result<Guest, Excess> {
+    match admission {
+        Admission::In(guest) => Ok(guest),
+        Admission::Held(_guest, _held, excess) => {
+            tokio::select! {
+                biased;
+                () = reception.drain.finishing() => {}
+                () = sleep(tarpit) => {}
+            }
+            Err(excess)
+        }
+        Admission::Out(excess) => Err(excess),
+    }
 }
 
 /// Accepts tunnels until the drain begins.
@@ -320,37 +358,45 @@ fn gone_already(error: &io::Error) -> bool {
 }
 
 /// A visitor's place, or why there is none. One who is not known yet has none among those of its source.
-fn room(crowd: &Crowd, visitor: Option<SocketAddr>) -> Result<Option<Entry>, Failure> {
-    if crowd.open.load(Relaxed) >= crowd.most {
-        return Err(Failure::Limit);
-    }
+fn room(
+    crowd: &Crowd,
+    warden: &Arc<Warden>,
+    visitor: Option<SocketAddr>,
+) -> Result<Option<Admission>, Refusal> {
+    let full = crowd.open.load(Relaxed) >= crowd.most;
     let Some(visitor) = visitor else {
-        return Ok(None);
+        return if full { Err(Refusal::Full) } else { Ok(None) };
     };
-    crowd
-        .sources
-        .enter(visitor.ip(), Instant::now())
-        .map(Some)
-        .ok_or(Failure::TooManyConnections)
+    let (from, now) = (visitor.ip(), Instant::now());
+    if full {
+        // Whoever is not served is not told of limits either.
+        let denied = warden.denied(from, now);
+        return Err(denied.map_or(Refusal::Full, Refusal::Source));
+    }
+    match warden.admit(from, now) {
+        Admission::Out(excess) => Err(Refusal::Source(excess)),
+        admission => Ok(Some(admission)),
+    }
 }
 
 /// Turns a visitor away, with a word where there is no TLS in the way, and it would be understood.
 fn shed(
     stream: TcpStream,
     visitor: SocketAddr,
-    failure: Failure,
+    refusal: &Refusal,
     front: &Front,
     reception: &Reception,
     crowd: &Arc<Crowd>,
     drain: &Drain,
 ) {
     let access = &reception.gateway.access;
-    crowd.complain(failure);
+    crowd.complain(refusal, &front.warden);
     access.metrics().visitors_shed.inc();
+    let silent = matches!(refusal, Refusal::Source(excess) if excess.is_silent());
     if let Some(tcp) = &front.tcp {
-        tcp.shed(reception, visitor, failure);
-    } else if front.secured.is_none() {
-        tell(stream, visitor, failure, access, crowd, drain);
+        tcp.shed(reception, visitor, refusal.failure());
+    } else if front.secured.is_none() && !silent {
+        tell(stream, visitor, refusal, access, crowd, drain);
     }
 }
 
@@ -359,7 +405,7 @@ fn shed(
 fn tell(
     stream: TcpStream,
     visitor: SocketAddr,
-    failure: Failure,
+    refusal: &Refusal,
     access: &Arc<Access>,
     crowd: &Arc<Crowd>,
     drain: &Drain,
@@ -368,7 +414,11 @@ fn tell(
         crowd.telling.fetch_sub(1, Relaxed);
         return;
     }
-    let record = access.record(&visitor.to_string().into(), false, Instant::now());
+    let mut record = access.record(&visitor.to_string().into(), false, Instant::now());
+    let failure = refusal.failure();
+    if let Refusal::Source(excess) = refusal {
+        record.limited(*excess);
+    }
     let crowd = Arc::clone(crowd);
     drain.spawn(async move {
         // Whoever does not take it in time does without.

@@ -16,6 +16,8 @@ use crate::door;
 use crate::failure::{ALL, Failure};
 use crate::intent::Desk;
 use crate::pool::Pool;
+use crate::rates;
+use crate::smuggling;
 use crate::tcp;
 use crate::tunnel::{Ending, Life};
 
@@ -47,6 +49,8 @@ pub struct Metrics {
     backends: OnceLock<Arc<[Arc<Backend>]>>,
     desk: OnceLock<Arc<Desk>>,
     pub tcp: tcp::Listeners,
+    pub sources: rates::counters::Shown,
+    pub smuggling: smuggling::Refused,
 }
 
 /// Tunnels that were not filed, by the layer that refused them.
@@ -292,6 +296,17 @@ impl Collector for Live {
         counters(
             encoder,
             (
+                "smuggling_refused",
+                "Requests refused for a form in which one is made to look like another, by form",
+            ),
+            metrics
+                .smuggling
+                .all()
+                .map(|(form, count)| (vec![("form", form.label().to_owned())], count)),
+        )?;
+        counters(
+            encoder,
+            (
                 "visitors_overdue",
                 "Connections of visitors that were ended because something did not come in time, by what",
             ),
@@ -382,6 +397,7 @@ impl Collector for Live {
                 std::iter::once((Vec::new(), unsaved)),
             )?;
         }
+        metrics.sources.encode(encoder)?;
         self.encode_tcp(encoder)?;
         self.encode_tunnels(encoder)
     }

@@ -50,10 +50,20 @@ pub fn failed(failure: Failure, about: Option<&str>, id: &str, wants: Wants) -> 
     response
 }
 
+/// Says when it makes sense to ask again, where that is known better than for failures of the kind.
+pub(crate) fn later<B>(response: &mut Response<B>, record: &Record) {
+    if let Some(seconds) = record.retry_after() {
+        response
+            .headers_mut()
+            .insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+}
+
 /// The same as it stands on an HTTP/1 connection that ends with it, where there is no request to answer; noted in its record.
 pub(crate) fn last_words(failure: Failure, record: &mut Record) -> Vec<u8> {
-    let response = failed(failure, None, &record.id(), Wants::Text);
+    let mut response = failed(failure, None, &record.id(), Wants::Text);
     record.failed(failure);
+    later(&mut response, record);
     record.sent = response.body().len() as u64;
     let mut octets =
         format!("HTTP/1.1 {}\r\nconnection: close\r\n", response.status()).into_bytes();

@@ -1,5 +1,5 @@
-//! Who connects how often, by source address: how many connections at once, and how long one whose handshakes keep
-//! failing is held back. Pure but for its lock; the listeners ask.
+//! Which source of tunnels connects how often: how many connections that are not tunnels yet, and how long one whose handshakes
+//! keep failing is held back. Pure but for its lock; the tunnels' listeners ask. What visitors may do is `rates`'s.
 //!
 //! A HAProxy agent with a wrong certificate redials thousands of times a second. Holding back the answer to the failed
 //! handshake slows it down without touching its neighbours; only where that does not help (the other side is the one
@@ -103,11 +103,6 @@ impl Sources {
             key,
             held_back: false,
         })
-    }
-
-    /// Connections of one source at once.
-    pub fn most(&self) -> usize {
-        self.most
     }
 
     /// Sources in the table, for tests and metrics.

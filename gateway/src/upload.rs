@@ -6,8 +6,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame};
+
+use crate::rates;
 
 /// Octets of a body that are kept until the answer has begun. They are copies: a slice would keep the buffer that it was read
 /// into, which is larger than what a slow visitor sends at a time.
@@ -23,6 +25,8 @@ pub struct Upload<B> {
     /// To be said once more, before what still comes.
     again: Option<Bytes>,
     trailers_again: bool,
+    /// A field that a visitor must not be believed in, in trailers no more than in a head.
+    disbelieved: Option<HeaderName>,
 }
 
 /// What the body has said.
@@ -53,7 +57,14 @@ impl<B> Upload<B> {
             past: Past::default(),
             again: None,
             trailers_again: false,
+            disbelieved: None,
         }
+    }
+
+    /// The same, less this field in its trailers.
+    pub(crate) fn without(mut self, field: Option<HeaderName>) -> Self {
+        self.disbelieved = field;
+        self
     }
 
     pub(crate) const fn is_none(&self) -> bool {
@@ -138,7 +149,10 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Upload<B> {
             this.past.ended = true;
             return Poll::Ready(None);
         };
-        let frame = frame.map_err(Fault::Visitor)?;
+        let mut frame = frame.map_err(Fault::Visitor)?;
+        if let (Some(field), Some(trailers)) = (&this.disbelieved, frame.trailers_mut()) {
+            rates::remove(trailers, field);
+        }
         let octets = frame.data_ref().map_or(0, Bytes::len) as u64;
         this.left = this.left.checked_sub(octets).ok_or(Fault::TooLarge)?;
         this.past.add(&frame);

@@ -217,6 +217,50 @@ fn what_is_missing_is_told_where_the_rest_is_fine() {
             "[tunnels]\nnames = \"a.test\"\nclear = 0\nclear_names = \"b.test\"\n",
             "a.toml:4:15: tunnels.clear_names: b.test is not among",
         ),
+        (
+            "[sources]\nrequest_rate = \"100\"\n",
+            "a.toml:2:16: sources.request_rate: `100` is not a rate; write it like 100/10s",
+        ),
+        (
+            "[sources]\nerror_statuses = [\"404\", \"4xx\"]\n",
+            "a.toml:2:26: sources.error_statuses: `4xx` is no status of an error",
+        ),
+        (
+            "[sources]\nrequest_action = \"ban\"\n",
+            "a.toml:2:18: sources.request_action: `ban` is none of refuse, 429, tarpit and mark",
+        ),
+        (
+            "[sources]\nmark = \"Host\"\n",
+            "a.toml:2:8: sources.mark: `Host` has a meaning of its own",
+        ),
+        (
+            "[listeners.a]\naddress = 0\n[sources]\nrequest_action = \"mark\"\n",
+            "a.toml:4:18: sources.request_action: this needs the field to write into: --mark x-source-limit",
+        ),
+        (
+            "[listeners.a]\naddress = 0\nrequest_rate = \"1/s\"\n",
+            "a.toml:3:1: listeners.a.request_rate: unknown key here; it belongs in `sources` of the listener",
+        ),
+        (
+            "[listeners.a]\naddress = 0\nsources = { max_sources = 5 }\n",
+            "a.toml:3:13: listeners.a.sources.max_sources: unknown key here; it belongs in [sources]",
+        ),
+        (
+            "[listeners.a]\naddress = 0\nsources = { request_rat = \"1/s\" }\n",
+            "a.toml:3:13: listeners.a.sources.request_rat: unknown key; did you mean `request_rate`?",
+        ),
+        (
+            "[listeners.a]\naddress = 0\nmode = \"tcp\"\nservers = \"h:1\"\nsources = { request_rate = \"1/s\" }\n",
+            "a.toml:5:28: listeners.a.sources.request_rate: a listener in TCP mode knows nothing of requests",
+        ),
+        (
+            "[listeners.a]\naddress = 0\nmode = \"tcp\"\nservers = \"h:1\"\n[sources]\nconnection_action = \"mark\"\nmark = \"x-a\"\n",
+            "a.toml:6:21: sources.connection_action: the listener a is in TCP mode and has no fields to mark",
+        ),
+        (
+            "[listeners.a]\naddress = 0\n[listeners.a.sources]\ndeny = \"none.txt\"\n",
+            "a.toml:4:8: listeners.a.sources.deny: none.txt cannot be read: No such file",
+        ),
     ] {
         let told = told(text);
         assert!(

@@ -1,8 +1,8 @@
-//! Milliseconds since the program first asked: small enough for an atomic, monotonic, never zero. For deadlines and ages at
-//! both ends; what a person reads is `when`'s.
+//! Time since the program first asked: small enough for an atomic, monotonic, never zero. In milliseconds for deadlines and ages
+//! at both ends, in nanoseconds for rates; what a person reads is `when`'s.
 
 use std::sync::OnceLock;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Milliseconds since the first call, plus one; so zero can stand for "never".
 pub fn now_ms() -> u64 {
@@ -11,7 +11,15 @@ pub fn now_ms() -> u64 {
 
 /// The same for a moment that is at hand. Moments before the first call count as one.
 pub fn ms(moment: Instant) -> u64 {
+    u64::try_from(since_start(moment).as_millis()).unwrap_or(u64::MAX - 1) + 1
+}
+
+/// Nanoseconds, likewise: enough for 584 years.
+pub fn ns(moment: Instant) -> u64 {
+    u64::try_from(since_start(moment).as_nanos()).unwrap_or(u64::MAX - 1) + 1
+}
+
+fn since_start(moment: Instant) -> Duration {
     static START: OnceLock<Instant> = OnceLock::new();
-    let since = moment.saturating_duration_since(*START.get_or_init(Instant::now));
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX - 1) + 1
+    moment.saturating_duration_since(*START.get_or_init(Instant::now))
 }

@@ -7,6 +7,7 @@ use tidegate_shared::name::NamePattern;
 
 use super::Config;
 use super::passing::{Onward, SOMEWHERE};
+use super::rates;
 use super::routes::Goal;
 use super::table::Problem;
 use crate::door::Expect;
@@ -25,6 +26,7 @@ pub(super) fn problems(config: &Config, whole: bool) -> Vec<Problem> {
     all.extend(addresses(config));
     all.extend(proxies(config));
     all.extend(leading_nowhere(config));
+    all.extend(rates::problems(config));
     for (id, text) in config.run.limits.check() {
         all.push(config.sources.problem(id, text));
     }
@@ -64,6 +66,7 @@ pub(super) fn advice(config: &Config) -> Vec<Problem> {
         .chain(tunnels)
         .chain(idle)
         .chain(trusting)
+        .chain(rates::advice(config))
         .collect()
 }
 

@@ -31,6 +31,7 @@ pub(super) fn text(config: &Config, all: bool) -> String {
         "forwarding",
         "proxy_protocol",
         "limits",
+        "sources",
         "times",
         "tunnels",
     ] {
@@ -106,6 +107,7 @@ fn follows(config: &Config, id: &str) -> Option<String> {
     let limits = &config.run.limits;
     let value = match id {
         "max_visitors_per_source" => limits.visitors_per_source(),
+        "max_requests_per_source" => limits.requests_per_source(),
         "max_tunnels_per_name" => limits.tunnels_per_name(),
         "max_tunnels_per_source" => limits.tunnels_per_source(),
         "max_held_per_name" => limits.held_per_name(),
@@ -168,6 +170,29 @@ fn describe(listener: &Listener, all: bool, out: &mut String) {
     }
     if let Some(told) = &listener.passing {
         passing(told, all, out);
+    }
+    if !listener.sources.is_empty() {
+        let _infallible = writeln!(out, "[listeners.{}.sources]", key(&listener.name));
+    }
+    let command = Cli::command();
+    let run = command.find_subcommand("run").unwrap_or(&command);
+    for setting in &listener.sources {
+        let is_list = run
+            .get_arguments()
+            .any(|option| option.get_id() == setting.id.as_str() && is_list(option));
+        let value = if is_list {
+            let quoted: Vec<String> = setting.values.iter().map(|value| quoted(value)).collect();
+            format!("[{}]", quoted.join(", "))
+        } else {
+            setting
+                .values
+                .first()
+                .map_or_else(String::new, |value| bare_or_quoted(value))
+        };
+        out.push_str(&entry(
+            &format!("{} = {value}", setting.id),
+            &setting.spot.to_string(),
+        ));
     }
 }
 

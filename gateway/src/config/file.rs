@@ -120,7 +120,7 @@ fn read(document: &Document<'_>, mut root: Table<'_>, folder: &Path, run: &Comma
         .map(Table::entries)
         .unwrap_or_default()
         .into_iter()
-        .filter_map(|(name, value)| listeners::read(&name, value, folder, goals))
+        .filter_map(|(name, value)| listeners::read(&name, value, folder, goals, run))
         .collect();
     let routes = root.take("routes");
     let known = Known {

@@ -23,6 +23,10 @@ pub struct Limits {
     /// Visitors' connections from one address (IPv6: one /64); 4096 or --max-visitors unless set, whichever is less.
     #[arg(long, value_name = "N", env = "TIDEGATE_MAX_VISITORS_PER_SOURCE", value_parser = count)]
     pub max_visitors_per_source: Option<usize>,
+    /// Requests at once from one address, over all of its connections; three quarters of four tunnels' places
+    /// (--max-tunnel-streams) unless set. 0: any number.
+    #[arg(long, value_name = "N", env = "TIDEGATE_MAX_REQUESTS_PER_SOURCE", value_parser = count_or_none)]
+    pub max_requests_per_source: Option<usize>,
     /// Requests at once on one visitor's HTTP/2 connection.
     #[arg(long, value_name = "N", env = "TIDEGATE_MAX_STREAMS", default_value = "100", value_parser = streams)]
     pub max_streams: u32,
@@ -116,6 +120,14 @@ impl Limits {
     /// Visitors' connections from one address.
     pub fn visitors_per_source(&self) -> usize {
         part(self.max_visitors_per_source, 4096, self.max_visitors)
+    }
+
+    /// Requests at once from one address; 0 for any number. What an agent has places for unless told otherwise is not to be
+    /// one visitor's alone.
+    pub fn requests_per_source(&self) -> usize {
+        let usual = usize::try_from(self.max_tunnel_streams).unwrap_or(usize::MAX);
+        self.max_requests_per_source
+            .unwrap_or_else(|| usual.saturating_mul(3))
     }
 
     /// Tunnels of one name.

@@ -6,12 +6,14 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use clap::Command;
 use tidegate_shared::args::listen;
 
 use super::options::Run;
 use super::passing::{self, KEYS, Passing};
+use super::rates;
 use super::routes::Goals;
-use super::settings::Sources;
+use super::settings::{Setting, Sources};
 use super::table::{Problem, Spot, Table, Value};
 use crate::door::Expect;
 use crate::forward::Range;
@@ -93,6 +95,8 @@ pub struct Listener {
     pub proxy_from: Said<Vec<Range>>,
     /// In TCP mode; else it is for HTTP.
     pub passing: Option<Passing>,
+    /// What one source may do here, where that is not what it may do everywhere.
+    pub(super) sources: Vec<Setting>,
 }
 
 /// The longest name of anything.
@@ -112,6 +116,7 @@ pub(super) fn read(
     value: Value<'_>,
     folder: &Path,
     goals: Goals<'_>,
+    run: &Command,
 ) -> Option<Listener> {
     if !is_plain(name) {
         value.complain(format!(
@@ -146,7 +151,11 @@ pub(super) fn read(
     });
     let proxy = said(&mut table, "proxy", |value| value.parsed(str::parse));
     let proxy_from = said(&mut table, "proxy_from", |value| Some(ranges(value)));
-    finish(table, passing.is_some());
+    let sources = table.take("sources");
+    let sources = sources
+        .map(|value| rates::read(value, run, folder, passing.is_some()))
+        .unwrap_or_default();
+    finish(table, passing.is_some(), run);
     let mut certificates: Said<Vec<PathBuf>> = certificates.or_default();
     if passing.is_some() {
         // Complained of, and not to be read.
@@ -160,6 +169,7 @@ pub(super) fn read(
         proxy: proxy.or_default(),
         proxy_from: proxy_from.or_default(),
         passing,
+        sources,
     })
 }
 
@@ -198,12 +208,12 @@ impl<T> Said<Option<T>> {
     }
 }
 
-fn finish(table: Table<'_>, passes: bool) {
+fn finish(table: Table<'_>, passes: bool, run: &Command) {
     table.finish(|key| match key {
         "host" | "path" | "headers" | "sni" => Some("in [[routes]]".to_owned()),
         "tunnel" | "backend" if !passes => Some("in [[routes]], or to mode = \"tcp\"".to_owned()),
         _ if !passes && KEYS.contains(&key) => Some("to mode = \"tcp\"".to_owned()),
-        _ => None,
+        _ => rates::home_in_listener(key, run),
     });
 }
 
@@ -275,6 +285,7 @@ impl Plan<'_> {
                     proxy: Said::by_option(Expect::Off, self.proxy.0, false),
                     proxy_from: Said::by_option(Vec::new(), "--proxy-from", false),
                     passing: None,
+                    sources: Vec::new(),
                 });
                 listeners.len() - 1
             }

@@ -26,6 +26,8 @@ mod options; // the command line
 
 pub mod passing; // what is passed on untouched
 
+pub mod rates; // what one source may do
+
 mod routes; // what goes where
 
 mod settings; // options that stand in a file
@@ -47,6 +49,7 @@ pub use limits::{Limits, Patience};
 use listeners::{Listener, Named, Said};
 pub use options::{Cli, Command, Run, Shown, Tunnels};
 pub use passing::Passed;
+pub use rates::Ruled;
 pub use routes::{Goal, Routed};
 pub use settings::{Source, Sources};
 pub use table::{Problem, Spot};
@@ -64,6 +67,8 @@ pub struct Config {
     pub backends: Vec<Placed>,
     pub routes: Vec<Routed>,
     pub passed: Vec<Passed>,
+    /// For each of the listeners, in their order.
+    pub ruled: Vec<Ruled>,
     pub sources: Sources,
     matches: ArgMatches,
 }
@@ -163,7 +168,7 @@ impl Config {
             named: sources.named("proxy_from", "--proxy-from"),
             given: false,
         });
-        let config = Self {
+        let mut config = Self {
             run,
             listeners,
             names: file.names,
@@ -171,9 +176,16 @@ impl Config {
             backends: file.backends,
             routes: file.routes,
             passed: file.passed,
+            ruled: Vec::new(),
             sources,
             matches,
         };
+        for listener in &config.listeners {
+            match rates::of_listener(&config, listener, known) {
+                Ok(ruled) => config.ruled.push(ruled),
+                Err(problem) => problems.push(problem),
+            }
+        }
         problems.extend(check::problems(&config, whole));
         Ok((config, problems))
     }
@@ -193,6 +205,11 @@ impl Config {
             },
             None => self.sources.named(id, option),
         }
+    }
+
+    /// The lists of sources that any listener goes by, and who names them.
+    pub(crate) fn lists(&self) -> Vec<rates::Named> {
+        rates::lists(self)
     }
 
     /// What is allowed, and not advised.

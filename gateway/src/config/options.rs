@@ -11,6 +11,7 @@ use tidegate_shared::log::Format;
 use tidegate_shared::name::NamePattern;
 
 use super::limits::{Limits, Patience};
+use super::rates::Rates;
 use crate::door::Expect;
 use crate::forward::Range;
 use crate::intent::ask::{Get, Set};
@@ -149,6 +150,8 @@ pub struct Run {
     pub proxy: Proxy,
     #[command(flatten)]
     pub limits: Limits,
+    #[command(flatten)]
+    pub rates: Rates,
     #[command(flatten)]
     pub patience: Patience,
 }

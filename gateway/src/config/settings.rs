@@ -35,15 +35,26 @@ const NOT_IN_FILES: [&str; 8] = [
 ];
 
 /// Options whose values are files: a file names them from where it is itself.
-const FILES: [&str; 4] = ["identity", "ca", "control", "state_file"];
+const FILES: [&str; 6] = ["identity", "ca", "control", "state_file", "allow", "deny"];
 
 /// What a file says of an option.
 #[derive(Clone, Debug)]
 pub(super) struct Setting {
-    id: String,
-    values: Vec<String>,
-    key: String,
-    spot: Spot,
+    pub(super) id: String,
+    pub(super) values: Vec<String>,
+    pub(super) key: String,
+    pub(super) spot: Spot,
+}
+
+impl Setting {
+    /// Something wrong with it, at its place.
+    pub(super) fn problem(&self, text: impl Into<String>) -> Problem {
+        Problem {
+            spot: Some(self.spot.clone()),
+            key: self.key.clone(),
+            text: text.into(),
+        }
+    }
 }
 
 /// The table and the key of an option, if it has any; the table is empty for the top of the file.
@@ -59,6 +70,7 @@ pub(super) fn key_of(option: &Arg) -> Option<(&'static str, &str)> {
         Some("Forwarding") => "forwarding",
         Some("PROXY protocol") => "proxy_protocol",
         Some("Limits") => "limits",
+        Some("Sources") => "sources",
         Some("Times") => "times",
         _ => "",
     };
@@ -86,7 +98,7 @@ pub(super) fn read(
 ) -> Vec<Setting> {
     let mut found = Vec::new();
     let mut tables: Vec<(&str, Option<Table<'_>>)> =
-        ["forwarding", "proxy_protocol", "limits", "times"]
+        ["forwarding", "proxy_protocol", "limits", "sources", "times"]
             .map(|name| (name, root.table(name)))
             .into();
     let mut tunnels = tunnels;
@@ -111,7 +123,7 @@ pub(super) fn read(
     found
 }
 
-fn setting(option: &Arg, value: Value<'_>, folder: &Path) -> Option<Setting> {
+pub(super) fn setting(option: &Arg, value: Value<'_>, folder: &Path) -> Option<Setting> {
     let id = option.get_id().as_str();
     let (key, spot) = (value.key.clone(), value.spot());
     let values = if is_flag(option) {

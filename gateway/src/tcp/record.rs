@@ -40,7 +40,7 @@ pub enum Ended {
 }
 
 /// The words of all of them that are counted by name.
-pub(super) const ENDINGS: [&str; 26] = [
+pub(super) const ENDINGS: [&str; 28] = [
     "closed",
     "visitor-reset",
     "server-reset",
@@ -53,6 +53,8 @@ pub(super) const ENDINGS: [&str; 26] = [
     "hello-timeout",
     "visitor-gone",
     "too-many-connections",
+    "too-many-errors",
+    "denied",
     "limit",
     "no-such-name",
     "agent-gone",

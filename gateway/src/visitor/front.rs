@@ -11,6 +11,7 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use http::Response;
 use tidegate_shared::clock;
+use tidegate_shared::drain::Drain;
 use tokio::time::{Sleep, sleep};
 
 use super::Reception;
@@ -58,6 +59,11 @@ impl Front {
 
     pub(super) fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// Says when the gateway ends.
+    pub(super) fn drain(&self) -> &Drain {
+        &self.reception.drain
     }
 
     /// For the answer.

@@ -1,6 +1,5 @@
 //! HTTP/1.0 and 1.1: hyper reads and writes, the pulse keeps time, and each request goes into the exchange.
 
-use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
@@ -9,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HeaderValue, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -23,8 +22,10 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::{sleep_until, timeout};
 use tracing::debug;
 
+use super::framed::{check_framing, declared, head_octets};
 use super::in_hand::InHand;
 use super::io::{Ends, Refusal, VisitorIo};
+use super::pass::{Refused, pass};
 use super::pulse::{LOOK_EVERY, Overdue, Pulse};
 use super::rest::Left;
 use super::stray::Stray;
@@ -76,7 +77,7 @@ where
             async move {
                 // All of the last request has come, but not all of it has gone on.
                 poll_fn(|cx| watched.left.poll(cx)).await;
-                Ok::<_, Infallible>(respond(reception, visit, watched, request, began).await)
+                respond(reception, visit, watched, request, began).await
             }
         })
     };
@@ -286,6 +287,12 @@ fn refusal(
             .access
             .record(&visit.label, visit.tls.is_some(), began);
         record.unparsed(&pulse.first_line());
+        record.counts(visit.guest.blame());
+        if matches!(failure, Failure::Malformed | Failure::AmbiguousFraming)
+            && let Some(form) = pulse.form_of_next()
+        {
+            record.smuggled(form);
+        }
         page::last_words(failure, &mut record).into()
     })
 }
@@ -302,6 +309,7 @@ pub(super) async fn head_timeout<T: AsyncWrite + Unpin>(
         .gateway
         .access
         .record(&visit.label, visit.tls.is_some(), began);
+    record.counts(visit.guest.blame());
     if let Some(said) = said {
         record.unparsed(&said);
     }
@@ -320,7 +328,7 @@ async fn respond(
     watched: Arc<Watched>,
     request: Request<Incoming>,
     began: Instant,
-) -> Response<InHand> {
+) -> Result<Response<InHand>, Refused> {
     let mut record = visit
         .gateway
         .access
@@ -354,15 +362,19 @@ async fn respond(
             record.switched();
             watched.pulse.switch();
             *watched.joining() = Some(Box::new((joining, record)));
-            return response.map(|()| InHand {
+            return Ok(response.map(|()| InHand {
                 answer: None,
                 measured: false,
                 watched,
-            });
+            }));
         }
         Err(Unavailable { failure, about }) => {
             record.failed(failure);
+            if record.is_refused() {
+                return Err(Refused);
+            }
             let mut response = page::failed(failure, about.as_deref(), &record.id(), wants);
+            page::later(&mut response, &record);
             if failure == Failure::VisitorGone {
                 // For nobody, and not counted as sent; should there be somebody after all, what came from there was no request.
                 *response.status_mut() = StatusCode::BAD_REQUEST;
@@ -388,7 +400,7 @@ async fn respond(
             .headers_mut()
             .insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    response
+    Ok(response)
 }
 
 enum Responded {
@@ -408,17 +420,26 @@ async fn ask(
     record.method = Some(request.method().clone());
     record.path = request.uri().path_and_query().cloned();
     let refused = Unavailable::plain;
+    let authority = forward::authority(request.uri(), request.headers());
+    record.host = authority.as_ref().ok().cloned();
+    let mut side = Front {
+        watched: Arc::clone(watched),
+        interim: version >= Version::HTTP_11,
+    };
+    let marked = pass(visit, request.headers(), record, &mut side, &watched.drain).await?;
     if request.method() == Method::CONNECT {
         return Err(refused(Failure::ConnectRefused));
     }
     forward::check_target(request.method(), request.uri()).map_err(refused)?;
-    check_framing(&request, &watched.pulse).map_err(refused)?;
+    check_framing(&request, &watched.pulse).map_err(|(failure, form)| {
+        record.smuggled(form);
+        refused(failure)
+    })?;
     // Nobody sends content with it (RFC 9110 §9.3.8), and no app is to guess where the next request begins.
     if request.method() == Method::TRACE && !request.body().is_end_stream() {
         return Err(refused(Failure::Malformed));
     }
-    let authority = forward::authority(request.uri(), request.headers()).map_err(refused)?;
-    record.host = Some(authority.clone());
+    let authority = authority.map_err(refused)?;
     let host = forward::host(&authority).map_err(refused)?;
     if visit.misdirects(host.name()) {
         return Err(refused(Failure::Misdirected));
@@ -435,6 +456,7 @@ async fn ask(
             .get(EXPECT)
             .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     let upgrading = upgrade::wanted(&mut request);
+    record.well_headed();
     let octets = head_octets(request.headers());
     let (parts, body) = request.into_parts();
     let path = parts.uri.into_parts().path_and_query;
@@ -451,10 +473,7 @@ async fn ask(
         &authority,
         version,
     );
-    let mut side = Front {
-        watched: Arc::clone(watched),
-        interim: version >= Version::HTTP_11,
-    };
+    visit.guest.write(&mut head.headers, marked);
     if let Some(upgrading) = upgrading {
         let ask = Ask {
             target,
@@ -463,6 +482,7 @@ async fn ask(
             protocol: None,
             expects: false,
             octets,
+            mark: None,
         };
         return upgrade::http1(visit, upgrading, ask, record, &mut side)
             .await
@@ -476,6 +496,7 @@ async fn ask(
         protocol: None,
         expects,
         octets,
+        mark: visit.guest.field(),
     };
     open(visit, ask, record, &mut side)
         .await
@@ -489,37 +510,6 @@ impl From<upgrade::Http1> for Responded {
             upgrade::Http1::Plain(opened) => Self::Tunnel(opened),
         }
     }
-}
-
-/// hyper takes `Transfer-Encoding` with `Content-Length` beside it, and several `Transfer-Encoding`; both are how requests
-/// are smuggled (RFC 9112 §6.1, §11.2), and neither is needed. Nor is a line that ends with LF alone, which whoever is in front
-/// of us may have taken for a part of a field's value; a recipient may refuse it (RFC 9112 §2.2).
-fn check_framing(request: &Request<Incoming>, pulse: &Pulse) -> Result<(), Failure> {
-    if pulse.has_bare_line() {
-        return Err(Failure::Malformed);
-    }
-    let mut codings = request.headers().get_all(TRANSFER_ENCODING).iter();
-    let Some(coding) = codings.next() else {
-        return Ok(());
-    };
-    let chunked = coding.as_bytes().eq_ignore_ascii_case(b"chunked");
-    if !chunked || codings.next().is_some() || !pulse.is_clear() {
-        return Err(Failure::AmbiguousFraming);
-    }
-    Ok(())
-}
-
-fn declared(headers: &http::HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
-fn head_octets(headers: &http::HeaderMap) -> usize {
-    // Names, values and the map's own entry; what it costs to hold, not what it was on the wire.
-    headers
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len() + 64)
-        .sum::<usize>()
-        + 512
 }
 
 /// The visitor's side of a waiting request on HTTP/1.

@@ -16,7 +16,7 @@ use http::{Method, Request, Response, Version};
 use http_body::Body;
 use tidegate_shared::clock;
 use tidegate_shared::inbound::Inbound;
-use tidegate_shared::message::{declared_length, may_upgrade_to};
+use tidegate_shared::message::{BadLength, declared_length, may_upgrade_to};
 use tidegate_shared::page::Wants;
 use tidegate_shared::pump::{Pump, Stop};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -27,6 +27,7 @@ use super::front::Front;
 use super::h1::instant;
 use super::heads::HeadsIo;
 use super::ledger::{CANCELLED_IN_TEN_SECONDS, Ledger};
+use super::pass::pass;
 use super::{Limits, Reception, rest};
 use crate::access::Record;
 use crate::answer::{Answer, Cut};
@@ -36,6 +37,7 @@ use crate::forward::{self, Outgoing};
 use crate::metrics::Metrics;
 use crate::page;
 use crate::pool::Unavailable;
+use crate::smuggling::Form;
 
 /// What a visitor may send ahead on one stream, and on all together.
 const STREAM_WINDOW: u32 = 1024 * 1024;
@@ -140,6 +142,10 @@ fn write_down(visit: &Visit, failures: Vec<Failure>) {
         let access = &visit.gateway.access;
         let mut record = access.record(&visit.label, visit.tls.is_some(), Instant::now());
         record.version = Version::HTTP_2;
+        record.counts(visit.guest.blame());
+        if failure == Failure::Malformed {
+            record.smuggled(Form::MalformedHttp2);
+        }
         record.failed(failure);
     }
 }
@@ -214,9 +220,11 @@ impl Care {
     where
         T: AsyncRead + AsyncWrite + Unpin,
     {
-        if self.calm && self.ledger.too_many_cancelled() {
+        if self.calm
+            && let Some(failure) = self.ledger.unwanted()
+        {
             self.calm = false;
-            self.ledger.ended_for(u32::MAX, Failure::TooManyCancelled);
+            self.ledger.ended_for(u32::MAX, failure);
             connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
             return Poll::Ready(true);
         }
@@ -316,8 +324,12 @@ async fn exchange(
         }
         Err(Unavailable { failure, about }) => {
             record.failed(failure);
-            let (parts, body) =
-                page::failed(failure, about.as_deref(), &record.id(), wants).into_parts();
+            if record.is_refused() {
+                return front.ledger().refuse_visitor();
+            }
+            let mut response = page::failed(failure, about.as_deref(), &record.id(), wants);
+            page::later(&mut response, &record);
+            let (parts, body) = response.into_parts();
             (parts, Answer::own(body, record))
         }
     };
@@ -414,6 +426,10 @@ async fn ask(
     if front.was_reset().await {
         return Err(refused(Failure::VisitorGone));
     }
+    let authority = forward::authority(request.uri(), request.headers());
+    record.host = authority.as_ref().ok().cloned();
+    let drain = front.drain().clone();
+    let marked = pass(visit, request.headers(), record, front, &drain).await?;
     let protocol = request.extensions_mut().remove::<Protocol>();
     match &protocol {
         None if request.method() == Method::CONNECT => {
@@ -435,8 +451,7 @@ async fn ask(
         return Err(refused(Failure::HeadTooLarge));
     }
     forward::check_target(request.method(), request.uri()).map_err(refused)?;
-    let authority = forward::authority(request.uri(), request.headers()).map_err(refused)?;
-    record.host = Some(authority.clone());
+    let authority = authority.map_err(refused)?;
     let host = forward::host(&authority).map_err(refused)?;
     if visit.misdirects(host.name()) {
         return Err(refused(Failure::Misdirected));
@@ -445,10 +460,17 @@ async fn ask(
     // Fields that HTTP/2 forbids and `h2` lets pass would frame an HTTP/1 request at the app (RFC 9113 §8.2.2).
     if request.headers().contains_key(TRANSFER_ENCODING) || request.headers().contains_key(UPGRADE)
     {
+        record.smuggled(Form::MalformedHttp2);
         return Err(refused(Failure::Malformed));
     }
     // `h2` takes an empty one for zero, and several that agree.
-    let declared = declared_length(request.headers()).map_err(|bad| refused(bad.into()))?;
+    let declared = declared_length(request.headers()).map_err(|bad| {
+        record.smuggled(match bad {
+            BadLength::Several => Form::SeveralLengths,
+            BadLength::NoNumber => Form::OddLength,
+        });
+        refused(bad.into())
+    })?;
     if let (Some(most), Some(length)) = (visit.gateway.max_body, declared)
         && length > most
     {
@@ -483,6 +505,7 @@ async fn ask(
         &authority,
         Version::HTTP_2,
     );
+    visit.guest.write(&mut head.headers, marked);
     let body = Inbound::new(recv);
     let streams = protocol.is_some() || (!body.is_end_stream() && may_have_body(&head.method));
     let ask = Ask {
@@ -492,6 +515,7 @@ async fn ask(
         protocol,
         expects,
         octets,
+        mark: visit.guest.field(),
     };
     open(visit, ask, record, front).await
 }

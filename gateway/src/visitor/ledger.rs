@@ -33,6 +33,8 @@ pub(super) struct Ledger {
     /// The visitor has reset a stream.
     reset: AtomicBool,
     cancelled: Mutex<(u64, usize)>,
+    /// The visitor is beyond a limit, and nothing more is taken from him.
+    refuse: AtomicBool,
     ended: OnceLock<Ended>,
     /// The gateway ends, and the connection with it.
     last_call: AtomicBool,
@@ -195,7 +197,8 @@ impl Ledger {
                 }
             })
             .collect();
-        if !blamed {
+        // Whoever is refused for a request has a record for that one.
+        if !blamed && ended.failure != Failure::TooManyRequests {
             rest.push(ended.failure);
         }
         rest
@@ -225,9 +228,20 @@ impl Ledger {
         counted.1 += 1;
     }
 
-    pub(super) fn too_many_cancelled(&self) -> bool {
-        let counted = self.cancelled.lock();
-        counted.unwrap_or_else(PoisonError::into_inner).1 > CANCELLED_IN_TEN_SECONDS
+    /// Ends the connection without an answer: what was asked last has its record.
+    pub(super) fn refuse_visitor(&self) {
+        self.refuse.store(true, Relaxed);
+    }
+
+    /// Why nothing more is to be taken from this visitor, if so.
+    pub(super) fn unwanted(&self) -> Option<Failure> {
+        let cancelled = self.cancelled.lock();
+        let cancelled = cancelled.unwrap_or_else(PoisonError::into_inner).1;
+        if cancelled > CANCELLED_IN_TEN_SECONDS {
+            return Some(Failure::TooManyCancelled);
+        }
+        let refused = self.refuse.load(Relaxed);
+        refused.then_some(Failure::TooManyRequests)
     }
 
     fn asked(&self) -> MutexGuard<'_, Asked> {

@@ -7,6 +7,7 @@
 //! ```
 
 mod due;
+mod framed;
 mod framing;
 mod front;
 mod h1;
@@ -15,6 +16,7 @@ mod heads;
 mod in_hand;
 mod io;
 mod ledger;
+mod pass;
 pub mod pulse;
 mod rest;
 mod stray;
@@ -43,6 +45,7 @@ use crate::exchange::{Gateway, Visit};
 use crate::forward::Origin;
 use crate::introduction::Introduction;
 use crate::listen::Front;
+use crate::rates::Guest;
 use pulse::Patience;
 use stray::Stray;
 pub use stray::Strays;
@@ -91,14 +94,20 @@ enum Spoken {
 
 impl Reception {
     /// Serves one connection until it ends.
-    pub async fn serve(self: Arc<Self>, stream: TcpStream, arrival: Arrival, front: Arc<Front>) {
+    pub async fn serve(
+        self: Arc<Self>,
+        stream: TcpStream,
+        arrival: Arrival,
+        front: Arc<Front>,
+        guest: Guest,
+    ) {
         if let Some(secured) = front.secured.clone() {
             // Boxed, so that a connection in clear text does not keep the room that TLS needs.
-            return Box::pin(self.serve_tls(stream, arrival, secured, front)).await;
+            return Box::pin(self.serve_tls(stream, arrival, secured, front, guest)).await;
         }
         let introduction = Introduction::new(arrival.to.or_else(|| stream.local_addr().ok()))
             .received(arrival.tlvs);
-        let visit = self.visit(arrival.from, None, front, introduction);
+        let visit = self.visit(arrival.from, None, front, introduction, guest);
         self.speak(stream, arrival.taken, visit).await;
     }
 
@@ -108,6 +117,7 @@ impl Reception {
         arrival: Arrival,
         secured: Secured,
         front: Arc<Front>,
+        guest: Guest,
     ) {
         let visitor = arrival.from;
         let to = arrival.to.or_else(|| stream.local_addr().ok());
@@ -154,7 +164,8 @@ impl Reception {
         let introduction = Introduction::new(to)
             .over_tls(facts, alpn)
             .received(arrival.tlvs);
-        let visit = self.visit(visitor, Some((secured.certs, sni)), front, introduction);
+        let tls_of = Some((secured.certs, sni));
+        let visit = self.visit(visitor, tls_of, front, introduction, guest);
         if http2 {
             Box::pin(h2::serve(self, tls, Bytes::new(), visit)).await;
         } else {
@@ -168,6 +179,7 @@ impl Reception {
         tls: Option<(Arc<VisitorCerts>, Option<String>)>,
         front: Arc<Front>,
         introduction: Introduction,
+        guest: Guest,
     ) -> Arc<Visit> {
         let origin = Origin::new(&self.gateway.policy, visitor, tls.is_some());
         Arc::new(Visit {
@@ -178,6 +190,7 @@ impl Reception {
             origin,
             front,
             introduction,
+            guest: Arc::new(guest),
         })
     }
 

@@ -11,6 +11,7 @@ use tidegate_shared::clock;
 use super::framing::{Framing, Stated};
 use super::wait::Wait;
 use crate::failure::Failure;
+use crate::smuggling::Form;
 
 /// How long a visitor may take.
 #[derive(Clone, Copy, Debug)]
@@ -370,6 +371,11 @@ impl Pulse {
     /// Whether the head that hyper could not parse states its body's length in two ways.
     pub(crate) fn next_is_ambiguous(&self) -> bool {
         self.framing().stated().is_ambiguous()
+    }
+
+    /// In which form the head that hyper could not parse would smuggle, if in any.
+    pub(crate) fn form_of_next(&self) -> Option<Form> {
+        Form::of_head(self.framing().next())
     }
 
     /// The first line of what arrived and did not parse, or its beginning.

@@ -185,6 +185,7 @@ impl World {
             protocol: None,
             expects: fields.contains(&("expect", "100-continue")),
             octets: 0,
+            mark: None,
         };
         let caller = Caller::from([192, 0, 2, 1].into());
         let opening = exchange::open(

@@ -27,6 +27,7 @@ impl World {
             protocol: Some(Protocol::from_static(protocol)),
             expects: false,
             octets: 0,
+            mark: None,
         };
         let mut side = Waits::default();
         let caller = Caller::from([192, 0, 2, 1].into());

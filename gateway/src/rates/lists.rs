@@ -1,0 +1,164 @@
+//! Lists of addresses that stand in files: read at the start, and again when the operator says so. One that cannot be used any
+//! more is reported, and the one in use stays.
+
+use std::fmt;
+use std::fs::File;
+use std::io::Read as _;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use arc_swap::ArcSwap;
+use tracing::{info, warn};
+
+use super::ranges::Ranges;
+
+/// Octets of the longest file: some four million lines.
+const MOST: u64 = 64 << 20;
+
+/// One file.
+#[derive(Debug)]
+pub struct Listed {
+    pub path: PathBuf,
+    ranges: ArcSwap<Ranges>,
+}
+
+/// Why a file is no list: one sentence for each of its mistakes, each beginning with where it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unusable(pub Vec<String>);
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("; "))
+    }
+}
+
+fn read(path: &Path) -> Result<Ranges, Unusable> {
+    let name = path.display();
+    let mut text = String::new();
+    let octets = File::open(path)
+        .and_then(|file| file.take(MOST + 1).read_to_string(&mut text))
+        .map_err(|error| Unusable(vec![format!("{name} cannot be read: {error}")]))?;
+    if octets as u64 > MOST {
+        return Err(Unusable(vec![format!(
+            "{name} has more than {} MiB",
+            MOST >> 20
+        )]));
+    }
+    Ranges::parse(&text).map_err(|bad| {
+        let lines = bad.into_iter();
+        let told = lines.map(|bad| format!("{name}:{}: {}", bad.line, bad.text));
+        Unusable(told.collect())
+    })
+}
+
+impl Listed {
+    /// Reads a file for the first time.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn load(path: &Path) -> Result<Arc<Self>, Unusable> {
+        Ok(Arc::new(Self {
+            path: path.to_owned(),
+            ranges: ArcSwap::from_pointee(read(path)?),
+        }))
+    }
+
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.ranges.load().contains(address)
+    }
+
+    /// Ranges in it.
+    pub fn len(&self) -> usize {
+        self.ranges.load().len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// All of them, each file once.
+#[derive(Debug, Default)]
+pub struct Lists {
+    files: Vec<Arc<Listed>>,
+    /// How often any of them has changed.
+    changes: AtomicU64,
+}
+
+impl Lists {
+    pub fn new(files: Vec<Arc<Listed>>) -> Self {
+        Self {
+            files,
+            changes: AtomicU64::new(0),
+        }
+    }
+
+    pub fn all(&self) -> &[Arc<Listed>] {
+        &self.files
+    }
+
+    /// The list of a file.
+    pub fn of(&self, path: &Path) -> Option<Arc<Listed>> {
+        self.files.iter().find(|file| file.path == path).cloned()
+    }
+
+    /// Differs from what it was before whenever a list has changed.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Relaxed)
+    }
+
+    /// Reads all of them again, and says what came of it. Takes as long as the disk does.
+    pub fn look(&self) {
+        for file in &self.files {
+            let name = file.path.display();
+            match read(&file.path) {
+                Ok(next) if next == **file.ranges.load() => {}
+                Ok(next) => {
+                    let (before, ranges) = (file.len(), next.len());
+                    file.ranges.store(Arc::new(next));
+                    self.changes.fetch_add(1, Relaxed);
+                    info!(ranges, before, "the list {name} has changed");
+                }
+                Err(unusable) => {
+                    let ranges = file.len();
+                    warn!(ranges, "the list {name} stays as it was: {unusable}");
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_that_becomes_unusable_stays_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deny.txt");
+        let write = |text: &str| std::fs::write(&path, text).unwrap();
+        write("10.0.0.0/8\n");
+        let lists = Lists::new(vec![Listed::load(&path).unwrap()]);
+        let list = lists.of(&path).unwrap();
+        let contains = |address: &str| list.contains(address.parse().unwrap());
+        assert!(contains("10.1.1.1") && !contains("192.0.2.1"));
+        write("192.0.2.0/24\nnonsense\n");
+        lists.look();
+        assert!(contains("10.1.1.1") && !contains("192.0.2.1"));
+        assert_eq!(lists.changes(), 0);
+        let wrong = Listed::load(&path).unwrap_err().0;
+        assert!(
+            wrong[0].contains("deny.txt:2: `nonsense` is not an address range"),
+            "{wrong:?}"
+        );
+        write("192.0.2.0/24\n");
+        lists.look();
+        assert!(!contains("10.1.1.1") && contains("192.0.2.1"));
+        assert_eq!(lists.changes(), 1);
+        std::fs::remove_file(&path).unwrap();
+        lists.look();
+        assert!(contains("192.0.2.1"));
+    }
+}
