@@ -193,6 +193,9 @@ async fn the_example_of_the_readme_is_fine_and_has_every_key() {
     ] {
         fs::copy(pki.server(&[name]), dir.path().join(file)).unwrap();
     }
+    for list in ["office.txt", "blocked.txt"] {
+        fs::write(dir.path().join(list), "192.0.2.0/24\n").unwrap();
+    }
     // As it stands, and with everything that is commented out.
     let named = keys(&text);
     let is_setting = |line: &str| !keys(line).is_empty();

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tidegate_tests::eventually::SOON;
+use tidegate_tests::eventually::{SOON, eventually};
 use tidegate_tests::visitors::Visitor;
 use tidegate_tests::{HOST, Site, World};
 
@@ -313,6 +313,65 @@ async fn malformed_heads_are_refused() {
     ] {
         refused(&site, what, head, &[400, 405, 414, 431, 505]).await;
     }
+}
+
+#[tokio::test]
+async fn what_would_smuggle_is_counted_by_its_form() {
+    let site = Site::start().await;
+    let chunked = "Transfer-Encoding: chunked\r\n";
+    let mut total = 0.0;
+    for (form, fields, body) in [
+        ("empty-name", ": x\r\n".to_owned(), ""),
+        (
+            "length-and-coding",
+            format!("Content-Length: 5\r\n{chunked}"),
+            "0\r\n\r\n",
+        ),
+        (
+            "several-lengths",
+            "Content-Length: 5\r\nContent-Length: 6\r\n".to_owned(),
+            "hello",
+        ),
+        (
+            "several-codings",
+            format!("{chunked}{chunked}"),
+            "0\r\n\r\n",
+        ),
+        (
+            "other-coding",
+            "Transfer-Encoding: xchunked\r\n".to_owned(),
+            "0\r\n\r\n",
+        ),
+        ("odd-length", "Content-Length: +5\r\n".to_owned(), "hello"),
+        ("space-in-name", "X : z\r\n".to_owned(), ""),
+        ("folded-line", "X: a\r\n b\r\n".to_owned(), ""),
+        ("control-octet", "X: a\0b\r\n".to_owned(), ""),
+        ("bare-line-feed", "X: a\n".to_owned(), ""),
+        ("chunks", chunked.to_owned(), "0\r\nX: y\n\r\n"),
+        ("chunks", chunked.to_owned(), "-5\r\nhello\r\n0\r\n\r\n"),
+    ] {
+        let refusals = async || {
+            let metrics = site.world.metrics().await;
+            let label = format!("form=\"{form}\"");
+            let of_form = metrics.sum("tidegate_smuggling_refused_total", &[&label]);
+            (
+                of_form,
+                metrics.sum("tidegate_smuggling_refused_total", &[]),
+            )
+        };
+        let (before, _) = refusals().await;
+        let mut visitor = site.visitor().await;
+        visitor.send(post(&fields, body)).await;
+        visitor.closed_within(SOON).await;
+        total += 1.0;
+        let counted = async || (refusals().await == (before + 1.0, total)).then_some(());
+        eventually(SOON, &format!("{form} is counted once"), counted).await;
+    }
+    // What is only wrong is not one of them.
+    let answer = site.ask("GET", "GET  / HTTP/1.1\r\n\r\n").await;
+    assert_eq!(answer.status(), 400);
+    let metrics = site.world.metrics().await;
+    assert_eq!(metrics.sum("tidegate_smuggling_refused_total", &[]), total);
 }
 
 /// What is sent ahead of its turn is refused in its turn, and the answer before it is whole.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tidegate_tests::conn::Conn;
-use tidegate_tests::eventually::SOON;
+use tidegate_tests::eventually::{SOON, eventually};
 use tidegate_tests::http1::pattern;
 use tidegate_tests::peers::agent::RawAgent;
 use tidegate_tests::peers::frame::{Frame, PREFACE, code, flag, kind, setting};
@@ -311,6 +311,42 @@ async fn a_length_that_is_not_one_number_does_not_reach_the_app() {
     }
 }
 
+#[tokio::test]
+async fn what_would_smuggle_is_counted_by_its_form() {
+    let site = Site::start().await;
+    let cases: [(&[(&str, &str)], &str); 6] = [
+        (&[("", "1")], "malformed-http2"),
+        (&[("x", "a\r\nb: c")], "malformed-http2"),
+        (&[("transfer-encoding", "chunked")], "malformed-http2"),
+        (&[("upgrade", "h2c")], "malformed-http2"),
+        (
+            &[("content-length", "0"), ("content-length", "0")],
+            "several-lengths",
+        ),
+        (&[("content-length", "")], "odd-length"),
+    ];
+    let mut expected = std::collections::BTreeMap::new();
+    for (added, form) in cases {
+        let mut fields = get("/upload");
+        fields[0].1 = "POST";
+        fields.extend(added);
+        let mut peer = visitor(&site).await;
+        peer.send_head(1, &fields, true).await;
+        fate(&mut peer, 1).await;
+        let count = expected.entry(form).or_insert(0.0);
+        *count += 1.0;
+        let label = format!("form=\"{form}\"");
+        eventually(SOON, &format!("{form} {count}"), async || {
+            let metrics = site.world.metrics().await;
+            (metrics.sum("tidegate_smuggling_refused_total", &[&label]) == *count).then_some(())
+        })
+        .await;
+    }
+    let all = site.world.metrics().await;
+    assert_eq!(all.sum("tidegate_smuggling_refused_total", &[]), 6.0);
+    assert_eq!(site.app.requests().len(), 0);
+}
+
 /// A body that does not have the length that it declared is not complete for the app, and its connection is not reused.
 #[tokio::test]
 async fn a_body_of_another_length_is_not_passed_as_whole() {
@@ -399,7 +435,7 @@ async fn a_made_reset_cancels_what_it_started() {
     served(&site).await;
     drop(peer);
     // Whatever was started is ended with its visitor.
-    tidegate_tests::eventually(SOON, "no stream is left on the tunnels", async || {
+    eventually(SOON, "no stream is left on the tunnels", async || {
         (site.world.streams(HOST).await == 0).then_some(())
     })
     .await;
@@ -537,7 +573,7 @@ async fn a_window_of_zero_costs_little() {
         peer.send_head(count * 2 + 1, &get("/size/1000000"), true)
             .await;
     }
-    tidegate_tests::eventually(SOON, "the requests are at the app", async || {
+    eventually(SOON, "the requests are at the app", async || {
         (site.app.count("/size/1000000") == 50).then_some(())
     })
     .await;

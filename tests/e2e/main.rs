@@ -47,6 +47,7 @@ mod pass_through;
 mod places;
 mod probe;
 mod proxy_header;
+mod rates;
 mod refused_http2;
 mod reversal;
 mod routing;

@@ -42,6 +42,18 @@ impl Conn {
         Self::tls_over(TcpStream::connect(to).await?, name, config).await
     }
 
+    /// As [`Conn::plain`], from a source address of the test's own: all of 127.0.0.0/8 is this machine.
+    ///
+    /// # Errors
+    /// As [`Conn::plain`].
+    pub async fn plain_from(source: Ipv4Addr, to: SocketAddr) -> io::Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((source, 0).into())?;
+        let tcp = socket.connect(to).await?;
+        tcp.set_nodelay(true)?;
+        Ok(Self::Plain(tcp))
+    }
+
     /// As [`Conn::tls`], from a source address of the test's own: all of 127.0.0.0/8 is this machine.
     ///
     /// # Errors

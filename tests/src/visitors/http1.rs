@@ -65,6 +65,13 @@ impl Visitor {
         Self::over(conn.unwrap())
     }
 
+    /// Connects in clear text from 127.0.0.`host`: a source of its own.
+    pub async fn connect_from(host: u8, to: SocketAddr) -> Self {
+        let source = [127, 0, 0, host].into();
+        let conn = within(SOON, "a visitor connects", Conn::plain_from(source, to)).await;
+        Self::over(conn.unwrap())
+    }
+
     /// Connects over TLS and asks for `sni`.
     pub async fn connect_tls(to: SocketAddr, sni: &str, config: Arc<ClientConfig>) -> Self {
         let conn = within(

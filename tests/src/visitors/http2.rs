@@ -76,6 +76,12 @@ impl H2Visitor {
         Self::over(Conn::plain(to).await.unwrap(), "http", settings).await
     }
 
+    /// Connects in clear text from 127.0.0.`host`: a source of its own.
+    pub async fn connect_from(host: u8, to: SocketAddr) -> Self {
+        let conn = Conn::plain_from([127, 0, 0, host].into(), to).await;
+        Self::over(conn.unwrap(), "http", client::Builder::new()).await
+    }
+
     async fn over(conn: Conn, scheme: &'static str, settings: client::Builder) -> Self {
         let (send, connection) = within(SOON, "HTTP/2 begins", settings.handshake(conn))
             .await
