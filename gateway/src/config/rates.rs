@@ -68,13 +68,14 @@ pub struct Rates {
     /// Errors that one source may cause, such as 20/60s; any number unless set.
     #[arg(long, value_name = "RATE", env = "TIDEGATE_ERROR_RATE")]
     pub error_rate: Option<Rate>,
-    /// Which answers are errors: statuses such as 404 or 400-499; several are separated by commas.
+    /// Which answers are errors: statuses such as 404 or 400-498; several are separated by commas. 499 stands for visitors
+    /// who left.
     #[arg(
         long,
         value_name = "STATUS",
         env = "TIDEGATE_ERROR_STATUSES",
         value_delimiter = ',',
-        default_value = "400-499"
+        default_value = "400-498"
     )]
     pub error_statuses: Vec<StatusRange>,
     /// What happens to requests of a source beyond --error-rate: refuse (its connections as well), 429, tarpit or mark.

@@ -36,15 +36,20 @@ impl fmt::Display for Unusable {
 
 fn read(path: &Path) -> Result<Ranges, Unusable> {
     let name = path.display();
+    let one = |text: String| Unusable(vec![text]);
+    let unread = |error: std::io::Error| one(format!("{name} cannot be read: {error}"));
+    // A pipe would have this wait for whoever writes into it, and could be read but once.
+    if !std::fs::metadata(path).map_err(unread)?.is_file() {
+        return Err(one(format!(
+            "{name} is not a file; a list is read again on SIGHUP"
+        )));
+    }
     let mut text = String::new();
     let octets = File::open(path)
         .and_then(|file| file.take(MOST + 1).read_to_string(&mut text))
-        .map_err(|error| Unusable(vec![format!("{name} cannot be read: {error}")]))?;
+        .map_err(unread)?;
     if octets as u64 > MOST {
-        return Err(Unusable(vec![format!(
-            "{name} has more than {} MiB",
-            MOST >> 20
-        )]));
+        return Err(one(format!("{name} has more than {} MiB", MOST >> 20)));
     }
     Ranges::parse(&text).map_err(|bad| {
         let lines = bad.into_iter();
@@ -157,6 +162,8 @@ mod tests {
         lists.look();
         assert!(!contains("10.1.1.1") && contains("192.0.2.1"));
         assert_eq!(lists.changes(), 1);
+        let none = Listed::load(dir.path()).unwrap_err().0;
+        assert!(none[0].contains("is not a file"), "{none:?}");
         std::fs::remove_file(&path).unwrap();
         lists.look();
         assert!(contains("192.0.2.1"));

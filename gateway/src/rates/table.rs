@@ -1,7 +1,7 @@
 //! What is known of each source, for a bounded number of them. Whoever holds a connection or a request of a source holds the
 //! source too, and counts without asking here again; only what comes for the first time, or again, looks it up.
 //!
-//! A source is found in one of [`SHARDS`] hash tables, each behind a lock that is held for a look along a short chain. Where a
+//! A source is found in one of 64 hash tables, each behind a lock that is held for a look along a short chain. Where a
 //! table is full, a newcomer takes the place of the one of a few that has been quiet the longest, so that a flood from millions of
 //! sources costs each of them the same few steps and no memory. Those of whom something is held are never forgotten.
 
