@@ -23,8 +23,7 @@ pub struct Limits {
     /// Visitors' connections from one address (IPv6: one /64); 4096 or --max-visitors unless set, whichever is less.
     #[arg(long, value_name = "N", env = "TIDEGATE_MAX_VISITORS_PER_SOURCE", value_parser = count)]
     pub max_visitors_per_source: Option<usize>,
-    /// Requests at once from one address, over all of its connections; three quarters of four tunnels' places
-    /// (--max-tunnel-streams) unless set. 0: any number.
+    /// Requests at once from one address, over all of its connections; 4096 unless set. 0: any number.
     #[arg(long, value_name = "N", env = "TIDEGATE_MAX_REQUESTS_PER_SOURCE", value_parser = count_or_none)]
     pub max_requests_per_source: Option<usize>,
     /// Requests at once on one visitor's HTTP/2 connection.
@@ -122,12 +121,10 @@ impl Limits {
         part(self.max_visitors_per_source, 4096, self.max_visitors)
     }
 
-    /// Requests at once from one address; 0 for any number. What an agent has places for unless told otherwise is not to be
-    /// one visitor's alone.
+    /// Requests at once from one address; 0 for any number. As many as connections, so that HTTP/2 does not multiply what one
+    /// address may have in hand, and whoever shares an address with many is not turned away.
     pub fn requests_per_source(&self) -> usize {
-        let usual = usize::try_from(self.max_tunnel_streams).unwrap_or(usize::MAX);
-        self.max_requests_per_source
-            .unwrap_or_else(|| usual.saturating_mul(3))
+        self.max_requests_per_source.unwrap_or(4096)
     }
 
     /// Tunnels of one name.
