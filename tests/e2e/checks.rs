@@ -378,7 +378,10 @@ async fn a_server_in_maintenance_is_not_checked() {
     };
     wait_up(&world, "one", false).await;
     let shown = ask(&["get", "site/one"]).await;
-    assert!(shown.contains(" down "), "{shown}");
+    assert!(
+        shown.contains(" down ") && shown.contains("HTTP status 500 where 200-399 was expected"),
+        "{shown}"
+    );
     ask(&["set", "site/one", "maintenance"]).await;
     wait_up(&world, "one", true).await;
     let before = one.checks.load(Relaxed);

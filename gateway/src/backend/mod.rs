@@ -244,8 +244,9 @@ impl Backend {
 
     /// Whether no server is left that its checks have not found down.
     fn are_all_down(&self) -> bool {
-        let mut used = self.servers.iter().filter(|server| !server.is_idle());
-        used.all(|server| server.is_down())
+        let used = self.servers.iter().filter(|server| !server.is_idle());
+        let mut used = used.peekable();
+        used.peek().is_some() && used.all(|server| server.is_down())
     }
 
     /// Reads the certificate again that is shown to servers, if it has changed.

@@ -332,6 +332,7 @@ impl Server {
             requests: self.counts.requests.get(),
             mode: None,
             weighed: None,
+            fault: self.checks.as_ref().and_then(Checks::fault),
         }
     }
 

@@ -164,7 +164,7 @@ fn table(rows: &[Row]) -> String {
         "IN FLIGHT",
         "CONNECTIONS",
         "REQUESTS",
-        "ASKED",
+        "WHY",
     ];
     let mut lines = vec![titles.map(str::to_owned)];
     lines.extend(rows.iter().map(|row| {
@@ -174,7 +174,8 @@ fn table(rows: &[Row]) -> String {
             format!("{} of {}", row.weight, row.declared_weight)
         };
         let notes = row.mode.iter().chain(&row.weighed);
-        let asked: Vec<String> = notes.map(ToString::to_string).collect();
+        let notes = notes.map(ToString::to_string);
+        let why: Vec<String> = row.fault.clone().into_iter().chain(notes).collect();
         [
             format!("{}/{}", row.backend, row.server),
             row.address.clone(),
@@ -183,7 +184,7 @@ fn table(rows: &[Row]) -> String {
             row.in_flight.to_string(),
             row.connections.to_string(),
             row.requests.to_string(),
-            asked.join("; "),
+            why.join("; "),
         ]
     }));
     columns(&lines)

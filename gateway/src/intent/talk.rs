@@ -155,6 +155,8 @@ pub struct Row {
     pub mode: Option<Note>,
     /// The same of another weight.
     pub weighed: Option<Note>,
+    /// Why its checks fail.
+    pub fault: Option<String>,
 }
 
 /// Somebody's words, fit for a log and a file: one line, not too long.

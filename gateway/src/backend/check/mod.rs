@@ -44,8 +44,10 @@ pub(super) struct Checks {
 #[derive(Debug, Default)]
 struct State {
     health: Health,
-    /// Why it is down, as it was last said.
+    /// Why it is down, by its last check.
     why: String,
+    /// The same as it was last said.
+    said: String,
     /// What is said of single checks.
     notes: Complaint,
 }
@@ -104,6 +106,13 @@ impl Checks {
         self.down.load(Relaxed)
     }
 
+    /// Why its last check failed, where it is down and not about to come back.
+    pub(super) fn fault(&self) -> Option<String> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let tells = state.health.is_down() && !state.why.is_empty();
+        tells.then(|| state.why.clone())
+    }
+
     /// How many checks have come to this.
     pub(super) fn count(&self, found: Found) -> u64 {
         self.counts[found as usize].get()
@@ -112,7 +121,12 @@ impl Checks {
     /// Takes a check's result. What is to be said of it, where something is.
     fn take(&self, now: u64, result: &Result<(), Fault>) -> Option<Change> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let State { health, why, notes } = &mut *state;
+        let State {
+            health,
+            why,
+            said,
+            notes,
+        } = &mut *state;
         let change = match result {
             Ok(()) => health.passed(now, &self.terms),
             Err(_) => Some(health.failed(now, &self.terms)),
@@ -123,14 +137,15 @@ impl Checks {
             Err((found, words)) => (*found, words.as_str()),
         };
         self.counts[found as usize].inc();
+        words.clone_into(why);
         let change = change?;
         let news = match change {
             Change::Shaken { .. } => notes.due(std::time::Instant::now()).is_some(),
-            Change::StillDown => why != words && notes.due(std::time::Instant::now()).is_some(),
+            Change::StillDown => said != words && notes.due(std::time::Instant::now()).is_some(),
             Change::Down { .. } | Change::Up { .. } => true,
         };
         if news {
-            words.clone_into(why);
+            words.clone_into(said);
         }
         news.then_some(change)
     }
@@ -379,5 +394,37 @@ impl Asking for Nobody {
 
     fn poll_gone(&mut self, _cx: &mut std::task::Context<'_>) -> std::task::Poll<()> {
         std::task::Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stays_as_it_is_is_not_said_again() {
+        let checks = Checks::new(Check {
+            fall: 1,
+            ..Check::default()
+        });
+        let failed = |why: &str| Err((Found::Status, why.to_owned()));
+        let down = Some(Change::Down { failed: 1 });
+        assert_eq!(checks.take(1, &failed("500")), down);
+        assert_eq!(checks.take(2, &failed("500")), None);
+        assert_eq!(checks.take(3, &failed("404")), Some(Change::StillDown));
+        // Once a minute, whatever it is.
+        assert_eq!(checks.take(4, &failed("403")), None);
+        assert_eq!(checks.fault().as_deref(), Some("403"));
+        assert!(checks.are_failed());
+        assert_eq!(checks.take(5, &Ok(())), None);
+        assert_eq!(checks.fault(), None);
+        assert!(checks.take(6, &Ok(())).is_some() && !checks.are_failed());
+        assert_eq!(checks.take(7, &failed("500")), down);
+        assert_eq!(
+            (checks.count(Found::Passed), checks.count(Found::Status)),
+            (2, 5)
+        );
+        checks.forget();
+        assert!(!checks.are_failed());
     }
 }
