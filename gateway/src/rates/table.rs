@@ -435,7 +435,8 @@ mod tests {
         for host in 100..100_000 {
             table.get(key(host), u64::from(host));
         }
-        assert!(table.count() < 600, "{}", table.count());
+        // Half of what there is room for, and a thirtieth of those who have come.
+        assert!(table.count() < 3200, "{}", table.count());
         assert_eq!(table.forgotten(), 0);
         assert_eq!(held[7].key(), table.get(key(7), 0).key());
     }
