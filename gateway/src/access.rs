@@ -2,6 +2,7 @@
 //! that there will be none) and writes itself when it is dropped, so there is no way to end a request without a line.
 
 use std::cell::RefCell;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -97,6 +98,7 @@ impl Access {
             tunnel: None,
             backend: None,
             server: None,
+            at: None,
             status: None,
             reason: None,
             joined: false,
@@ -135,6 +137,8 @@ pub struct Record {
     pub(crate) backend: Option<Arc<str>>,
     /// Of a backend, where it went to one.
     pub(crate) server: Option<Arc<Server>>,
+    /// Where that server was, if DNS says where it is.
+    pub(crate) at: Option<SocketAddr>,
     status: Option<StatusCode>,
     reason: Option<&'static str>,
     /// What follows a 101 goes on.
@@ -302,6 +306,10 @@ impl Record {
             (None, None, Some(tunnel)) => out.extend_from_slice(tunnel.label().as_bytes()),
             (None, None, None) => out.extend_from_slice(b"name=- agent=- tunnel=-"),
         }
+        if let Some(at) = self.at {
+            // Into memory.
+            let _infallible = write!(out, " at={at}");
+        }
         out.extend_from_slice(b" status=");
         line::number(
             self.status.map_or(0, |status| u64::from(status.as_u16())),
@@ -367,6 +375,7 @@ impl Record {
             tunnel: self.tunnel.as_ref().map(|tunnel| tunnel.id),
             backend: self.backend.as_deref(),
             server: self.server.as_ref().map(|server| server.name.as_str()),
+            at: self.at,
             attempts: self.attempts,
             status: self.status.map_or(0, |status| status.as_u16()),
             reason: self.reason,
@@ -464,6 +473,8 @@ struct View<'a> {
     backend: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     server: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    at: Option<SocketAddr>,
     attempts: u32,
     status: u16,
     reason: Option<&'a str>,

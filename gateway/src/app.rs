@@ -24,7 +24,8 @@ use tracing::{info, warn};
 
 use crate::access::Access;
 use crate::admin::{self, Admin};
-use crate::backend::{Backend, attend, check};
+use crate::backend::names::config::Resolver;
+use crate::backend::{Backend, attend, check, find};
 use crate::certificates::Certificates;
 use crate::config::listeners::{Listener, Named};
 use crate::config::passing::Onward;
@@ -74,6 +75,7 @@ pub struct App {
     intake: Arc<Intake>,
     workers: Arc<Workers>,
     backends: Arc<[Arc<Backend>]>,
+    resolver: Resolver,
     crowd: Arc<Crowd>,
     watch: Arc<Watch>,
     handshakes: Sources,
@@ -182,6 +184,7 @@ impl App {
             intake: Arc::new(intake(config, &pool, &metrics)),
             workers,
             backends,
+            resolver: config.resolving.resolver.clone(),
             crowd: crowd(run, descriptors),
             watch,
             handshakes: Sources::new(run.limits.max_handshakes_per_source),
@@ -216,6 +219,7 @@ impl App {
     /// `asked` is ready with each time that it is asked.
     pub async fn run(self, mut asked: impl AsyncFnMut()) {
         let (listeners, page) = (Drain::new(), Drain::new());
+        find(&self.backends, &self.resolver, &page).await;
         let metrics = &self.intake.metrics;
         let pool = &self.intake.pool;
         let certs = self

@@ -84,6 +84,8 @@ pub enum Failure {
     NoServer,
     /// The checks of all servers that have a share fail.
     ServersDown,
+    /// DNS has given none of its servers an address.
+    NoAddress,
     /// Every fit server has as many connections as it may, and none became free in time.
     BackendBusy,
     /// No connection to a server.
@@ -146,6 +148,7 @@ impl Failure {
             Self::TcpOnly => "tcp-only",
             Self::NoServer => "no-server",
             Self::ServersDown => "servers-down",
+            Self::NoAddress => "no-address",
             Self::BackendBusy => "backend-busy",
             Self::BackendUnreachable => "backend-unreachable",
             Self::BackendClosed => "backend-closed",
@@ -187,6 +190,7 @@ impl Failure {
             | Self::Limit
             | Self::NoServer
             | Self::ServersDown
+            | Self::NoAddress
             | Self::BackendBusy
             | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
             Self::TunnelLost
@@ -225,7 +229,7 @@ impl Failure {
             | Self::TooManyErrors
             | Self::TooManyCancelled => Some(5),
             Self::NoServer => Some(30),
-            Self::Limit | Self::BackendBusy | Self::Draining => Some(1),
+            Self::Limit | Self::NoAddress | Self::BackendBusy | Self::Draining => Some(1),
             _ => None,
         }
     }
@@ -298,6 +302,7 @@ impl Failure {
             Self::TcpOnly => "The agent of this name carries TCP connections and no HTTP requests.",
             Self::NoServer => "No server is set to take this request.",
             Self::ServersDown => "The servers do not pass their health checks at the moment.",
+            Self::NoAddress => "The servers have no address at the moment; try again.",
             Self::BackendBusy => "The servers have as much to do as they may; try again.",
             Self::BackendUnreachable => "The server cannot be reached.",
             Self::BackendClosed => "The server closed the connection without an answer.",
@@ -337,7 +342,7 @@ impl From<BadLength> for Failure {
 }
 
 /// All of them, for the metrics to show at zero.
-pub const ALL: [Failure; 47] = [
+pub const ALL: [Failure; 48] = [
     Failure::Malformed,
     Failure::NoHost,
     Failure::ManyHosts,
@@ -376,6 +381,7 @@ pub const ALL: [Failure; 47] = [
     Failure::TcpOnly,
     Failure::NoServer,
     Failure::ServersDown,
+    Failure::NoAddress,
     Failure::BackendBusy,
     Failure::BackendUnreachable,
     Failure::BackendClosed,

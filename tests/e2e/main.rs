@@ -18,6 +18,7 @@ mod chain_a;
 mod checks;
 mod command_line;
 mod configuration;
+mod dns;
 mod early_answers;
 mod expiry;
 mod forwarded_headers;

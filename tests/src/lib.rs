@@ -47,6 +47,8 @@ pub mod netns; // network namespaces that drop packets
 
 pub mod hosts; // names of the test's own
 
+pub mod dns; // the same by a DNS server that lies and fails as told
+
 pub mod haproxy; // a real HAProxy at either end
 
 pub mod nginx; // a real nginx as the app

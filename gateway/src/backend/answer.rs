@@ -138,7 +138,9 @@ impl Passing {
                 if let Some(patience) = &mut self.patience
                     && patience.is_over(visitors_turn, cx)
                 {
-                    self.in_flight.0.count(What::Cut, "nothing more came of it");
+                    self.in_flight
+                        .server
+                        .count(What::Cut, "nothing more came of it");
                     return self.cut_for(Cut::Stalled, cx);
                 }
                 Poll::Pending
@@ -151,7 +153,7 @@ impl Passing {
         if let Some(failure) = self.feed.as_ref().and_then(|feed| feed.progress().fault) {
             return Cut::Visitor(failure);
         }
-        let server = &self.in_flight.0;
+        let server = &self.in_flight.server;
         match fault_in_reading(&error) {
             Some(why) => server.count(What::Cut, &why.to_string()),
             None => server.count(What::Cut, &error.to_string()),
@@ -249,7 +251,7 @@ impl Passing {
         };
         let mut cx = Context::from_waker(std::task::Waker::noop());
         if self.is_whole() && kept.link.is_reusable(&mut cx) {
-            self.in_flight.0.take_back(kept);
+            self.in_flight.server.take_back(kept);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A connection in TCP mode on its way to one of a backend's servers: nothing of it has left before a server is there, so that
 //! one after the other may be tried. What goes through it is `tcp`'s.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,8 @@ use crate::failure::Failure;
 pub struct Progress {
     /// The server that was tried last.
     pub server: Option<Arc<Server>>,
+    /// Where that one was, if DNS says where it is.
+    pub at: Option<SocketAddr>,
     /// Servers that were tried.
     pub attempts: u32,
     /// Spent waiting for room.
@@ -68,8 +71,9 @@ pub async fn connect(
         let Grant::Fresh(permit) = grant else {
             continue;
         };
-        let server = Arc::clone(&in_flight.0);
+        let server = Arc::clone(&in_flight.server);
         progress.server = Some(Arc::clone(&server));
+        progress.at = in_flight.at;
         progress.attempts += 1;
         let why = match server.connect_plain().await {
             Ok(tcp) => {
@@ -87,8 +91,8 @@ pub async fn connect(
             }
             Err(why) => why,
         };
+        in_flight.failed(What::Unreachable, &why);
         drop((in_flight, permit));
-        server.failed(What::Unreachable, &why);
         search.failed_on(&server);
         if progress.attempts > backend.terms.retries {
             return Err(Failure::BackendUnreachable);

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU16, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -38,7 +38,7 @@ pub struct Backend {
 pub struct Server {
     /// Unique within its backend.
     pub name: String,
-    pub address: Address,
+    pub place: Place,
     /// Its share of what comes, against the others'; 0 for none at all.
     pub weight: u16,
     /// Used only while none of the others is fit.
@@ -47,15 +47,101 @@ pub struct Server {
     pub max_connections: Option<NonZeroUsize>,
 }
 
+/// Where a server is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// There. A host by name is looked up by the system, each time that a connection is opened.
+    Fixed(Address),
+    /// At the addresses that a name has in DNS (A and AAAA records), so many of them at once.
+    Addresses {
+        name: Address,
+        family: Family,
+        slots: NonZeroU16,
+    },
+    /// At the hosts and ports that a service has in DNS (SRV records, RFC 2782).
+    Services {
+        service: String,
+        family: Family,
+        slots: NonZeroU16,
+    },
+}
+
+/// As people read it.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fixed(address) | Self::Addresses { name: address, .. } => address.fmt(f),
+            Self::Services { service, .. } => f.write_str(service),
+        }
+    }
+}
+
+/// Which addresses of a host are asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Family {
+    #[default]
+    Both,
+    Ipv4,
+    Ipv6,
+}
+
+impl FromStr for Family {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "both" => Ok(Self::Both),
+            "ipv4" => Ok(Self::Ipv4),
+            "ipv6" => Ok(Self::Ipv6),
+            _ => Err(format!(
+                "`{text}` is no family of addresses; write both, ipv4 or ipv6"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Both => "both",
+            Self::Ipv4 => "ipv4",
+            Self::Ipv6 => "ipv6",
+        })
+    }
+}
+
 impl Server {
     /// With everything but its place as usual.
     pub fn new(name: &str, address: Address) -> Self {
+        Self::at(name, Place::Fixed(address))
+    }
+
+    /// The same, wherever that is.
+    pub fn at(name: &str, place: Place) -> Self {
         Self {
             name: name.to_owned(),
-            address,
+            place,
             weight: 1,
             backup: false,
             max_connections: None,
+        }
+    }
+
+    /// What the log and the metrics call it: `one`, or with `slots` `one-1`, `one-2` and so on.
+    pub fn places(&self) -> Vec<String> {
+        match &self.place {
+            Place::Fixed(_) => vec![self.name.clone()],
+            Place::Addresses { slots, .. } | Place::Services { slots, .. } => (1..=slots.get())
+                .map(|slot| format!("{}-{slot}", self.name))
+                .collect(),
+        }
+    }
+
+    /// The name that its certificate has, unless the operator says another.
+    pub fn host(&self) -> &str {
+        match &self.place {
+            Place::Fixed(address) | Place::Addresses { name: address, .. } => &address.host,
+            Place::Services { service, .. } => service,
         }
     }
 }
@@ -281,13 +367,13 @@ impl Backend {
             ));
         }
         let mut names = HashSet::new();
-        for server in &self.servers {
-            if !names.insert(&server.name) {
+        for called in self.servers.iter().flat_map(Server::places) {
+            if names.contains(&called) {
                 found.push(format!(
-                    "backend `{name}` has two servers called `{}`; rename one",
-                    server.name
+                    "backend `{name}` has two servers called `{called}`; rename one"
                 ));
             }
+            names.insert(called);
         }
         if let Some(tls) = &self.tls {
             found.extend(tls.problems(name, &self.servers));
@@ -327,13 +413,17 @@ impl Tls {
                 "backend `{backend}`: verify = false takes any certificate, and `ca` would have no effect; leave one of the two out"
             ));
         }
-        let hosts = servers.iter().map(|server| &server.address.host);
-        for host in self
-            .server_name
-            .iter()
-            .chain(hosts.filter(|_| self.server_name.is_none()))
-        {
-            if ServerName::try_from(host.as_str()).is_err() {
+        let services = |server: &&Server| matches!(server.place, Place::Services { .. });
+        if self.server_name.is_none() && servers.iter().any(|server| services(&server)) {
+            found.push(format!(
+                "backend `{backend}`: whoever answers for DNS would choose whose certificate is believed of servers found by `srv`; write the name that their certificate has as tls.server_name"
+            ));
+        }
+        let hosts = servers.iter().filter(|server| !services(server));
+        let hosts = hosts.map(Server::host);
+        let hosts = hosts.filter(|_| self.server_name.is_none());
+        for host in self.server_name.as_deref().into_iter().chain(hosts) {
+            if ServerName::try_from(host).is_err() {
                 found.push(format!(
                     "backend `{backend}`: `{host}` cannot be a certificate's name; write the name that its certificate has as tls.server_name"
                 ));

@@ -167,10 +167,11 @@ impl<'a> Errand<'a> {
         loop {
             self.pause(side).await?;
             let (in_flight, grant) = self.admit(record, side).await?;
-            let server = Arc::clone(&in_flight.0);
+            let server = Arc::clone(&in_flight.server);
             let shared = matches!(grant, Grant::Shared(_));
             let kept = shared || matches!(grant, Grant::Kept(_));
             record.server = Some(Arc::clone(&server));
+            record.at = in_flight.at;
             let outcome = self.attempt(&in_flight, grant, record, side).await;
             // One on a connection that turned out to be closed has met no server.
             if !matches!(outcome, Err(Lost::Stale)) {
@@ -185,7 +186,6 @@ impl<'a> Errand<'a> {
                 Err(Lost::Stale) => continue,
                 Err(Lost::Failed { what, why, sent }) => (what, why, sent),
             };
-            drop(in_flight);
             let repeatable = self.is_there()
                 && (self.idempotent || !sent)
                 && self.repeats < self.search.backend.terms.retries;
@@ -201,7 +201,8 @@ impl<'a> Errand<'a> {
                 }
                 continue;
             }
-            server.failed(what, &why);
+            in_flight.failed(what, &why);
+            drop(in_flight);
             self.search.failed_on(&server);
             if !repeatable || !matches!(what, What::Unreachable | What::Closed) {
                 return Err(what.failure());
@@ -249,7 +250,7 @@ impl<'a> Errand<'a> {
         record: &mut Record,
         side: &mut S,
     ) -> Result<Reply, Lost> {
-        let server = &in_flight.0;
+        let server = &in_flight.server;
         let rested = matches!(grant, Grant::Kept(_));
         match self.connection(server, grant, record, side).await? {
             Way::Http1(kept) => self.ask(server, kept, rested, record, side).await,
@@ -446,7 +447,7 @@ impl<'a> Errand<'a> {
         reply: Reply,
         record: &mut Record,
     ) -> Opened<B> {
-        in_flight.0.answered();
+        in_flight.answered();
         let feed = self.feed.take();
         let mut held_back = false;
         if let Some(feed) = &feed {

@@ -136,7 +136,7 @@ impl<B: Body<Data = Bytes> + Unpin> Joined<B> {
                 Poll::Ready(Some(Ok(Frame::data(octets))))
             }
             Err(error) => {
-                self.in_flight.0.count(What::Cut, &error.to_string());
+                self.in_flight.server.count(What::Cut, &error.to_string());
                 Poll::Ready(Some(Err(self.cut(Cut::Upgraded(error)))))
             }
         }

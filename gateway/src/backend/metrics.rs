@@ -4,9 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::registry::Unit;
 
 use super::Backend;
 use super::check::{Checks, Found};
+use super::names::Named;
 use super::server::{Server, What};
 use crate::intent::Mode;
 use crate::metrics::{Labels, count, counters, gauges};
@@ -91,6 +93,7 @@ pub(crate) fn encode(
         each(|server| if server.is_out() { 1.0 } else { 0.0 }),
     )?;
     encode_checks(backends, encoder)?;
+    encode_names(backends, encoder)?;
     gauges(
         encoder,
         (
@@ -175,4 +178,59 @@ fn labels(server: &Server) -> Labels {
         ("backend", server.backend().to_owned()),
         ("server", server.name.clone()),
     ]
+}
+
+/// What is known of servers whose addresses come from DNS; nothing where there are none.
+fn encode_names(backends: &[Arc<Backend>], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let all = || backends.iter().flat_map(|backend| backend.named());
+    if all().next().is_none() {
+        return Ok(());
+    }
+    let of = |named: &Named| -> Labels {
+        vec![
+            ("backend", named.backend.to_string()),
+            ("server", named.server.clone()),
+        ]
+    };
+    counters(
+        encoder,
+        (
+            "backend_dns_queries",
+            "Questions to DNS servers for the addresses of a server of a backend, by what came of them",
+        ),
+        all().flat_map(|named| {
+            named.counts.results().map(|(result, times)| {
+                let mut labels = of(named);
+                labels.push(("result", result.to_owned()));
+                (labels, times)
+            })
+        }),
+    )?;
+    gauges(
+        encoder,
+        (
+            "backend_dns_addresses",
+            "Addresses in use that DNS has given for a server of a backend, at most one for each slot",
+        ),
+        None,
+        all().map(|named| (of(named), count(named.taken()))),
+    )?;
+    gauges(
+        encoder,
+        (
+            "backend_dns_failing",
+            "1 while DNS servers do not answer everything that a server of a backend needs",
+        ),
+        None,
+        all().map(|named| (of(named), f64::from(u8::from(named.counts.is_failing())))),
+    )?;
+    gauges(
+        encoder,
+        (
+            "backend_dns_answer_age",
+            "Since everything was last answered that a server of a backend needs of DNS",
+        ),
+        Some(&Unit::Seconds),
+        all().filter_map(|named| Some((of(named), named.counts.age()?.as_secs_f64()))),
+    )
 }

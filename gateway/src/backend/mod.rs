@@ -29,7 +29,11 @@ mod queue; // who waits for room
 
 mod search; // how a request comes to a server
 
-mod server; // connections, and what becomes of them
+mod server; // what becomes of it there
+
+mod whereabouts; // where it is
+
+pub mod names; // servers whose addresses come from DNS
 
 pub mod greeting; // whose connection it is, for servers that are told
 
@@ -68,7 +72,8 @@ use rustls::pki_types::ServerName;
 use tidegate_shared::clock;
 use tidegate_shared::drain::Drain;
 use tidegate_shared::tls::{AppTrust, SwapIdentity, TlsFault, origin_client};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{error, info, warn};
 
 use balance::{Pick, Round, pick};
@@ -79,15 +84,21 @@ use dial::Secured;
 use greeting::SendProxy;
 use hash::Key;
 pub(crate) use metrics::encode;
+use names::config::Resolver;
+use names::{Asker, Named};
 use queue::{Queue, Room};
 pub use search::Caller;
 pub use server::Server;
+
+use crate::failure::Failure;
 
 /// Servers that do the same.
 #[derive(Debug)]
 pub struct Backend {
     pub name: Arc<str>,
     servers: Vec<Arc<Server>>,
+    /// Those of them that come from DNS.
+    named: Vec<Arc<Named>>,
     balance: Balance,
     round: Mutex<Round>,
     queue: Arc<Queue>,
@@ -151,9 +162,9 @@ impl Backend {
             let (Some(config), Some(tls)) = (&config, &backend.tls) else {
                 return Ok(None);
             };
-            let name = tls.server_name.as_ref().unwrap_or(&server.address.host);
+            let name = tls.server_name.as_deref().unwrap_or_else(|| server.host());
             // One that cannot be a name is among the problems.
-            let name = ServerName::try_from(name.clone())
+            let name = ServerName::try_from(name.to_owned())
                 .map_err(|error| TlsFault::Build(format!("`{name}`: {error}")))
                 .map_err(|fault| Unusable::of("server_name", fault))?;
             let mut plain = ClientConfig::clone(config);
@@ -165,19 +176,26 @@ impl Backend {
             }))
         };
         let mut servers = Vec::with_capacity(backend.servers.len());
+        let mut named = Vec::new();
         for server in &backend.servers {
-            let most = server.max_connections.map(usize::from);
-            let room = Room::new(most, Arc::clone(&queue));
             let tls = secured(server)?;
-            let checks = backend.check.clone().map(Checks::new);
-            let server = Server::new(backend, server, tls, checks, room, workers);
-            servers.push(Arc::new(server));
+            let slots = server.places().into_iter().map(|called| {
+                let (tls, checks) = (tls.clone(), backend.check.clone().map(Checks::new));
+                let most = server.max_connections.map(usize::from);
+                let room = Room::new(most, Arc::clone(&queue));
+                let made = Server::new(backend, called, server, tls, checks, room, workers);
+                Arc::new(made)
+            });
+            let slots: Vec<_> = slots.collect();
+            named.extend(Named::of(&name, server, &slots));
+            servers.extend(slots);
         }
         Ok(Arc::new(Self {
             name,
             balance: backend.balance.clone(),
             round: Mutex::new(Round::new(servers.len())),
             servers,
+            named,
             queue,
             terms: backend.terms,
             deserted: AtomicBool::new(false),
@@ -209,6 +227,20 @@ impl Backend {
         match &self.balance {
             Balance::Hash(hash) if hash.by == By::Source => Some(Key::of_source(source)),
             _ => None,
+        }
+    }
+
+    /// Those whose addresses come from DNS.
+    pub(crate) fn named(&self) -> &[Arc<Named>] {
+        &self.named
+    }
+
+    /// Why there is nobody to send a request to.
+    fn nobody(&self) -> Failure {
+        if self.servers.iter().any(|server| server.is_vacant()) {
+            Failure::NoAddress
+        } else {
+            Failure::NoServer
         }
     }
 
@@ -292,6 +324,29 @@ pub async fn attend(backends: Arc<[Arc<Backend>]>, renews: bool, drain: Drain) {
     for server in servers.filter(|server| server.shares()) {
         server.links().finish().await;
     }
+}
+
+/// How long a start waits for first answers of DNS.
+const FIRST: Duration = Duration::from_secs(1);
+
+/// Starts to look up the servers whose addresses come from DNS, and waits a moment for the first answers: visitors who come right
+/// after a start are to find somebody.
+pub async fn find(backends: &[Arc<Backend>], resolver: &Resolver, drain: &Drain) {
+    let asker = Arc::new(Asker::new(resolver));
+    let (first, mut every) = mpsc::channel(1);
+    for named in backends.iter().flat_map(|backend| backend.named()) {
+        let (named, asker, first) = (Arc::clone(named), Arc::clone(&asker), first.clone());
+        drain.spawn(names::keep(
+            named,
+            asker,
+            resolver.clone(),
+            first,
+            drain.clone(),
+        ));
+    }
+    drop(first);
+    // Nothing is ever sent: it ends when everybody has let go. Whoever has not by then is asked for as before.
+    let _either = timeout(FIRST, every.recv()).await;
 }
 
 #[cfg(test)]

@@ -110,7 +110,7 @@ impl<'a> Search<'a> {
         // Another may take the room between the look and the step: as often as there are servers, and not for ever.
         for _ in 0..=self.backend.servers.len() {
             match self.backend.pick(&self.tried, self.key) {
-                Pick::None => return Err(Failure::NoServer),
+                Pick::None => return Err(self.backend.nobody()),
                 Pick::Down => return Err(Failure::ServersDown),
                 Pick::Wait => return Ok(None),
                 Pick::Take(index) => {

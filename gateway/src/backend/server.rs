@@ -1,6 +1,7 @@
 //! One server of a backend while the gateway runs: its connections, what becomes of its requests, and whether it is fit.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::atomic::{
     AtomicBool, AtomicU8, AtomicU16, AtomicU64, AtomicUsize, Ordering::Relaxed,
 };
@@ -28,6 +29,7 @@ use super::http2::links::{Link, Links, Seat};
 use super::mismatch::{Got, Mismatch, Mismatches, Setting, Spoken};
 use super::queue::{Permit, Room};
 use super::slow_start::SlowStart;
+use super::whereabouts::{Found, Here, Whereabouts};
 use crate::complaint::Complaint;
 use crate::intent::talk::Row;
 use crate::intent::{Identity, Mode};
@@ -35,13 +37,11 @@ use crate::intent::{Identity, Mode};
 /// See the module's head.
 pub struct Server {
     pub name: String,
-    pub address: Address,
+    whereabouts: Whereabouts,
     identity: Identity,
     backend: Arc<str>,
     /// `backend=… server=…`, for the access log.
     label: String,
-    /// What decides which visitors are its own.
-    place: Place,
     declared_weight: u16,
     /// What counts: an operator may have asked for another one, or for none while it is drained or in maintenance.
     weight: AtomicU16,
@@ -146,6 +146,8 @@ pub(super) enum Way {
 pub(super) struct Kept {
     pub(super) link: Box<origin::Link<Carried>>,
     home: Home,
+    /// Of the address that it goes to.
+    epoch: u64,
 }
 
 /// Where a connection rests between two requests.
@@ -187,8 +189,10 @@ impl fmt::Debug for Server {
 }
 
 impl Server {
+    /// One of a backend's, or a slot of one, which has no address at first.
     pub(super) fn new(
         of: &config::Backend,
+        name: String,
         server: &config::Server,
         tls: Option<Secured>,
         checks: Option<Checks>,
@@ -197,12 +201,15 @@ impl Server {
     ) -> Self {
         let (backend, terms): (Arc<str>, Terms) = (of.name.as_str().into(), of.terms);
         let rest_ms = rest_ms(&terms);
+        let here = match &server.place {
+            config::Place::Fixed(address) => Some(Here::declared(address.clone(), &name)),
+            config::Place::Addresses { .. } | config::Place::Services { .. } => None,
+        };
         Self {
-            name: server.name.clone(),
-            identity: Identity::of(&backend, &server.name, &server.address.to_string()),
-            address: server.address.clone(),
-            label: format!("backend={backend} server={}", server.name),
-            place: Place::of(&server.name),
+            identity: Identity::of(&backend, &name, &server.place.to_string()),
+            whereabouts: Whereabouts::new(here),
+            label: format!("backend={backend} server={name}"),
+            name,
             backend,
             declared_weight: server.weight,
             weight: AtomicU16::new(server.weight),
@@ -256,14 +263,65 @@ impl Server {
         self.identity
     }
 
-    /// Where it is, as people read it.
-    pub(crate) const fn address(&self) -> &Address {
-        &self.address
+    /// Where it is for the time being, as people read it.
+    pub(crate) fn address(&self) -> String {
+        let here = self.whereabouts.with(|here| here.address.to_string());
+        here.unwrap_or_else(|| "no address".to_owned())
     }
 
-    /// Whether it has no share: it was given none, or it is drained or in maintenance.
+    /// Where it is; `None` where DNS has given it no address.
+    pub(super) fn at_present(&self) -> Option<Arc<Here>> {
+        self.whereabouts.here()
+    }
+
+    /// Which of its addresses that is.
+    pub(super) fn epoch(&self) -> u64 {
+        self.whereabouts.epoch()
+    }
+
+    /// Whether DNS has given it no address.
+    pub(super) fn is_vacant(&self) -> bool {
+        self.whereabouts.with(|_here| ()).is_none()
+    }
+
+    /// What DNS gives it from here on: an address, another one, or none. Connections to a former one that rest are closed; what
+    /// is in flight there ends in its own time, and says nothing of this server any more. `joins` where others are there already.
+    pub(super) fn sit(&self, found: Option<Found>, joins: bool) {
+        if !self.whereabouts.change(found) {
+            return;
+        }
+        // Who comes is not to blame for who was there.
+        self.with_fitness(|fitness| *fitness = Fitness::default());
+        self.chose_http1.store(false, Relaxed);
+        if let Some(checks) = &self.checks {
+            checks.forget();
+        }
+        self.close_resting();
+        if joins {
+            self.slow_start.begin(clock::now_ms());
+        }
+        self.room.changed();
+    }
+
+    /// Closes what rests, and lets nobody else onto what is shared.
+    fn close_resting(&self) {
+        let now = clock::now_ms();
+        for links in &self.links {
+            links.clear();
+        }
+        for pool in &self.pools {
+            while let Some(resting) = pool.take(now, u64::MAX) {
+                drop(resting);
+            }
+        }
+        while let Some(resting) = self.bound.oldest() {
+            drop(resting);
+        }
+    }
+
+    /// Whether nothing is sent to it: it was given no share or DNS gives it no address, or it is drained or in maintenance.
     pub(super) fn is_idle(&self) -> bool {
-        self.share() == 0
+        self.share() == 0 || self.is_vacant()
     }
 
     /// Its part of what comes.
@@ -290,18 +348,7 @@ impl Server {
         self.mode
             .store(mode.map_or(READY, |mode| mode as u8), Relaxed);
         if mode == Some(Mode::Maintenance) {
-            let now = clock::now_ms();
-            for links in &self.links {
-                links.clear();
-            }
-            for pool in &self.pools {
-                while let Some(resting) = pool.take(now, u64::MAX) {
-                    drop(resting);
-                }
-            }
-            while let Some(resting) = self.bound.oldest() {
-                drop(resting);
-            }
+            self.close_resting();
         }
         if was_idle && !self.is_idle() {
             self.slow_start.begin(clock::now_ms());
@@ -315,6 +362,7 @@ impl Server {
         let state = match self.mode() {
             Some(mode) => mode.to_string(),
             None if self.share() == 0 => "unused".to_owned(),
+            None if self.is_vacant() => "no address".to_owned(),
             None if self.is_down() => "down".to_owned(),
             None if self.is_out() => "left out".to_owned(),
             None => "in use".to_owned(),
@@ -322,7 +370,7 @@ impl Server {
         Row {
             backend: self.backend().to_owned(),
             server: self.name.clone(),
-            address: self.address.to_string(),
+            address: self.address(),
             state,
             backup: self.backup,
             weight: self.weight.load(Relaxed).into(),
@@ -347,9 +395,24 @@ impl Server {
     }
 
     pub(super) fn candidate(&self, tried: bool, now: u64) -> Candidate {
+        let at = self
+            .whereabouts
+            .with(|here| self.candidate_at(here, tried, now));
+        at.unwrap_or_else(|| Candidate {
+            standing: Standing::Idle,
+            weight: 0,
+            outstanding: 0,
+            room: false,
+            // It is not taken, and so is nobody's.
+            place: Place::of(""),
+        })
+    }
+
+    fn candidate_at(&self, here: &Here, tried: bool, now: u64) -> Candidate {
         let until = self.out_until.load(Relaxed);
         let weight = self.share();
-        let standing = match (weight, tried, until > now, self.backup) {
+        let backup = self.backup || here.is_backup();
+        let standing = match (weight, tried, until > now, backup) {
             (0, ..) => Standing::Idle,
             _ if self.is_down() => Standing::Down,
             (_, true, ..) => Standing::Tried,
@@ -360,12 +423,12 @@ impl Server {
         };
         Candidate {
             standing,
-            weight: u32::from(weight) * self.slow_start.share(now),
+            weight: u32::from(weight) * self.slow_start.share(now) * here.share(),
             outstanding: self.outstanding(),
             room: self.room.has_room()
                 || self.has_resting()
                 || (self.shares() && self.links().have_room()),
-            place: self.place,
+            place: here.place,
         }
     }
 
@@ -376,6 +439,7 @@ impl Server {
     /// A connection that rests, or the right to open one. `None` where there are as many as there may be. `tie` is the
     /// visitor's, where each connection is one visitor's.
     pub(super) fn grant(&self, may: May, tie: Option<&Arc<Tie>>) -> Option<Grant> {
+        let epoch = self.epoch();
         let now = clock::now_ms();
         let until = self.out_until.load(Relaxed);
         if until != 0 && until <= now {
@@ -399,7 +463,7 @@ impl Server {
         let kept = |home: usize| {
             let link = self.pools[home].take(now, at_most?)?;
             let home = Home::Worker(home);
-            Some(Grant::Kept(Kept { link, home }))
+            Some(Grant::Kept(Kept { link, home, epoch }))
         };
         if let Some(grant) = kept(here).or_else(|| self.room.permit().map(Grant::Fresh)) {
             return Some(grant);
@@ -421,10 +485,11 @@ impl Server {
 
     /// Where each connection is one visitor's.
     fn grant_bound(&self, now: u64, at_most: Option<u64>, tie: Option<&Arc<Tie>>) -> Option<Grant> {
+        let epoch = self.epoch();
         if let Some(tie) = tie {
             if let Some(link) = at_most.and_then(|at_most| self.bound.take(tie, now, at_most)) {
                 let home = Home::Visitor(Arc::clone(tie));
-                return Some(Grant::Kept(Kept { link, home }));
+                return Some(Grant::Kept(Kept { link, home, epoch }));
             }
             // The one that is opened takes the place of one that has rested for too long.
             drop(self.bound.take(tie, now, u64::MAX));
@@ -461,14 +526,16 @@ impl Server {
             None => Home::Worker(self.here()),
         };
         let header = header.as_deref().unwrap_or_default();
+        let epoch = self.epoch();
         let (line, _agreed) = self.dial(header, Offer::Http1).await?;
-        keep(line.holding(permit), home).await
+        keep(line.holding(permit), home, epoch).await
     }
 
     /// Finds or opens whatever the server speaks: a place on a connection that somebody else is opening is as good.
     pub(super) async fn join(&self, permit: Permit) -> Result<Way, String> {
         let mut permit = Some(permit);
         loop {
+            let epoch = self.epoch();
             // A server that was asked, and chose HTTP/1.1, is not waited for.
             let alone = match self.protocol {
                 Protocol::Http1 => true,
@@ -477,7 +544,7 @@ impl Server {
             };
             if alone {
                 let opened = self.begin(permit.take()).await?;
-                return self.way(opened);
+                return self.way(opened, epoch);
             }
             let links = self.links();
             if let Some(seat) = links.take() {
@@ -489,7 +556,7 @@ impl Server {
                 .get_or_init(async || {
                     let opened = self.begin(permit.take()).await;
                     links.opened(&opening);
-                    own = Some(self.way(opened?)?);
+                    own = Some(self.way(opened?, epoch)?);
                     Ok(())
                 })
                 .await;
@@ -507,7 +574,7 @@ impl Server {
     }
 
     /// What a request goes on that has opened a connection: one that may be shared is kept for others as well.
-    fn way(&self, opened: Opened) -> Result<Way, String> {
+    fn way(&self, opened: Opened, epoch: u64) -> Result<Way, String> {
         let link = match opened {
             Opened::Http1(kept) => return Ok(Way::Http1(kept)),
             Opened::Http2(link) => link,
@@ -515,6 +582,10 @@ impl Server {
         let links = self.links();
         links.file(link);
         let seat = links.take().map(Way::Http2);
+        if self.epoch() != epoch {
+            // It goes to a former address: this one may use it, and nobody else.
+            links.clear();
+        }
         // Whoever waits for room at this server has some.
         self.room.changed();
         seat.ok_or_else(|| FULL.to_owned())
@@ -522,6 +593,7 @@ impl Server {
 
     /// Opens a connection in whatever the server speaks.
     async fn begin(&self, permit: Option<Permit>) -> Result<Opened, String> {
+        let epoch = self.epoch();
         let (line, agreed) = self.dial(&[], Offer::Usual).await?;
         let line = match permit {
             Some(permit) => line.holding(permit),
@@ -535,7 +607,7 @@ impl Server {
             Ok(Opened::Http2(link))
         } else {
             let home = Home::Worker(self.here());
-            keep(line, home).await.map(Opened::Http1)
+            keep(line, home, epoch).await.map(Opened::Http1)
         }
     }
 
@@ -553,7 +625,8 @@ impl Server {
 
     async fn dial(&self, header: &[u8], offer: Offer) -> Result<(Line, Option<Agreed>), String> {
         let (tls, within) = (self.tls.as_ref(), self.terms.connect);
-        let dialled = dial(&self.address, header, tls, offer, within)
+        let here = self.at_present().ok_or_else(|| NOWHERE.to_owned())?;
+        let dialled = dial(&here.address, header, tls, offer, within)
             .await
             .map_err(|undialled| self.misfits(undialled.why, undialled.misfit))?;
         self.counts.connections.inc();
@@ -572,7 +645,8 @@ impl Server {
 
     /// The same for a connection in TCP mode.
     pub(super) async fn connect_plain(&self) -> Result<TcpStream, String> {
-        let tcp = dial_plain(&self.address, self.terms.connect).await?;
+        let here = self.at_present().ok_or_else(|| NOWHERE.to_owned())?;
+        let tcp = dial_plain(&here.address, self.terms.connect).await?;
         self.counts.connections.inc();
         Ok(tcp)
     }
@@ -633,7 +707,7 @@ impl Server {
             header: self.send_proxy.as_deref(),
             place: &self.declared,
             spoken,
-            address: self.address.to_string(),
+            address: self.address(),
         };
         mismatch.sentence(got, &setting)
     }
@@ -683,7 +757,7 @@ impl Server {
         let Some(times) = self.mismatches.came(mismatch) else {
             return;
         };
-        let (backend, name, address) = (&self.backend, &self.name, &self.address);
+        let (backend, name, address) = (&self.backend, &self.name, self.address());
         let sentence = self.misfit(mismatch, got);
         warn!(
             times,
@@ -693,7 +767,7 @@ impl Server {
 
     /// Takes back a connection that is ready for another request.
     pub(super) fn take_back(self: &Arc<Self>, kept: Kept) {
-        if self.mode() == Some(Mode::Maintenance) {
+        if self.mode() == Some(Mode::Maintenance) || self.epoch() != kept.epoch {
             return;
         }
         match &kept.home {
@@ -703,6 +777,10 @@ impl Server {
                 self.bound.put(tie, clock::now_ms(), kept.link);
             }
             Home::Nowhere => return,
+        }
+        if self.epoch() != kept.epoch {
+            // It was given another address in between.
+            self.close_resting();
         }
         if self.room.is_limited() {
             self.room.rests();
@@ -759,7 +837,7 @@ impl Server {
             return;
         };
         drop(complaints);
-        let (backend, name, address) = (&self.backend, &self.name, &self.address);
+        let (backend, name, address) = (&self.backend, &self.name, self.address());
         let often = match times {
             1 => String::new(),
             _ => format!(" ({times} times since this was last said)"),
@@ -787,7 +865,7 @@ impl Server {
     }
 
     fn tell(&self, change: Option<Change>, why: &str) {
-        let (backend, name, address) = (&self.backend, &self.name, &self.address);
+        let (backend, name, address) = (&self.backend, &self.name, self.address());
         match change {
             Some(Change::Out { for_ms, failures }) => warn!(
                 "backend {backend}: server {name} ({address}) is left out for {:?}, and longer if it stays so: {failures} requests in a row failed, the last one for this: {why}",
@@ -802,11 +880,11 @@ impl Server {
     }
 }
 
-async fn keep(line: Line, home: Home) -> Result<Kept, String> {
+async fn keep(line: Line, home: Home, epoch: u64) -> Result<Kept, String> {
     let link = origin::Link::open(line)
         .await
         .map_err(|error| error.to_string())?;
-    Ok(Kept { link, home })
+    Ok(Kept { link, home, epoch })
 }
 
 fn rest_ms(terms: &Terms) -> u64 {
@@ -819,26 +897,56 @@ enum Opened {
     Http2(Link),
 }
 
+/// DNS has taken the address away between the choice of a server and its connection.
+const NOWHERE: &str = "it has no address any more";
+
 /// A server lets nobody onto a connection that it has just taken.
 const FULL: &str = "it took the connection, and takes no requests on it";
 
-/// A request in flight, for whoever counts them.
+/// A request in flight, for whoever counts them, and where the server was when it came.
 #[derive(Debug)]
-pub(super) struct InFlight(pub(super) Arc<Server>);
+pub(super) struct InFlight {
+    pub(super) server: Arc<Server>,
+    epoch: u64,
+    /// The address, where DNS gave it.
+    pub(super) at: Option<SocketAddr>,
+}
 
 impl InFlight {
     pub(super) fn on(server: &Arc<Server>) -> Self {
         server.outstanding.fetch_add(1, Relaxed);
-        Self(Arc::clone(server))
+        let epoch = server.epoch();
+        let found = server.whereabouts.with(|here| here.found).flatten();
+        Self {
+            server: Arc::clone(server),
+            epoch,
+            at: found.map(|found| found.at),
+        }
+    }
+
+    /// It has answered, where it is.
+    pub(super) fn answered(&self) {
+        if self.server.epoch() == self.epoch {
+            self.server.answered();
+        }
+    }
+
+    /// A request has failed on it, for this. Of an address that it had before, that says nothing of the next request.
+    pub(super) fn failed(&self, what: What, why: &str) {
+        if self.server.epoch() == self.epoch {
+            self.server.failed(what, why);
+        } else {
+            self.server.count(what, why);
+        }
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.outstanding.fetch_sub(1, Relaxed);
+        self.server.outstanding.fetch_sub(1, Relaxed);
         // A place on a shared connection may be free.
-        if self.0.shares() && self.0.room.is_limited() {
-            self.0.room.rests();
+        if self.server.shares() && self.server.room.is_limited() {
+            self.server.room.rests();
         }
     }
 }

@@ -49,7 +49,7 @@ where
     let key = into_upgrade(&mut head, protocol)?;
     let mut errand = Errand::of_upgrade(backend, head, caller);
     let (in_flight, reply) = errand.run(gateway, record, side).await?;
-    let server = Arc::clone(&in_flight.0);
+    let server = Arc::clone(&in_flight.server);
     // It was asked on a connection of its own, in HTTP/1.1.
     let Reply::Http1(mut kept, response) = reply else {
         return Err(Failure::BackendInvalid);
@@ -74,10 +74,10 @@ where
     // The connection has nothing more to do with HTTP once it has been driven to its end.
     let driven = poll_fn(|cx| kept.link.drive(cx)).await;
     let Some((line, ahead)) = driven.ok().and_then(|()| kept.link.into_parts()) else {
-        server.failed(What::Closed, "it had agreed to change the protocol");
+        in_flight.failed(What::Closed, "it had agreed to change the protocol");
         return Err(Failure::BackendClosed);
     };
-    server.answered();
+    in_flight.answered();
     strip_hop_by_hop(&mut parts.headers);
     strip_agents(&mut parts.headers);
     parts.headers.remove(SEC_WEBSOCKET_ACCEPT);

@@ -1,7 +1,8 @@
 //! `[backends.NAME]`: servers that the gateway dials, and how it uses them. Pure; what becomes of it is `backend`'s.
 
 use std::fmt::Display;
-use std::num::NonZeroUsize;
+use std::net::IpAddr;
+use std::num::{NonZeroU16, NonZeroUsize};
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,8 +13,11 @@ use tidegate_shared::proxy_header::Version;
 use super::checks;
 use super::listeners::{Said, is_plain, said};
 use super::table::{Problem, Spot, Table, Value};
-use crate::backend::config::{Address, Backend, Balance, By, Hash, Protocol, Server, Terms, Tls};
+use crate::backend::config::{
+    Address, Backend, Balance, By, Family, Hash, Place, Protocol, Server, Terms, Tls,
+};
 use crate::backend::greeting::{SendProxy, Told};
+use crate::backend::names::dns_name;
 
 /// A backend, and where it stands.
 #[derive(Clone, Debug)]
@@ -278,23 +282,23 @@ fn server(name: &str, value: Value<'_>) -> Option<Server> {
         value.complain("a name is 1 to 64 letters, digits, `-`, `_` and `.`");
         return None;
     }
-    let address = |value: &Value<'_>| value.parsed(str::parse::<Address>);
     if !value.is_table() {
-        return Some(Server::new(name, address(&value)?));
+        return Some(Server::new(name, value.parsed(str::parse)?));
     }
     let mut table = value.table()?;
-    let place = table.take("address");
-    if place.is_none() {
-        table.complain("it has no `address`, such as \"10.0.0.1:8080\"");
-    }
-    let mut server = place
-        .as_ref()
-        .and_then(address)
-        .map(|address| Server::new(name, address));
+    let mut server = place(&mut table).map(|place| Server::at(name, place));
     let weight = or(&mut table, "weight", 1, |text| {
         whole(text, 0..=256).map(|weight| u16::try_from(weight).unwrap_or(u16::MAX))
     });
     let backup = table.take("backup").and_then(|value| value.boolean());
+    if matches!(&server, Some(server) if matches!(server.place, Place::Services { .. })) {
+        for value in ["weight", "backup"]
+            .into_iter()
+            .filter_map(|key| table.take(key))
+        {
+            value.complain("this comes from the SRV records; leave it out");
+        }
+    }
     let most = or(&mut table, "max_connections", None, |text| {
         whole(text, 0..=1_000_000)
             .map(|most| NonZeroUsize::new(usize::try_from(most).unwrap_or(usize::MAX)))
@@ -306,4 +310,95 @@ fn server(name: &str, value: Value<'_>) -> Option<Server> {
     }
     table.finish(|_| None);
     server
+}
+
+/// Slots of one name; a backend with more servers is another machine's work.
+const MOST_SLOTS: u64 = 256;
+
+/// Where a server is: an address, or what DNS says of a name.
+fn place(table: &mut Table<'_>) -> Option<Place> {
+    let (address, srv) = (table.take("address"), table.take("srv"));
+    let (slots, family) = (table.take("slots"), table.take("family"));
+    let found = slots.is_some() || srv.is_some();
+    if let (Some(family), false) = (&family, found) {
+        family.complain("this changes nothing without `slots`");
+    }
+    let family = family.and_then(|value| value.parsed(str::parse::<Family>));
+    let family = family.unwrap_or_default();
+    let count = |value: &Value<'_>| {
+        value.parsed(|text| -> Result<NonZeroU16, String> {
+            let number = u16::try_from(whole(text, 1..=MOST_SLOTS)?);
+            let slots = number.ok().and_then(NonZeroU16::new);
+            slots.ok_or_else(|| format!("write 1 to {MOST_SLOTS}"))
+        })
+    };
+    let slots = slots.as_ref().map(count);
+    match (address, srv) {
+        (Some(_), Some(srv)) => {
+            srv.complain(
+                "a server has an `address` or an `srv`, not both; leave one of the two out",
+            );
+            None
+        }
+        (None, None) => {
+            table.complain("it has no `address`, such as \"10.0.0.1:8080\"");
+            None
+        }
+        (Some(address), None) => {
+            let Some(slots) = slots else {
+                return address.parsed(str::parse).map(Place::Fixed);
+            };
+            let name = address.parsed(named)?;
+            Some(Place::Addresses {
+                name,
+                family,
+                slots: slots?,
+            })
+        }
+        (None, Some(srv)) => {
+            let service = srv.parsed(service);
+            if slots.is_none() {
+                srv.complain(
+                    "it has no `slots`: how many of the service's addresses are used at once, such as slots = 5",
+                );
+            }
+            Some(Place::Services {
+                service: service?,
+                family,
+                slots: slots??,
+            })
+        }
+    }
+}
+
+/// The address of a server that DNS is asked for.
+fn named(text: &str) -> Result<Address, String> {
+    let mut address: Address = text.parse()?;
+    if address.host.parse::<IpAddr>().is_ok() {
+        return Err(format!(
+            "`{}` is an address already, and `slots` is for a name that has several in DNS; leave `slots` out",
+            address.host
+        ));
+    }
+    address.host = whole_name(&address.host)?;
+    Ok(address)
+}
+
+/// The name of a service in DNS.
+fn service(text: &str) -> Result<String, String> {
+    let words: Vec<&str> = text.splitn(3, '.').collect();
+    match words[..] {
+        [service, protocol, _domain] if service.starts_with('_') && protocol.starts_with('_') => {
+            whole_name(text)
+        }
+        _ => Err(format!(
+            "`{text}` is no service; write one like _http._tcp.app.internal, whose SRV records say host and port"
+        )),
+    }
+}
+
+/// Without the dot at the end that says that it is whole.
+fn whole_name(text: &str) -> Result<String, String> {
+    dns_name(text)?;
+    Ok(text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase())
 }

@@ -10,6 +10,7 @@ use super::passing::{Onward, SOMEWHERE};
 use super::rates;
 use super::routes::Goal;
 use super::table::Problem;
+use crate::backend::config::Place;
 use crate::door::Expect;
 
 /// Everything that is wrong. What is missing is told only where the `whole` of the file was understood.
@@ -22,6 +23,9 @@ pub(super) fn problems(config: &Config, whole: bool) -> Vec<Problem> {
         let problems = placed.backend.problems().into_iter();
         all.extend(problems.map(|text| placed.problem(text)));
     }
+    let resolving = &config.resolving;
+    let problems = resolving.resolver.problems().into_iter();
+    all.extend(problems.map(|text| resolving.problem(text)));
     all.extend(clear_names(config));
     all.extend(addresses(config));
     all.extend(proxies(config));
@@ -62,12 +66,28 @@ pub(super) fn advice(config: &Config) -> Vec<Problem> {
     let trusting = trusting.map(|placed| {
         placed.problem("verify = false: whoever can answer at its servers' addresses can read and change everything")
     });
+    let resolving = &config.resolving;
+    let unasked = resolving.spot.is_some() && !asks(config);
+    let unasked =
+        unasked.then(|| resolving.problem("nobody is asked: no server of a backend has `slots`"));
     listeners
         .chain(tunnels)
         .chain(idle)
         .chain(trusting)
         .chain(rates::advice(config))
+        .chain(unasked)
         .collect()
+}
+
+/// Whether a server's addresses come from DNS.
+pub(super) fn asks(config: &Config) -> bool {
+    let servers = config
+        .backends
+        .iter()
+        .flat_map(|placed| &placed.backend.servers);
+    servers
+        .map(|server| &server.place)
+        .any(|place| !matches!(place, Place::Fixed(_)))
 }
 
 fn missing(config: &Config) -> Vec<Problem> {

@@ -9,12 +9,14 @@ use clap::{Arg, CommandFactory as _};
 use tidegate_shared::proxy_header::Version;
 
 use super::backends::Placed;
+use super::check::asks;
 use super::listeners::{Listener, Named};
 use super::passing::{Onward, Passed, Passing};
+use super::resolver::Resolving;
 use super::routes::{Goal, Routed};
 use super::settings::{Source, is_flag, is_list, key_of, long};
 use super::{Cli, Config};
-use crate::backend::config::{Backend, Balance, By, Check, Hash};
+use crate::backend::config::{Backend, Balance, By, Check, Hash, Place};
 use crate::backend::greeting::SendProxy;
 use crate::door::Expect;
 
@@ -60,6 +62,7 @@ pub(super) fn text(config: &Config, all: bool) -> String {
     for placed in &config.backends {
         backend(placed, &mut out);
     }
+    resolver(config, all, &mut out);
     let file = config.run.config.as_ref();
     let file = file
         .map(|file| file.display().to_string())
@@ -354,13 +357,33 @@ fn backend(placed: &Placed, out: &mut String) {
     let _infallible = writeln!(out, "[backends.{name}.servers]");
     for server in servers {
         let most = server.max_connections.map_or(0, NonZeroUsize::get);
+        let place = match &server.place {
+            Place::Fixed(address) => format!("address = {}", quoted(&address.to_string())),
+            Place::Addresses {
+                name,
+                family,
+                slots,
+            } => {
+                let name = quoted(&name.to_string());
+                format!("address = {name}, slots = {slots}, family = \"{family}\"")
+            }
+            Place::Services {
+                service,
+                family,
+                slots,
+            } => {
+                let service = quoted(service);
+                format!("srv = {service}, slots = {slots}, family = \"{family}\"")
+            }
+        };
+        let share = match &server.place {
+            Place::Services { .. } => String::new(),
+            _ => format!(", weight = {}, backup = {}", server.weight, server.backup),
+        };
         let _infallible = writeln!(
             out,
-            "{} = {{ address = {}, weight = {}, backup = {}, max_connections = {most} }}",
+            "{} = {{ {place}{share}, max_connections = {most} }}",
             key(&server.name),
-            quoted(&server.address.to_string()),
-            server.weight,
-            server.backup
         );
     }
 }
@@ -418,6 +441,33 @@ fn checks(check: &Check, tls: bool, told: bool, out: &mut String) {
         let _infallible = writeln!(out, "{key} = \"{}ms\"", time.as_millis());
     }
     let _infallible = writeln!(out, "rise = {}\nfall = {}", check.rise, check.fall);
+}
+
+/// Who is asked for servers' addresses, where anybody is.
+fn resolver(config: &Config, all: bool, out: &mut String) {
+    let Resolving { resolver, spot } = &config.resolving;
+    let comment = match spot {
+        Some(spot) => spot.to_string(),
+        None if all && asks(config) => "default".to_owned(),
+        None => return,
+    };
+    out.push('\n');
+    out.push_str(&entry("[resolver]", &comment));
+    if resolver.servers.is_empty() {
+        out.push_str(&entry("# servers =", "not set; those of /etc/resolv.conf"));
+    } else {
+        let servers = resolver.servers.iter().map(|at| quoted(&at.to_string()));
+        let servers: Vec<String> = servers.collect();
+        let _infallible = writeln!(out, "servers = [{}]", servers.join(", "));
+    }
+    for (key, time) in [
+        ("timeout", resolver.timeout),
+        ("hold", resolver.hold),
+        ("least_ttl", resolver.least_ttl),
+        ("most_ttl", resolver.most_ttl),
+    ] {
+        let _infallible = writeln!(out, "{key} = {}", quoted(&shown(time)));
+    }
 }
 
 fn route(routed: &Routed, file: &str, out: &mut String) {

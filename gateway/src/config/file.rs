@@ -13,6 +13,7 @@ use toml::de::DeTable;
 use super::backends::{self, Placed};
 use super::listeners::{self, Listener, Said, ranges, said};
 use super::passing::Passed;
+use super::resolver::{self, Resolving};
 use super::routes::{self, Goals, Known, Routed};
 use super::settings::{self, Setting};
 use super::table::{Document, Problem, Table, Value};
@@ -29,6 +30,7 @@ pub(super) struct File {
     pub(super) names: Option<Said<Arc<[NamePattern]>>>,
     pub(super) tunnels_proxy_from: Option<Said<Vec<Range>>>,
     pub(super) backends: Vec<Placed>,
+    pub(super) resolving: Resolving,
     pub(super) routes: Vec<Routed>,
     pub(super) passed: Vec<Passed>,
 }
@@ -123,6 +125,7 @@ fn read(document: &Document<'_>, mut root: Table<'_>, folder: &Path, run: &Comma
         .filter_map(|(name, value)| listeners::read(&name, value, folder, goals, run))
         .collect();
     let routes = root.take("routes");
+    let resolving = resolver::read(root.table("resolver"));
     let known = Known {
         listeners: &listeners,
         goals,
@@ -138,6 +141,7 @@ fn read(document: &Document<'_>, mut root: Table<'_>, folder: &Path, run: &Comma
             .map(Said::or_default),
         routes,
         backends,
+        resolving,
         passed,
     }
 }

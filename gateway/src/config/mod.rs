@@ -28,6 +28,8 @@ pub mod passing; // what is passed on untouched
 
 pub mod rates; // what one source may do
 
+mod resolver; // where servers' addresses come from
+
 mod routes; // what goes where
 
 mod settings; // options that stand in a file
@@ -50,6 +52,7 @@ use listeners::{Listener, Named, Said};
 pub use options::{Cli, Command, Run, Shown, Tunnels};
 pub use passing::Passed;
 pub use rates::Ruled;
+pub use resolver::Resolving;
 pub use routes::{Goal, Routed};
 pub use settings::{Source, Sources};
 pub use table::{Problem, Spot};
@@ -65,6 +68,7 @@ pub struct Config {
     /// Who may send PROXY headers to the tunnels' listeners.
     pub tunnels_proxy_from: Said<Vec<Range>>,
     pub backends: Vec<Placed>,
+    pub resolving: Resolving,
     pub routes: Vec<Routed>,
     pub passed: Vec<Passed>,
     /// For each of the listeners, in their order.
@@ -174,6 +178,7 @@ impl Config {
             names: file.names,
             tunnels_proxy_from,
             backends: file.backends,
+            resolving: file.resolving,
             routes: file.routes,
             passed: file.passed,
             ruled: Vec::new(),

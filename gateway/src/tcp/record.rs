@@ -40,7 +40,7 @@ pub enum Ended {
 }
 
 /// The words of all of them that are counted by name.
-pub(super) const ENDINGS: [&str; 28] = [
+pub(super) const ENDINGS: [&str; 29] = [
     "closed",
     "visitor-reset",
     "server-reset",
@@ -67,6 +67,7 @@ pub(super) const ENDINGS: [&str; 28] = [
     "connect-unsupported",
     "backend-busy",
     "no-server",
+    "no-address",
     "servers-down",
     "other",
 ];
@@ -252,6 +253,9 @@ impl Record {
         if let Some(server) = &self.carried.server {
             out.push(b' ');
             out.extend_from_slice(server.label().as_bytes());
+            if let Some(at) = self.carried.at {
+                out.extend_from_slice(format!(" at={at}").as_bytes());
+            }
         } else if let Some(server) = self.server {
             out.extend_from_slice(format!(" server={server}").as_bytes());
         } else if let Some(tunnel) = &self.tunnel {
@@ -296,6 +300,7 @@ impl Record {
             to: self.to.as_deref(),
             backend: self.carried.server.as_ref().map(|server| server.backend()),
             server: self.server(),
+            at: self.carried.at,
             name: self
                 .tunnel
                 .as_ref()
@@ -344,6 +349,8 @@ struct View<'a> {
     to: Option<&'a str>,
     backend: Option<&'a str>,
     server: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    at: Option<SocketAddr>,
     name: Option<String>,
     agent: Option<SocketAddr>,
     tunnel: Option<u64>,

@@ -305,6 +305,10 @@ fn with_quiet_libraries(filter: &str) -> String {
         ("hyper_util", "error"),
         ("rustls", "error"),
         ("tokio_rustls", "error"),
+        // What is wrong with an answer is said where a name is kept.
+        ("hickory_net", "off"),
+        ("hickory_proto", "off"),
+        ("hickory_resolver", "off"),
         // An error of its own for each certificate that it does not trust: as often as an app is asked for.
         ("rustls_platform_verifier", "off"),
     ] {

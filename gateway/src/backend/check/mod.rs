@@ -151,7 +151,7 @@ impl Checks {
     }
 
     /// The server is as if it had never been checked.
-    fn forget(&self) {
+    pub(super) fn forget(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.health = Health::default();
         self.down.store(false, Relaxed);
@@ -194,20 +194,30 @@ async fn run(
             () = sleep_until(due) => {}
         }
         let began = Instant::now();
-        if server.mode() == Some(Mode::Maintenance) {
-            // Whatever is done to it there, what was found before says nothing of it afterwards.
+        let epoch = server.epoch();
+        let here = server
+            .at_present()
+            .filter(|_| server.mode() != Some(Mode::Maintenance));
+        let Some(here) = here else {
+            // Whatever is done to it in maintenance, or wherever DNS finds it next: what was found before says nothing of it then.
             checks.forget();
             due = began + checks.pause(chance());
             continue;
-        }
+        };
         let result = tokio::select! {
             () = drain.finishing() => return,
             // Boxed, for a handshake is large and most of the time there is none.
-            result = Box::pin(check(&server, &checks.terms)) => result,
+            result = Box::pin(check(&server, &here.address, &checks.terms)) => result,
         };
+        if server.epoch() != epoch {
+            // It is elsewhere, and is asked there at once.
+            due = Instant::now();
+            continue;
+        }
         if let Some(change) = checks.take(clock::now_ms(), &result) {
             let why = result.err().map(|(_, why)| why).unwrap_or_default();
-            follow(&backend, &server, &checks.terms, change, &why);
+            let at = checked_at(&here.address, &checks.terms);
+            follow(&backend, &server, &at, change, &why);
         }
         due = began + checks.pause(chance());
     }
@@ -220,8 +230,8 @@ fn chance() -> u64 {
 }
 
 /// Does and says what follows from a change.
-fn follow(backend: &Backend, server: &Server, terms: &Check, change: Change, why: &str) {
-    let (name, of, at) = (&server.name, &backend.name, place(server, terms));
+fn follow(backend: &Backend, server: &Server, at: &Address, change: Change, why: &str) {
+    let (name, of) = (&server.name, &backend.name);
     match change {
         Change::Shaken { left } => info!(
             "backend {of}: a check of server {name} ({at}) failed; it is down if the next {left} in a row do: {why}"
@@ -256,17 +266,17 @@ fn follow(backend: &Backend, server: &Server, terms: &Check, change: Change, why
 }
 
 /// Where a server is checked.
-fn place(server: &Server, terms: &Check) -> Address {
+fn checked_at(address: &Address, terms: &Check) -> Address {
     Address {
-        host: server.address.host.clone(),
-        port: terms.port.unwrap_or(server.address.port),
+        host: address.host.clone(),
+        port: terms.port.unwrap_or(address.port),
     }
 }
 
 /// One check.
-async fn check(server: &Server, terms: &Check) -> Result<(), Fault> {
+async fn check(server: &Server, address: &Address, terms: &Check) -> Result<(), Fault> {
     let until = Instant::now() + terms.timeout;
-    let at = place(server, terms);
+    let at = checked_at(address, terms);
     let (mut line, http2) = server
         .line_for_check(&at, terms)
         .await

@@ -152,7 +152,7 @@ impl Passing {
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Err(error))) => {
-                self.in_flight.0.count(What::Cut, &error.to_string());
+                self.in_flight.server.count(What::Cut, &error.to_string());
                 self.cut_for(Cut::Stream(error), cx)
             }
             Poll::Pending => {
@@ -160,7 +160,9 @@ impl Passing {
                 if let Some(patience) = &mut self.patience
                     && patience.is_over(visitors_turn, cx)
                 {
-                    self.in_flight.0.count(What::Cut, "nothing more came of it");
+                    self.in_flight
+                        .server
+                        .count(What::Cut, "nothing more came of it");
                     return self.cut_for(Cut::Stalled, cx);
                 }
                 Poll::Pending

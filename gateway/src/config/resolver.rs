@@ -1,0 +1,57 @@
+//! `[resolver]`: who is asked for the addresses of servers with `slots`. Pure; what becomes of it is `backend::names`'.
+
+use tidegate_shared::args::{duration, some_time};
+
+use super::table::{Problem, Spot, Table};
+use crate::backend::names::config::{Resolver, dns_server};
+
+/// The table, and where it stands; as usual where there is none.
+#[derive(Clone, Debug, Default)]
+pub struct Resolving {
+    pub resolver: Resolver,
+    /// `None` where nothing is said of it.
+    pub spot: Option<Spot>,
+}
+
+impl Resolving {
+    /// Something wrong with it.
+    pub fn problem(&self, text: impl Into<String>) -> Problem {
+        Problem {
+            spot: self.spot.clone(),
+            key: "resolver".to_owned(),
+            text: text.into(),
+        }
+    }
+}
+
+/// Reads all of `[resolver]`.
+pub(super) fn read(table: Option<Table<'_>>) -> Resolving {
+    let Some(mut table) = table else {
+        return Resolving::default();
+    };
+    let usual = Resolver::default();
+    let spot = Some(table.spot());
+    let servers = table.take("servers").map(|value| {
+        if value.is_empty_list() {
+            value.complain(
+                "nobody would be asked; leave it out for the servers of /etc/resolv.conf",
+            );
+        }
+        let all = value.list();
+        let all = all.iter().filter_map(|value| value.parsed(dns_server));
+        all.collect()
+    });
+    let mut time = |key: &'static str, usual, parse: fn(&str) -> Result<_, String>| {
+        let value = table.take(key);
+        value.and_then(|value| value.parsed(parse)).unwrap_or(usual)
+    };
+    let resolver = Resolver {
+        servers: servers.unwrap_or_default(),
+        timeout: time("timeout", usual.timeout, some_time),
+        hold: time("hold", usual.hold, duration),
+        least_ttl: time("least_ttl", usual.least_ttl, some_time),
+        most_ttl: time("most_ttl", usual.most_ttl, some_time),
+    };
+    table.finish(|_| None);
+    Resolving { resolver, spot }
+}
