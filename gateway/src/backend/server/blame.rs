@@ -1,0 +1,86 @@
+//! What became of a server's requests: counted, told of, and held against it.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tidegate_shared::clock;
+use tracing::{info, warn};
+
+use super::super::fitness::{Change, Fitness};
+use super::{Server, What};
+
+impl Server {
+    /// It has answered.
+    pub(in crate::backend) fn answered(&self) {
+        if self.blemished.load(Relaxed) {
+            let now = clock::now_ms();
+            let change = self.with_fitness(|fitness| fitness.answered(now));
+            if change.is_some() {
+                self.slow_start.begin(now);
+            }
+            self.tell(change, "");
+        }
+    }
+
+    /// A request has failed on it, for this.
+    pub(in crate::backend) fn failed(&self, what: What, why: &str) {
+        self.count(what, why);
+        let now = clock::now_ms();
+        let change = self.with_fitness(|fitness| fitness.failed(now, &self.terms));
+        self.tell(change, why);
+    }
+
+    /// Something went wrong that says nothing of the next request.
+    pub(in crate::backend) fn count(&self, what: What, why: &str) {
+        self.counts.failures[what as usize].inc();
+        let mut complaints = self
+            .complaints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let Some(times) = complaints[what as usize].due(Instant::now()) else {
+            return;
+        };
+        drop(complaints);
+        let (backend, name, address) = (&self.backend, &self.name, self.address());
+        let often = match times {
+            1 => String::new(),
+            _ => format!(" ({times} times since this was last said)"),
+        };
+        let said = match what {
+            What::Unreachable => "cannot be reached",
+            What::Closed => "closed the connection without an answer",
+            What::Timeout => "has not answered in time",
+            What::Invalid => "did not answer in HTTP as it should be",
+            What::Cut => "broke off its answer",
+        };
+        warn!("backend {backend}: server {name} ({address}) {said}: {why}{often}");
+    }
+
+    pub(super) fn with_fitness<T>(&self, change: impl FnOnce(&mut Fitness) -> T) -> T {
+        let mut fitness = self.fitness();
+        let changed = change(&mut fitness);
+        self.out_until.store(fitness.out_until(), Relaxed);
+        self.blemished.store(fitness.is_blemished(), Relaxed);
+        changed
+    }
+
+    fn fitness(&self) -> MutexGuard<'_, Fitness> {
+        self.fitness.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, change: Option<Change>, why: &str) {
+        let (backend, name, address) = (&self.backend, &self.name, self.address());
+        match change {
+            Some(Change::Out { for_ms, failures }) => warn!(
+                "backend {backend}: server {name} ({address}) is left out for {:?}, and longer if it stays so: {failures} requests in a row failed, the last one for this: {why}",
+                Duration::from_millis(for_ms)
+            ),
+            Some(Change::Back { after_ms }) => info!(
+                "backend {backend}: server {name} ({address}) answers again, after {:?}",
+                Duration::from_millis(after_ms)
+            ),
+            None => {}
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Connections to a server are opened: one for a request, one that requests share, one in TCP mode, one for a check.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use tidegate_shared::origin::{self, Line};
+use tokio::net::TcpStream;
+
+use super::super::bound::Tie;
+use super::super::check::terms::Check;
+use super::super::config::{Address, Protocol};
+use super::super::dial::{Agreed, Offer, dial, dial_plain};
+use super::super::http2::links::Link;
+use super::super::queue::Permit;
+use super::{Home, Kept, Server, Way};
+
+/// A connection that was opened.
+enum Opened {
+    Http1(Kept),
+    Http2(Link),
+}
+
+/// DNS has taken the address away between the choice of a server and its connection.
+const NOWHERE: &str = "it has no address any more";
+
+/// A server lets nobody onto a connection that it has just taken.
+const FULL: &str = "it took the connection, and takes no requests on it";
+
+impl Server {
+    /// Opens a connection for one request at a time, which begins with this header, if with any; it may rest for `tie` alone
+    /// then. The error is why there is none.
+    pub(in crate::backend) async fn connect(
+        &self,
+        permit: Permit,
+        header: Option<Vec<u8>>,
+        tie: Option<&Arc<Tie>>,
+    ) -> Result<Kept, String> {
+        let home = match tie {
+            Some(tie) => Home::Visitor(Arc::clone(tie)),
+            None if header.is_some() => Home::Nowhere,
+            None => Home::Worker(self.here()),
+        };
+        let header = header.as_deref().unwrap_or_default();
+        let epoch = self.epoch();
+        let (line, _agreed) = self.dial(header, Offer::Http1).await?;
+        keep(line.holding(permit), home, epoch).await
+    }
+
+    /// Finds or opens whatever the server speaks: a place on a connection that somebody else is opening is as good.
+    pub(in crate::backend) async fn join(&self, permit: Permit) -> Result<Way, String> {
+        let mut permit = Some(permit);
+        loop {
+            let epoch = self.epoch();
+            // A server that was asked, and chose HTTP/1.1, is not waited for.
+            let alone = match self.protocol {
+                Protocol::Http1 => true,
+                Protocol::Http2 => false,
+                Protocol::Either => self.chose_http1.load(Relaxed),
+            };
+            if alone {
+                let opened = self.begin(permit.take()).await?;
+                return self.way(opened, epoch);
+            }
+            let links = self.links();
+            if let Some(seat) = links.take() {
+                return Ok(Way::Http2(seat));
+            }
+            let opening = links.opening();
+            let mut own = None;
+            let told = opening
+                .get_or_init(async || {
+                    let opened = self.begin(permit.take()).await;
+                    links.opened(&opening);
+                    own = Some(self.way(opened?, epoch)?);
+                    Ok(())
+                })
+                .await;
+            if let Err(why) = told {
+                return Err(why.clone());
+            }
+            if let Some(way) = own {
+                return Ok(way);
+            }
+            // Another one has opened it: there is a place, or this one is next to open one.
+            if permit.is_none() {
+                return Err(FULL.to_owned());
+            }
+        }
+    }
+
+    /// What a request goes on that has opened a connection: one that may be shared is kept for others as well.
+    fn way(&self, opened: Opened, epoch: u64) -> Result<Way, String> {
+        let link = match opened {
+            Opened::Http1(kept) => return Ok(Way::Http1(kept)),
+            Opened::Http2(link) => link,
+        };
+        let links = self.links();
+        links.file(link);
+        let seat = links.take().map(Way::Http2);
+        if self.epoch() != epoch {
+            // It goes to a former address: this one may use it, and nobody else.
+            links.clear();
+        }
+        // Whoever waits for room at this server has some.
+        self.room.changed();
+        seat.ok_or_else(|| FULL.to_owned())
+    }
+
+    /// Opens a connection in whatever the server speaks.
+    async fn begin(&self, permit: Option<Permit>) -> Result<Opened, String> {
+        let epoch = self.epoch();
+        let (line, agreed) = self.dial(&[], Offer::Usual).await?;
+        let line = match permit {
+            Some(permit) => line.holding(permit),
+            None => line,
+        };
+        let http2 = self.is_http2(agreed)?;
+        self.chose_http1.store(!http2, Relaxed);
+        if http2 {
+            let drivers = &self.links().drivers;
+            let link = Link::open(line, self.terms.connect, drivers).await?;
+            Ok(Opened::Http2(link))
+        } else {
+            let home = Home::Worker(self.here());
+            keep(line, home, epoch).await.map(Opened::Http1)
+        }
+    }
+
+    /// What is spoken on a connection that agreed on this. The error is why that cannot be.
+    fn is_http2(&self, agreed: Option<Agreed>) -> Result<bool, String> {
+        match (self.protocol, agreed) {
+            (Protocol::Http1, _) | (Protocol::Either, None | Some(Agreed::Http1)) => Ok(false),
+            (Protocol::Http2, None) | (_, Some(Agreed::Http2)) => Ok(true),
+            (Protocol::Http2, Some(Agreed::Http1)) => Err(
+                "it does not agree on HTTP/2 by ALPN; leave `protocol` out if it speaks HTTP/1.1"
+                    .to_owned(),
+            ),
+        }
+    }
+
+    async fn dial(&self, header: &[u8], offer: Offer) -> Result<(Line, Option<Agreed>), String> {
+        let (tls, within) = (self.tls.as_ref(), self.terms.connect);
+        let here = self.at_present().ok_or_else(|| NOWHERE.to_owned())?;
+        let dialled = dial(&here.address, header, tls, offer, within)
+            .await
+            .map_err(|undialled| self.misfits(undialled.why, undialled.misfit))?;
+        self.counts.connections.inc();
+        Ok(dialled)
+    }
+
+    /// The same for a connection in TCP mode.
+    pub(in crate::backend) async fn connect_plain(&self) -> Result<TcpStream, String> {
+        let here = self.at_present().ok_or_else(|| NOWHERE.to_owned())?;
+        let tcp = dial_plain(&here.address, self.terms.connect).await?;
+        self.counts.connections.inc();
+        Ok(tcp)
+    }
+
+    /// Opens a connection that counts nowhere, for a check of this server; and whether HTTP/2 is spoken on it. It begins as the
+    /// traffic's do, but for whose it is.
+    pub(in crate::backend) async fn line_for_check(
+        &self,
+        at: &Address,
+        terms: &Check,
+    ) -> Result<(Line, bool), String> {
+        let tls = self.tls.as_ref().filter(|_| terms.tls != Some(false));
+        // What listens elsewhere is there for checks, which are in HTTP/1.1 everywhere.
+        let as_requests = terms.port.is_none() && tls.is_some() == self.is_secured();
+        let offer = if as_requests {
+            Offer::Usual
+        } else {
+            Offer::Http1
+        };
+        let told = self.send_proxy.as_ref();
+        let told = told.filter(|_| terms.send_proxy != Some(false));
+        let header = told.map(|told| told.of_ourselves()).unwrap_or_default();
+        let dialled = dial(at, &header, tls, offer, terms.timeout).await;
+        let (line, agreed) = dialled.map_err(|undialled| undialled.why)?;
+        Ok((line, as_requests && self.is_http2(agreed)?))
+    }
+}
+
+async fn keep(line: Line, home: Home, epoch: u64) -> Result<Kept, String> {
+    let link = origin::Link::open(line)
+        .await
+        .map_err(|error| error.to_string())?;
+    Ok(Kept { link, home, epoch })
+}
