@@ -203,7 +203,7 @@ async fn visit(
     };
     match &front.tcp {
         Some(tcp) => {
-            Box::pin(tcp.serve(&reception, stream, arrival, began)).await;
+            Box::pin(tcp.serve(&reception, &front.door, stream, arrival, began)).await;
             drop(guest);
         }
         None => reception.serve(stream, arrival, front, guest).await,

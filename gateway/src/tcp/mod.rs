@@ -39,7 +39,7 @@ use crate::backend::greeting::Introduced;
 use crate::backend::mismatch::{AT_ONCE, Mismatch, Setting, Spoken};
 use crate::backend::{Backend, Caller, carry};
 use crate::complaint::Complaint;
-use crate::door::Arrival;
+use crate::door::{Arrival, Door};
 use crate::failure::Failure;
 use crate::visitor::Reception;
 pub use counters::{Counters, Listeners};
@@ -75,6 +75,7 @@ pub struct Tcp {
 struct Connection<'a> {
     tcp: &'a Tcp,
     reception: &'a Reception,
+    door: &'a Door,
     visitor: TcpStream,
     from: SocketAddr,
     /// What the visitor connected to.
@@ -119,6 +120,7 @@ impl Tcp {
     pub async fn serve(
         &self,
         reception: &Reception,
+        door: &Door,
         mut visitor: TcpStream,
         arrival: Arrival,
         began: Instant,
@@ -135,6 +137,9 @@ impl Tcp {
                 () = reception.drain.idle_over() => return record.end(Ended::Draining),
             };
             record.heard(&heard);
+            if matches!(heard, Heard::Not(_)) {
+                reception.strays.look(&said, arrival.from, door);
+            }
             heard
         } else {
             Heard::Unasked
@@ -143,6 +148,7 @@ impl Tcp {
         let connection = Connection {
             tcp: self,
             reception,
+            door,
             visitor,
             from: arrival.from,
             to,
@@ -328,6 +334,11 @@ impl Connection<'_> {
         let ended = self.reception.drain.until_last_call(relay.run()).await;
         let relay::Traffic { forth, back } = relay.traffic();
         self.record.moved(forth.saturating_sub(ours), back);
+        if ours > 0 && asked.is_empty() {
+            // Behind ours the server has got another one.
+            let said = relay.first_octets().0;
+            self.reception.strays.look(said, self.from, self.door);
+        }
         let ended = match ended {
             Some(Ok(())) => Ended::Closed,
             Some(Err(broken)) => broken.into(),

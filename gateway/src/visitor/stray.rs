@@ -44,6 +44,11 @@ impl Stray {
                     door.from_named
                 );
             }
+            if door.expect == Expect::Required {
+                return format!(
+                    "a second PROXY {version} header came behind the first ({listener}): does more than one hop in front add one? Have all but the last leave it out (HAProxy: {option})"
+                );
+            }
             format!(
                 "a PROXY {version} header came where none is read: start with {required} and {}, or have what stands in front leave it out (HAProxy: {option})",
                 door.from_named
@@ -74,6 +79,14 @@ const KINDS: usize = Stray::Clear as usize + 1;
 pub struct Strays([Mutex<Complaint>; KINDS]);
 
 impl Strays {
+    /// A connection in TCP mode whose visitor has said this first: a header among it, where nobody reads one, is told of.
+    pub(crate) fn look(&self, said: &[u8], visitor: SocketAddr, door: &Door) {
+        if let Some(stray @ (Stray::ProxyV1 | Stray::ProxyV2)) = Stray::of(said) {
+            self.came(stray, visitor, door);
+            door.counters.unexpected();
+        }
+    }
+
     pub(super) fn came(&self, stray: Stray, visitor: SocketAddr, door: &Door) {
         let due = self.0[stray as usize]
             .lock()

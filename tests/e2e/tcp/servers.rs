@@ -126,6 +126,46 @@ async fn tls_by_name_to_a_haproxy_that_takes_a_proxy_header() {
     assert!(answer.contains(id), "{answer}; the line has {id}");
 }
 
+/// A balancer that sends a header to a listener which reads none: the server behind would get two, or TLS is not found.
+#[tokio::test]
+async fn a_header_that_nobody_reads_names_itself() {
+    let app = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let servers = [app.local_addr().unwrap()];
+    let told = dialling(&servers, "send_proxy = \"v2\"\n").start().await;
+    let by_name = World::builder()
+        .config(&BY_NAME.replace("OTHERWISE", ""))
+        .start()
+        .await;
+    for (world, listener, behind) in [(&told, "pg", &b"hello"[..]), (&by_name, "tls", b"")] {
+        let to = world.gateway.address(listener).unwrap();
+        let mut balancer = TcpStream::connect(to).await.unwrap();
+        let header = b"PROXY TCP4 192.0.2.7 192.0.2.9 4242 5432\r\n";
+        balancer
+            .write_all(&[header, behind].concat())
+            .await
+            .unwrap();
+        balancer.shutdown().await.unwrap();
+        if listener == "pg" {
+            let mut server = within(SOON, "the server", app.accept()).await.unwrap().0;
+            let got = rest(&mut server).await.unwrap();
+            assert!(got.ends_with(&[header, behind].concat()), "untouched");
+        }
+        let _ended = rest(&mut balancer).await;
+        let required = format!("listeners.{listener}.proxy = \"required\" (");
+        let words = [
+            "WARN",
+            "a PROXY v1 header came where none is read",
+            &required,
+        ];
+        world.gateway.wait_log(&words).await;
+        let listener = format!("listener=\"{listener}\"");
+        let labels = [listener.as_str(), "why=\"unexpected\""];
+        let metrics = world.metrics().await;
+        let count = metrics.sum("tidegate_proxy_header_mismatches_total", &labels);
+        assert_eq!(count, 1.0, "{listener}");
+    }
+}
+
 /// The incident: a header goes to the port that expects none, and all that the visitor sees is a connection that closes.
 #[tokio::test]
 async fn a_header_that_a_server_does_not_expect_names_itself() {
