@@ -251,3 +251,24 @@ async fn the_example_for_servers_behind_tcp_is_fine() {
         checked.stderr
     );
 }
+
+/// A load balancer that DNS finds, as the README has it.
+#[tokio::test]
+async fn the_example_for_a_load_balancer_found_by_dns_is_fine() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = Pki::create(dir.path(), "ca");
+    fs::copy(
+        pki.server(&["shop.example.com"]),
+        dir.path().join("site.pem"),
+    )
+    .unwrap();
+    let file = dir.path().join("shop.toml");
+    fs::write(&file, block_of_the_readme("# shop.toml")).unwrap();
+    let args = ["check", "--config", file.to_str().unwrap()].map(Into::into);
+    let checked = run(&built("tidegated"), &args).await;
+    assert_eq!(
+        checked.stdout, "ok: 1 for visitors, 1 routes, 1 backends\n",
+        "{}",
+        checked.stderr
+    );
+}
