@@ -272,7 +272,10 @@ async fn a_server_that_speaks_something_else_is_named() {
     assert_eq!(answer.status(), 502);
     world
         .gateway
-        .wait_log(&["server one", "if it speaks HTTP/2, write protocol = \"h2\""])
+        .wait_log(&[
+            "server one",
+            "it speaks HTTP/2 there: write protocol = \"h2\"",
+        ])
         .await;
 }
 

@@ -197,7 +197,10 @@ async fn requests_at_once_are_counted_over_all_connections_until_they_end() {
 /// What issue 2 left: eleven HTTP/2 connections of one source took every place that a name has.
 #[tokio::test]
 async fn one_source_leaves_places_on_the_tunnels_to_others() {
-    let site = Site::start_with(World::builder().option("--max-tunnel-streams", "4"), &[]).await;
+    let gateway = World::builder()
+        .option("--max-tunnel-streams", "4")
+        .option("--max-requests-per-source", "12");
+    let site = Site::start_with(gateway, &[]).await;
     let (mut open, mut connections) = (Vec::new(), Vec::new());
     let mut told_off = 0;
     for connection in 0..4 {

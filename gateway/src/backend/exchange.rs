@@ -409,11 +409,6 @@ impl<'a> Errand<'a> {
                 let within = self.search.backend.terms.response.unwrap_or_default();
                 (What::Timeout, format!("nothing for {within:?}"))
             }
-            // hyper says so of what does not begin as HTTP/1 does.
-            (Miss::Invalid(why), _) if why.contains("HTTP version") => (
-                What::Invalid,
-                format!("{why}; if it speaks HTTP/2, write protocol = \"h2\""),
-            ),
             (Miss::Invalid(why), _) => (What::Invalid, why),
             (Miss::Unsent(_) | Miss::Closed, _) => {
                 // A body that broke off looks like a connection that did.

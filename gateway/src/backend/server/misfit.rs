@@ -40,11 +40,15 @@ impl Server {
     /// It broke off a connection on which it had said this first and nothing was answered before, and does so at once. What
     /// that shows goes behind the reason.
     pub(in crate::backend) fn broke_off(&self, why: String, first: Option<&[u8]>) -> String {
+        let first = first.unwrap_or_default();
+        if is_settings(first) {
+            return format!("{why}; it speaks HTTP/2 there: write protocol = \"h2\"");
+        }
         // Behind TLS a header has been taken already.
         let told = self.send_proxy.is_some();
         let misfit = match &self.tls {
             Some(_) => None,
-            None => Mismatch::of_first(told, b"HTTP", first.unwrap_or_default()),
+            None => Mismatch::of_first(told, b"HTTP", first),
         };
         self.misfits(why, misfit)
     }
@@ -89,4 +93,9 @@ impl Server {
             "backend {backend}: server {name} ({address}) does not fit how it is spoken to: {sentence}"
         );
     }
+}
+
+/// Whether this is how a server begins HTTP/2: a SETTINGS frame of the connection, and no acknowledgement (RFC 9113 §3.4, §6.5).
+fn is_settings(first: &[u8]) -> bool {
+    matches!(first, [_, _, _, 4, 0, 0, 0, 0, 0, ..])
 }
