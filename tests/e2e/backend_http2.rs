@@ -224,13 +224,13 @@ async fn a_broken_connection_is_told_of_and_what_may_be_repeated_is() {
     assert_eq!(statuses, [(200, String::new()), closed]);
 }
 
-/// One request at a time, on one connection: the others wait their turn.
+/// One request at a time, on one connection of one worker: the others wait their turn, those of the other worker too.
 #[tokio::test]
 async fn those_who_find_no_place_wait_for_one() {
     let bodies = Bodies::default();
     let peer = Peer::start(1, note(&bodies), |_| Does::Answer).await;
     let text = format!(
-        "workers = 1\n[backends.site]\nprotocol = \"h2\"\n[backends.site.servers]\none = {{ address = \"{}\", max_connections = 1 }}\n[[routes]]\nhost = \"{HOST}\"\nbackend = \"site\"\n",
+        "workers = 2\n[backends.site]\nprotocol = \"h2\"\n[backends.site.servers]\none = {{ address = \"{}\", max_connections = 1 }}\n[[routes]]\nhost = \"{HOST}\"\nbackend = \"site\"\n",
         peer.address
     );
     let world = World::builder().config(&text).start().await;

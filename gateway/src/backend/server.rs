@@ -378,7 +378,7 @@ impl Server {
             outstanding: self.outstanding(),
             room: self.room.has_room()
                 || self.has_resting()
-                || (self.shares() && self.links().have_room()),
+                || (self.shares() && self.links.iter().any(Links::have_room)),
             place: here.place,
         }
     }
@@ -419,7 +419,14 @@ impl Server {
         if let Some(grant) = kept(here).or_else(|| self.room.permit().map(Grant::Fresh)) {
             return Some(grant);
         }
-        // What rests on other workers counts as well: it is used from here, or makes room.
+        // What other workers have counts as well. A place on a connection of theirs costs a wake-up more than one here.
+        if at_most.is_some()
+            && self.shares()
+            && let Some(seat) = self.links.iter().find_map(Links::take)
+        {
+            return Some(Grant::Shared(seat));
+        }
+        // What rests there is used from here, or makes room.
         for (home, pool) in self.pools.iter().enumerate() {
             if let Some(grant) = kept(home) {
                 return Some(grant);
