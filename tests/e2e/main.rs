@@ -41,6 +41,7 @@ mod liveness;
 mod max_body;
 mod mismatches;
 mod names_and_certs;
+mod nginx;
 mod observability;
 mod odd_apps;
 mod pace;

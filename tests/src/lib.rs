@@ -51,7 +51,7 @@ pub mod dns; // the same by a DNS server that lies and fails as told
 
 pub mod haproxy; // a real HAProxy at either end
 
-pub mod nginx; // a real nginx as the app
+pub mod nginx; // a real nginx as the app or the balancer
 
 pub use by_hand::ByHand;
 pub use eventually::{eventually, within};
