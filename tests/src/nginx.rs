@@ -73,8 +73,10 @@ fn found() -> Option<PathBuf> {
     or_skipped(path, "nginx")
 }
 
-/// The directive that loads it, or none where it is built in: `nginx -V` says which, and where modules are.
-fn stream_module(path: &Path) -> Option<String> {
+/// What stands first in a configuration with `stream`: the directive that loads the module, or nothing where it is built in.
+/// `nginx -V` says which, and where modules are; `None` where there is none.
+#[must_use]
+pub fn stream_module(path: &Path) -> Option<String> {
     let output = Command::new(path).arg("-V").output().ok()?;
     let text = String::from_utf8_lossy(&output.stderr);
     let mut words = text.split_whitespace();

@@ -26,8 +26,10 @@ pub(crate) enum Kind {
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
     pub(crate) kind: Kind,
-    /// With its version, as it says it.
+    /// With its version, as it says it, and what there is to say of the chain.
     pub(crate) name: String,
+    /// The program alone, with its version.
+    pub(crate) program: String,
     pub(crate) programs: Programs,
 }
 

@@ -3,12 +3,13 @@
 //! core, but not more than tunnels: a tunnel in use serves its own thread alone, the visitors of another get a 503.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
 use crate::chain::{Addresses, Kind, Peer, Plan, Programs};
-use crate::process::{Running, find as find_program, output};
+use crate::process::{Running, cores, find as find_program, output};
+use crate::relay::{Hop, Mode};
 use crate::tidegate::GATEWAY;
 
 /// `TIDEGATE_HAPROXY`, the folder that `tests/peers/haproxy.sh` is told of in the README, or the one on PATH; only if
@@ -36,9 +37,11 @@ pub(crate) fn find() -> Option<Peer> {
                 gateway: program.clone(),
                 agent: program,
             };
+            let name = format!("HAProxy {version}");
             (major >= 3).then(|| Peer {
                 kind: Kind::Haproxy,
-                name: format!("HAProxy {version}"),
+                program: name.clone(),
+                name,
                 programs,
             })
         })
@@ -53,11 +56,47 @@ pub(crate) fn start(
     let agent = plan.dir.join("agent.cfg");
     fs::write(&gateway, gateway_config(plan, at))?;
     fs::write(&agent, agent_config(plan, at))?;
-    let args = |config: PathBuf| ["-db".into(), "-f".into(), config];
     Ok((
         Running::start(plan.dir, "gateway", &programs.gateway, &args(gateway))?,
         Running::start(plan.dir, "agent", &programs.agent, &args(agent))?,
     ))
+}
+
+/// One HAProxy, without reverse HTTP; a thread per core, as by its defaults.
+pub(crate) fn relay(program: &Path, hop: Hop<'_>) -> Result<Vec<Running>> {
+    let config = hop.dir.join("relay.cfg");
+    fs::write(&config, relay_config(hop))?;
+    let running = Running::start(hop.dir, "relay", program, &args(config))?;
+    Ok(vec![running])
+}
+
+fn args(config: PathBuf) -> [PathBuf; 3] {
+    ["-db".into(), "-f".into(), config]
+}
+
+fn relay_config(hop: Hop<'_>) -> String {
+    let Hop { visitors, app, .. } = hop;
+    let mode = match hop.mode {
+        Mode::Http => "mode http\n    http-reuse always\n    option forwardfor",
+        Mode::Tcp => "mode tcp",
+    };
+    let (threads, more) = (cores(), hop.more.join("\n    "));
+    format!(
+        "global
+    nbthread {threads}
+defaults
+    {mode}
+    {more}
+    timeout connect 5s
+    timeout client 1h
+    timeout server 1h
+frontend visitors
+    bind {visitors}
+    default_backend app
+backend app
+    server app {app}
+"
+    )
 }
 
 fn gateway_config(plan: Plan<'_>, at: Addresses) -> String {
@@ -97,8 +136,7 @@ backend gateways
 }
 
 fn common(plan: Plan<'_>) -> String {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = cores.min(plan.tunnels);
+    let threads = cores().min(plan.tunnels);
     format!(
         "global
     expose-experimental-directives

@@ -1,11 +1,11 @@
 //! Tidegate beside every peer that this machine has, on the same app, in turns; prints tables with ratios.
 //!
-//!     cargo bench -p tidegate-tests --bench peers                       all of it, about half an hour
+//!     cargo bench -p tidegate-tests --bench peers                       all of it, about 40 minutes
 //!     cargo bench -p tidegate-tests --bench peers -- --only small,bulk  some of it
 //!     cargo bench -p tidegate-tests --bench peers -- --quick            a minute: does it still run?
 //!
 //! Builds Tidegate's own programs first. HAProxy: `tests/peers/haproxy.sh .peers/haproxy`; rathole: on PATH, or in
-//! `TIDEGATE_RATHOLE`; nginx, wrk, curl: on PATH. Whatever is missing is left out, and the head of the output says so.
+//! `TIDEGATE_RATHOLE`; nginx (its stream module among it), wrk, curl: on PATH. Whatever is missing is left out, and the head of the output says so.
 
 #![expect(
     clippy::print_stdout,
@@ -20,15 +20,19 @@ mod distance;
 mod haproxy;
 mod http;
 mod idle;
+mod limits;
 mod link;
 mod load;
 mod nginx;
+mod plain;
 mod process;
 mod rathole;
+mod relay;
 mod report;
 mod setting;
 mod small;
 mod stall;
+mod tcp;
 mod tidegate;
 mod transfer;
 
@@ -73,6 +77,9 @@ enum Part {
     Distance,
     Idle,
     Stall,
+    Plain,
+    Limits,
+    Tcp,
 }
 
 impl Part {
@@ -83,6 +90,9 @@ impl Part {
             Self::Distance => distance::measure(setting),
             Self::Idle => idle::measure(setting),
             Self::Stall => stall::measure(setting),
+            Self::Plain => plain::measure(setting),
+            Self::Limits => limits::measure(setting),
+            Self::Tcp => tcp::measure(setting),
         }
     }
 }
@@ -153,7 +163,7 @@ fn print_head(setting: &Setting) -> Result<()> {
             .and_then(|text| text.lines().next().map(str::to_owned))
             .unwrap_or_else(|| "unknown".to_owned())
     };
-    let cores = std::thread::available_parallelism()?;
+    let cores = process::cores();
     let names: Vec<&str> = setting
         .peers
         .iter()
@@ -174,7 +184,7 @@ fn print_head(setting: &Setting) -> Result<()> {
         names.join(", ")
     );
     println!(
-        "Load by {}. {} in turns, loopback; each ratio is ours by theirs within a round, median over the rounds.",
+        "Load by {}. {} in turns, loopback; each ratio is ours by theirs within a round, median over the rounds; in brackets, where there are any, the least and the most.",
         load::tool(),
         if setting.rounds == 1 {
             "1 round".to_owned()

@@ -169,6 +169,11 @@ pub(crate) fn free_address() -> Result<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }
 
+/// How many cores there are, and so how many threads or processes programs take by their defaults.
+pub(crate) fn cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// How many established TCP connections have `local` as their own end (proc_net(5): state 01).
 pub(crate) fn connections_to(local: SocketAddr) -> Result<usize> {
     let port = format!(":{:04X}", local.port());

@@ -26,9 +26,11 @@ pub(crate) fn find() -> Option<Peer> {
         gateway: program.clone(),
         agent: program,
     };
+    let name = format!("rathole {version}");
     Some(Peer {
         kind: Kind::Rathole,
-        name: format!("rathole {version}"),
+        program: name.clone(),
+        name,
         programs,
     })
 }

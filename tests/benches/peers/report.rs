@@ -32,6 +32,23 @@ pub(crate) fn times(ratio: f64) -> String {
     }
 }
 
+/// [`times`] of a [`ratio`], with the least and the most of the rounds where they differ.
+pub(crate) fn times_and_spread<S>(ours: &[S], theirs: &[S], figure: impl Fn(&S) -> f64) -> String {
+    let rounds: Vec<f64> = ours
+        .iter()
+        .zip(theirs)
+        .map(|(ours, theirs)| figure(ours) / figure(theirs))
+        .collect();
+    let middle = times(median(rounds.iter().copied()));
+    let least = rounds.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = rounds.iter().copied().fold(0.0, f64::max);
+    if least < most && most.is_finite() {
+        format!("{middle} ({least:.2}–{most:.2})")
+    } else {
+        middle
+    }
+}
+
 /// A Markdown table with its columns lined up, the first to the left, the others to the right.
 #[derive(Debug)]
 pub(crate) struct Table {

@@ -89,6 +89,34 @@ impl Setting {
         })
     }
 
+    /// Takes a figure of each in turn, round by round. The first round fills caches and connections and does not count,
+    /// unless all of it is to be quick; every other one goes backwards, so that no one always comes behind the same.
+    pub(crate) fn in_turns<T, S>(
+        &self,
+        all: &[T],
+        mut take: impl FnMut(&T) -> Result<S>,
+    ) -> Result<Vec<Vec<S>>> {
+        let mut samples: Vec<Vec<S>> = all.iter().map(|_| Vec::new()).collect();
+        for round in usize::from(self.quick)..=self.rounds {
+            let mut order: Vec<usize> = (0..all.len()).collect();
+            if round % 2 == 1 {
+                order.reverse();
+            }
+            for which in order {
+                let sample = take(&all[which])?;
+                if round > 0 {
+                    samples[which].push(sample);
+                }
+            }
+        }
+        Ok(samples)
+    }
+
+    /// How many visitors at once there are to be: many, and one. One number does where all is to be quick.
+    pub(crate) fn visitors(&self) -> &'static [usize] {
+        if self.quick { &[64] } else { &[64, 1] }
+    }
+
     /// A chain of each peer, Tidegate's first.
     pub(crate) fn start_all(&self, purpose: &str, tunnels: usize) -> Result<Vec<(&Peer, Chain)>> {
         self.peers

@@ -1,5 +1,7 @@
-//! Tidegate at both ends, by its defaults: access log and metrics on.
+//! Tidegate at both ends, or as the one hop, by its defaults: access log and metrics on.
 
+use std::ffi::OsString;
+use std::fs;
 use std::path::Path;
 
 use anyhow::Result;
@@ -7,6 +9,7 @@ use anyhow::Result;
 use crate::chain::{Addresses, Kind, Peer, Plan, Programs};
 use crate::http::NAME;
 use crate::process::{Running, output};
+use crate::relay::{Hop, Mode};
 
 /// The name in the gateway's certificate, which agents check.
 pub(crate) const GATEWAY: &str = "gateway.test";
@@ -18,9 +21,11 @@ pub(crate) fn find(programs: &Path) -> Result<Option<Peer>> {
     };
     let version = output(&programs.gateway, &["--version"])?;
     let version = version.split_whitespace().last().unwrap_or_default();
+    let name = format!("Tidegate {version}");
     Ok(Some(Peer {
         kind: Kind::Tidegate,
-        name: format!("Tidegate {version}"),
+        program: name.clone(),
+        name,
         programs,
     }))
 }
@@ -41,8 +46,8 @@ pub(crate) fn make_certificates(programs: &Path, dir: &Path) -> Result<()> {
         ],
     )?;
     output(&certs, &["issue", "--dir", &dir_arg, "--agent", NAME])?;
-    std::fs::rename(dir.join(format!("{GATEWAY}.pem")), dir.join("gateway.pem"))?;
-    std::fs::rename(dir.join(format!("{NAME}.pem")), dir.join("agent.pem"))?;
+    fs::rename(dir.join(format!("{GATEWAY}.pem")), dir.join("gateway.pem"))?;
+    fs::rename(dir.join(format!("{NAME}.pem")), dir.join("agent.pem"))?;
     Ok(())
 }
 
@@ -73,4 +78,21 @@ pub(crate) fn start(
         Running::start(plan.dir, "gateway", &programs.gateway, &gateway)?,
         Running::start(plan.dir, "agent", &programs.agent, &agent)?,
     ))
+}
+
+/// The gateway alone, which dials the app.
+pub(crate) fn relay(program: &Path, hop: Hop<'_>) -> Result<Vec<Running>> {
+    let Hop { visitors, app, .. } = hop;
+    let listener = format!("admin = \"127.0.0.1:0\"\n[listeners.web]\naddress = \"{visitors}\"\n");
+    let target = match hop.mode {
+        Mode::Http => {
+            format!("[[routes]]\nbackend = \"app\"\n[backends.app.servers]\none = \"{app}\"\n")
+        }
+        Mode::Tcp => format!("mode = \"tcp\"\nservers = [\"{app}\"]\n"),
+    };
+    let config = hop.dir.join("gateway.toml");
+    fs::write(&config, listener + &target)?;
+    let mut args = vec!["run".into(), "--config".into(), config.into_os_string()];
+    args.extend(hop.more.iter().map(OsString::from));
+    Ok(vec![Running::start(hop.dir, "gateway", program, &args)?])
 }

@@ -62,7 +62,13 @@ pub(crate) fn seconds(
         Direction::Download => args.push(format!("http://{gateway}/size/{bytes}")),
         Direction::Upload => {
             let body = dir.join(format!("body-{bytes}"));
-            File::create(&body)?.set_len(bytes)?;
+            // Another transfer may be reading it: what has its length already stays as it is.
+            File::options()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&body)?
+                .set_len(bytes)?;
             // Without this curl holds a large body back until it is told to continue.
             args.extend([
                 "--header".to_owned(),
