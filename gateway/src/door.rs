@@ -209,8 +209,8 @@ impl Door {
     }
 }
 
-/// As an IPv4 peer of a listener on `[::]` is shown: as what it is.
-fn canonical(address: SocketAddr) -> SocketAddr {
+/// As an IPv4 peer of a listener on `[::]` is shown, and the address that it reached: as what it is.
+pub fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 

@@ -39,7 +39,7 @@ use crate::backend::greeting::Introduced;
 use crate::backend::mismatch::{AT_ONCE, Mismatch, Setting, Spoken};
 use crate::backend::{Backend, Caller, carry};
 use crate::complaint::Complaint;
-use crate::door::{Arrival, Door};
+use crate::door::{self, Arrival, Door};
 use crate::failure::Failure;
 use crate::visitor::Reception;
 pub use counters::{Counters, Listeners};
@@ -127,7 +127,8 @@ impl Tcp {
     ) {
         let access = &reception.gateway.access;
         let mut record = Record::begin(access, self, arrival.from, began);
-        let to = arrival.to.or_else(|| visitor.local_addr().ok());
+        let local = || visitor.local_addr().ok().map(door::canonical);
+        let to = arrival.to.or_else(local);
         let mut said = BytesMut::from(&arrival.taken[..]);
         let heard = if self.routes.want_hello() {
             let listening = hello::listen(&mut visitor, &mut said, self.terms.hello);

@@ -126,6 +126,35 @@ async fn tls_by_name_to_a_haproxy_that_takes_a_proxy_header() {
     assert!(answer.contains(id), "{answer}; the line has {id}");
 }
 
+/// A listener on `[::]` has IPv4 visitors as well, and both ends of their connections are IPv4 to whoever is told of them.
+#[tokio::test]
+async fn an_ipv4_visitor_of_a_listener_for_both_is_told_of_as_one() {
+    if TcpListener::bind("[::]:0").await.is_err() {
+        eprintln!("skipped: no IPv6");
+        return;
+    }
+    let app = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let world = World::builder()
+        .config(&format!(
+            "[listeners.pg]\naddress = \"[::]:0\"\nmode = \"tcp\"\nservers = [\"{}\"]\nsend_proxy = \"v1\"\n",
+            app.local_addr().unwrap()
+        ))
+        .start()
+        .await;
+    let pg = world.gateway.address("pg").unwrap().port();
+    let mut visitor = TcpStream::connect(("127.0.0.1", pg)).await.unwrap();
+    visitor.write_all(b"hello").await.unwrap();
+    visitor.shutdown().await.unwrap();
+    let mut server = within(SOON, "the server", app.accept()).await.unwrap().0;
+    let from = visitor.local_addr().unwrap().port();
+    let meant = format!("PROXY TCP4 127.0.0.1 127.0.0.1 {from} {pg}\r\nhello");
+    let told = rest(&mut server).await.unwrap();
+    assert_eq!(
+        told.escape_ascii().to_string(),
+        meant.escape_default().to_string()
+    );
+}
+
 /// A balancer that sends a header to a listener which reads none: the server behind would get two, or TLS is not found.
 #[tokio::test]
 async fn a_header_that_nobody_reads_names_itself() {
