@@ -1,6 +1,8 @@
 //! The files that the configuration names, read and judged before a socket is opened: certificates, keys, authorities. Every
 //! mistake is told, at the place where the file is named. Reading is `shared::tls`'s business.
 
+mod written; // those that are not read alone
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -65,6 +67,7 @@ pub(crate) fn read(config: &Config) -> Result<Files, Vec<Problem>> {
         }
     }
     let lists = lists(config, &mut problems);
+    problems.extend(written::problems(config));
     if problems.is_empty() {
         Ok(Files {
             fronts,
@@ -75,6 +78,11 @@ pub(crate) fn read(config: &Config) -> Result<Files, Vec<Problem>> {
     } else {
         Err(problems)
     }
+}
+
+/// What is allowed and not advised.
+pub(crate) fn advice(config: &Config) -> Option<Problem> {
+    written::advice(config)
 }
 
 /// Each file once, whoever names it.

@@ -293,13 +293,17 @@ async fn what_was_asked_outlives_the_gateway_and_not_a_change_of_the_server() {
 async fn a_state_file_that_is_broken_stops_nothing_and_is_kept() {
     let one = HttpApp::start("one").await;
     let mut world = world(&[("one", one.address())]).await;
+    ask_well(&world, &["set", "site/one", "weight=2"]).await;
+    let good = fs::read_to_string(world.file("state.toml")).unwrap();
+    let head = good.lines().next().unwrap();
     for broken in [
         "[[intent",
         "[[intent]]\nbackend = \"site\"\naddress = \"127.0.0.1:1\"\n",
         "\0\u{ff}",
     ] {
+        let broken = format!("{head}\n{broken}");
         world.gateway.kill().await;
-        fs::write(world.file("state.toml"), broken).unwrap();
+        fs::write(world.file("state.toml"), &broken).unwrap();
         world.restart_gateway().await;
         world
             .gateway
@@ -322,6 +326,136 @@ async fn a_state_file_that_is_broken_stops_nothing_and_is_kept() {
                 .unwrap()
                 .contains("weight = 2")
         );
+    }
+}
+
+/// What stands at the path by somebody's mistake stays there as it is, whatever is asked.
+#[tokio::test]
+async fn what_is_no_state_file_is_left_alone() {
+    let one = HttpApp::start("one").await;
+    let mut world = world(&[("one", one.address())]).await;
+    let path = world.file("state.toml");
+    let unsaved = async |world: &World| world.metrics().await.sum("tidegate_state_unsaved", &[]);
+    world.gateway.kill().await;
+    fs::write(&path, "# our networks\n10.0.0.0/8\n").unwrap();
+    world.restart_gateway().await;
+    let told = ["there is no state file", "state.toml", "left alone"];
+    world.gateway.wait_log(&told).await;
+    assert_eq!(unsaved(&world).await, 1.0);
+    let finished = ask(&world, &["set", "site/one", "drain"]).await;
+    assert_eq!(finished.code, Some(1));
+    for part in ["is drained", "not in the state file", "left alone"] {
+        assert!(finished.stderr.contains(part), "{}", finished.stderr);
+    }
+    assert_eq!(world.get(HOST, "/").await.reason(), "no-server", "it holds");
+    let kept = fs::read_to_string(&path).unwrap();
+    assert_eq!(kept, "# our networks\n10.0.0.0/8\n");
+    assert!(!world.file("state.toml.unreadable").exists());
+    // A folder that takes its place while the gateway runs fares no worse.
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    fs::write(path.join("precious"), "x").unwrap();
+    let finished = ask(&world, &["set", "site/one", "weight=2"]).await;
+    assert_eq!(finished.code, Some(1));
+    assert!(
+        finished.stderr.contains("stands a directory"),
+        "{}",
+        finished.stderr
+    );
+    assert!(path.join("precious").exists());
+    fs::remove_dir_all(&path).unwrap();
+    ask_well(&world, &["set", "site/one", "ready"]).await;
+    assert_eq!(unsaved(&world).await, 0.0);
+    assert!(fs::read_to_string(&path).unwrap().contains("weight = 2"));
+}
+
+/// `check` and `run` refuse such a path, and nothing there changes.
+#[tokio::test]
+async fn paths_that_the_gateway_may_not_write_over_are_refused() {
+    let one = HttpApp::start("one").await;
+    let world = world(&[("one", one.address())]).await;
+    let text = fs::read_to_string(world.file("gateway.toml")).unwrap()
+        + "[listeners.a]\naddress = 0\n[listeners.a.sources]\ndeny = [\"deny.txt\"]\n";
+    fs::write(world.file("deny.txt"), "10.0.0.0/8\n").unwrap();
+    fs::create_dir(world.file("dir")).unwrap();
+    std::os::unix::fs::symlink("dir", world.file("link")).unwrap();
+    let fifo = std::process::Command::new("mkfifo")
+        .arg(world.file("fifo"))
+        .status();
+    assert!(fifo.unwrap().success());
+    let long = format!("dir/{}", "x".repeat(120));
+    for (key, value, said) in [
+        ("state_file", "dir", "a directory stands there"),
+        ("state_file", "none/", "name a file in it"),
+        ("state_file", "link", "a directory stands there"),
+        ("state_file", "fifo", "a pipe stands there"),
+        ("state_file", "/dev/null", "a device stands there"),
+        ("state_file", "second.toml", "the file of --config as well"),
+        (
+            "state_file",
+            "dir/../deny.txt",
+            "the file of listeners.a.sources.deny as well",
+        ),
+        ("state_file", "socket", "the path of `control` as well"),
+        ("control", "dir", "no socket stands there"),
+        ("control", "none/socket", "must be there"),
+        ("control", "second.toml", "no socket stands there"),
+        ("control", &long, "longer than a socket's may be, by "),
+    ] {
+        let own = |known: &str, usual: &str| {
+            let value = if known == key { value } else { usual };
+            format!("{known} = \"{value}\"\n")
+        };
+        let text = text
+            .replace(
+                "state_file = \"state.toml\"\n",
+                &own("state_file", "s.toml"),
+            )
+            .replace("control = \"control\"\n", &own("control", "socket"));
+        let second = world.file("second.toml");
+        fs::write(&second, &text).unwrap();
+        for command in ["check", "run"] {
+            let words = [command.into(), "--config".into(), second.clone().into()];
+            let finished = run(&built("tidegated"), &words).await;
+            let line = text.lines().position(|line| line.starts_with(key)).unwrap() + 1;
+            let place = format!("second.toml:{line}:");
+            assert_eq!(finished.code, Some(64), "{value}: {}", finished.stdout);
+            assert_eq!(finished.stderr.lines().count(), 1, "{}", finished.stderr);
+            for part in [place.as_str(), key, said] {
+                assert!(
+                    finished.stderr.contains(part),
+                    "{part}: {}",
+                    finished.stderr
+                );
+            }
+        }
+        assert_eq!(fs::read_to_string(&second).unwrap(), text);
+    }
+    assert!(world.file("dir").is_dir());
+    // What is no mistake by itself is told of.
+    for (value, said) in [
+        (
+            "deny2.txt",
+            "no state file, by its first line, which is left alone",
+        ),
+        ("none/s.toml", "is not there"),
+    ] {
+        fs::write(world.file("deny2.txt"), "10.0.0.0/8\n").unwrap();
+        let text = text.replace("\"state.toml\"", &format!("\"{value}\""));
+        fs::write(
+            world.file("second.toml"),
+            text.replace("\"control\"", "\"c2\""),
+        )
+        .unwrap();
+        let words = [
+            "check".into(),
+            "--config".into(),
+            world.file("second.toml").into(),
+        ];
+        let finished = run(&built("tidegated"), &words).await;
+        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+        assert!(finished.stdout.contains("advice: "), "{}", finished.stdout);
+        assert!(finished.stdout.contains(said), "{}", finished.stdout);
     }
 }
 

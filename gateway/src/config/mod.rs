@@ -219,7 +219,9 @@ impl Config {
 
     /// What is allowed, and not advised.
     pub fn advice(&self) -> Vec<Problem> {
-        check::advice(self)
+        let mut all = check::advice(self);
+        all.extend(files::advice(self));
+        all
     }
 
     /// The whole as a file, each value with where it comes from; of the defaults only with `all`.

@@ -27,6 +27,15 @@ const MOST: usize = 16;
 /// How long one is served, whatever it does.
 const WITHIN: Duration = Duration::from_secs(10);
 
+/// What a socket is called until it has its mode.
+const SOCKET: &str = "s";
+
+/// Octets of a socket's longest path (`unix(7)`), without the NUL at its end.
+const LONGEST_PATH: usize = 107;
+
+/// The highest number of a process that Linux gives (`proc_sys_kernel(5)`, pid_max).
+const MOST_PID: u32 = 1 << 22;
+
 /// A socket that listens. Its name goes with it.
 #[derive(Debug)]
 pub struct Control {
@@ -42,24 +51,13 @@ impl Control {
     /// # Errors
     /// Why not, as the rest of a sentence.
     pub fn listen(path: &Path) -> Result<Self, String> {
-        match fs::symlink_metadata(path) {
-            Ok(there) if !there.file_type().is_socket() => {
-                return Err(
-                    "something that is no socket stands there; remove it, or choose another path"
-                        .to_owned(),
-                );
-            }
-            Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
-                return Err("another gateway answers there; choose another path".to_owned());
-            }
-            _ => {}
+        if let Some(why) = unfit(path) {
+            return Err(why);
         }
-        bind(path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => format!(
-                "{error}; its folder must be there, such as RuntimeDirectory= of systemd makes it"
-            ),
-            _ => error.to_string(),
-        })
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err("another gateway answers there; choose another path".to_owned());
+        }
+        bind(path).map_err(|error| error.to_string())
     }
 
     /// Answers whoever asks, until everything has finished.
@@ -101,12 +99,50 @@ impl Drop for Control {
     }
 }
 
+/// Why no socket can be made there, if that is so whoever listens there already.
+pub(crate) fn unfit(path: &Path) -> Option<String> {
+    let private = folder(path).join(private(MOST_PID)).join(SOCKET);
+    let longest = [path, &private]
+        .map(|path| path.as_os_str().len())
+        .into_iter()
+        .max()?;
+    if let Some(beyond) = longest.checked_sub(LONGEST_PATH).filter(|more| *more > 0) {
+        return Some(format!(
+            "the path is longer than a socket's may be, by {beyond} octets; choose a shorter one"
+        ));
+    }
+    let within = folder(path);
+    match fs::metadata(within) {
+        Err(error) => {
+            return Some(format!(
+                "its folder {} must be there, such as RuntimeDirectory= of systemd makes it: {error}",
+                within.display()
+            ));
+        }
+        Ok(there) if !there.is_dir() => {
+            return Some(format!("{} is no folder", within.display()));
+        }
+        Ok(_folder) => {}
+    }
+    if path.file_name().is_none() || path.as_os_str().as_encoded_bytes().ends_with(b"/") {
+        return Some("this is a folder; name a socket in it".to_owned());
+    }
+    let there = fs::symlink_metadata(path).ok()?;
+    (!there.file_type().is_socket()).then(|| {
+        "something that is no socket stands there; remove it, or choose another path".to_owned()
+    })
+}
+
+/// The folder that nobody else can enter.
+fn private(pid: u32) -> String {
+    format!(".tidegate-{pid}")
+}
+
 fn bind(path: &Path) -> io::Result<Control> {
-    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-    let private = folder(path).join(format!(".tidegate-{}", std::process::id()));
+    let private = folder(path).join(private(std::process::id()));
     fs::DirBuilder::new().mode(0o700).create(&private)?;
     let made = (|| {
-        let inside = private.join(name);
+        let inside = private.join(SOCKET);
         let listener = UnixListener::bind(&inside)?;
         fs::set_permissions(&inside, fs::Permissions::from_mode(0o600))?;
         let there = fs::symlink_metadata(&inside)?;

@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 use super::book::{Book, Orders};
 use super::keep::{self, Keeper};
 use super::talk::{Answer, Asked, Change, Order, Row, Which, tidied};
+use super::there::There;
 use super::{Identity, Mode, Note};
 use crate::backend::{Backend, Server};
 
@@ -43,22 +44,31 @@ impl Desk {
     /// Reads the state file, if one is kept, and has the servers do what it says. Says in the log what of it does not count.
     pub fn open(backends: Arc<[Arc<Backend>]>, state: Option<&Path>) -> Arc<Self> {
         let mut book = Book::default();
+        let mut unsaved = None;
         let keeper = state.map(|path| {
-            let (keeper, kept, wrong) = Keeper::open(path);
-            if let Some(wrong) = wrong {
-                error!(
-                    "the state file cannot be read, and nothing of it holds: {wrong}; everything runs as it is declared, and the file is kept as {}.unreadable when the next order is written",
-                    path.display()
-                );
+            let (keeper, there) = Keeper::open(path);
+            let shown = path.display();
+            match there {
+                There::Nothing => {}
+                There::State(kept) => book = kept,
+                There::Damaged(wrong) => error!(
+                    "the state file cannot be read, and nothing of it holds: {shown}:{wrong}; everything runs as it is declared, and the file is kept as {shown}.unreadable when the next order is written"
+                ),
+                There::Foreign(what) => {
+                    let why = keep::left_alone(path, &what);
+                    error!(
+                        "there is no state file: {why}; everything runs as it is declared, and what is asked holds until the gateway ends"
+                    );
+                    unsaved = Some(why);
+                }
             }
-            book = kept;
             Arc::new(Mutex::new(keeper))
         });
         let desk = Self {
             backends,
             book: Mutex::new(book),
             keeper,
-            unsaved: Mutex::default(),
+            unsaved: Mutex::new(unsaved),
         };
         desk.give_up_strangers();
         desk.expire();
@@ -269,11 +279,7 @@ impl Desk {
         let before = Instant::now();
         let writing = tokio::task::spawn_blocking(move || {
             let text = text.map_err(|error| error.to_string())?;
-            let mut keeper = locked(&keeper);
-            let path = keeper.path().display().to_string();
-            keeper
-                .save(&text)
-                .map_err(|error| format!("{path} cannot be written: {error}"))
+            locked(&keeper).save(&text)
         });
         let outcome = match timeout(DISK_WITHIN, writing).await {
             Ok(Ok(written)) => written,

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write as _};
+use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -13,9 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::Identity;
 use super::book::{Book, Entry, Mode, Note, moment};
 use super::talk::Change;
-
-/// More than anybody has servers for.
-const LONGEST: u64 = 8 * 1024 * 1024;
+use super::there::{There, followed, is_expendable, look};
 
 const HEAD: &str = "# What operators asked of servers with `tidegated set`, kept by the gateway over its restarts. It is read at the start and\n\
                     # rewritten with each order. An entry counts for the server that it was made for, as long as that is declared at the same\n\
@@ -154,54 +152,75 @@ pub(super) fn text(book: &Book) -> Result<String, toml::ser::Error> {
 #[derive(Debug)]
 pub(super) struct Keeper {
     path: PathBuf,
-    /// What stands there could not be read: it is set aside before anything is written over it.
-    spoilt: bool,
 }
 
 impl Keeper {
-    /// Reads the file. Where there is none, nothing holds; where it cannot be understood neither, and the second value says why.
-    pub(super) fn open(path: &Path) -> (Self, Book, Option<String>) {
-        let shown = path.display();
-        let (book, wrong) = match slurp(path) {
-            Ok(Some(text)) => match read(&text) {
-                Ok(book) => (book, None),
-                Err(why) => (Book::default(), Some(format!("{shown}:{why}"))),
-            },
-            Ok(None) => (Book::default(), None),
-            Err(error) => (Book::default(), Some(format!("{shown}: {error}"))),
+    /// Looks at what stands there.
+    pub(super) fn open(path: &Path) -> (Self, There) {
+        let there = match followed(path) {
+            Ok(at) => look(&at),
+            Err(error) => There::Foreign(format!("is something that cannot be read: {error}")),
         };
-        let keeper = Self {
-            path: path.to_owned(),
-            spoilt: wrong.is_some(),
-        };
-        (keeper, book, wrong)
+        let path = path.to_owned();
+        (Self { path }, there)
     }
 
-    /// Writes it, whole or not at all. Where it had not been understood it is kept beside, as `….unreadable`.
-    pub(super) fn save(&mut self, text: &str) -> io::Result<()> {
-        if self.spoilt {
-            let mut aside = self.path.clone().into_os_string();
-            aside.push(".unreadable");
-            match fs::rename(&self.path, &aside) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => self.spoilt = false,
+    /// Writes it, whole or not at all; where a link leads, for the link may be all that its folder is to have. A state file that
+    /// cannot be understood is kept beside, as `….unreadable`, and what is none stays as it is.
+    ///
+    /// # Errors
+    /// Why it is not written, as a sentence.
+    pub(super) fn save(&self, text: &str) -> Result<(), String> {
+        let shown = self.path.display();
+        let failed = |error: io::Error| format!("{shown} cannot be written: {error}");
+        let at = followed(&self.path).map_err(failed)?;
+        match look(&at) {
+            There::Nothing | There::State(_) => {}
+            There::Damaged(_) => {
+                let aside = beside(&at, ".unreadable");
+                make_room(&aside)?;
+                fs::rename(&at, &aside).map_err(failed)?;
             }
+            There::Foreign(what) => return Err(left_alone(&self.path, &what)),
         }
-        let mut next = self.path.clone().into_os_string();
-        next.push(".next");
-        let written = write_through(Path::new(&next), text.as_bytes())
-            .and_then(|()| fs::rename(&next, &self.path));
+        let next = beside(&at, ".next");
+        make_room(&next)?;
+        let written = write_through(&next, text.as_bytes()).and_then(|()| fs::rename(&next, &at));
         if written.is_err() {
             // Half a file on a full disk would only make it fuller.
             let _gone = fs::remove_file(&next);
-            return written;
         }
-        // The name as well is on the disk when this returns.
-        File::open(folder(&self.path))?.sync_all()
+        written
+            // The name as well is on the disk when this returns.
+            .and_then(|()| File::open(folder(&at))?.sync_all())
+            .map_err(failed)
     }
+}
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+/// That something stands at the state file's place and stays there, as a sentence.
+pub(super) fn left_alone(path: &Path, what: &str) -> String {
+    format!(
+        "at {} {what}; it is left alone: move it away, or name another file (--state-file, in a file `state_file`)",
+        path.display()
+    )
+}
+
+/// The file of this name and an ending.
+pub(crate) fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.to_owned().into_os_string();
+    name.push(ending);
+    name.into()
+}
+
+/// Removes what a crash has left there, and nothing else.
+fn make_room(path: &Path) -> Result<(), String> {
+    let failed = |error: io::Error| format!("{} cannot be written: {error}", path.display());
+    if !is_expendable(path).map_err(failed)? {
+        return Err(left_alone(path, "stands something that is no state file"));
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error)),
+        _ => Ok(()),
     }
 }
 
@@ -213,32 +232,7 @@ pub(crate) fn folder(path: &Path) -> &Path {
     }
 }
 
-fn slurp(path: &Path) -> io::Result<Option<String>> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    // A pipe or a device would be waited for, or never end.
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is no file"));
-    }
-    let mut text = String::new();
-    file.take(LONGEST + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > LONGEST {
-        return Err(io::Error::other(format!(
-            "it is longer than {LONGEST} octets"
-        )));
-    }
-    Ok(Some(text))
-}
-
 fn write_through(path: &Path, octets: &[u8]) -> io::Result<()> {
-    // What a crash left there is in nobody's way, and a link there leads nowhere.
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -313,19 +307,64 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_be_read_is_kept_when_it_is_written_over() {
+    fn a_state_file_that_cannot_be_understood_is_kept_when_it_is_written_over() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state.toml");
-        fs::write(&path, "no state").unwrap();
-        let (mut keeper, book, wrong) = Keeper::open(&path);
-        assert_eq!(book, Book::default());
-        assert!(wrong.unwrap().contains("state.toml:1:"));
-        keeper.save("# new\n").unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "# new\n");
-        let aside = folder.path().join("state.toml.unreadable");
-        assert_eq!(fs::read_to_string(aside).unwrap(), "no state");
-        let (_, _, wrong) = Keeper::open(folder.path());
-        assert!(wrong.unwrap().contains("no file"), "a folder");
-        assert_eq!(Keeper::open(&folder.path().join("none")).2, None);
+        let (damaged, good) = (format!("{HEAD}[[intent"), format!("{HEAD}# good\n"));
+        fs::write(&path, &damaged).unwrap();
+        let (keeper, there) = Keeper::open(&path);
+        assert!(matches!(there, There::Damaged(why) if why.starts_with("4:")));
+        let kept = |ending: &str| fs::read_to_string(beside(&path, ending)).unwrap();
+        keeper.save(&good).unwrap();
+        assert_eq!((kept(""), kept(".unreadable")), (good.clone(), damaged));
+        // Once more, in the place of the one before.
+        fs::write(&path, format!("{HEAD}x")).unwrap();
+        keeper.save(&good).unwrap();
+        assert_eq!(kept(".unreadable"), format!("{HEAD}x"));
+        let none = folder.path().join("none");
+        assert_eq!(Keeper::open(&none).1, There::Nothing);
+    }
+
+    #[test]
+    fn what_is_no_state_file_is_never_touched() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.toml");
+        for beside_it in ["", ".next"] {
+            let there = beside(&path, beside_it);
+            fs::write(&there, "somebody's").unwrap();
+            let (keeper, _) = Keeper::open(&path);
+            let why = keeper.save(HEAD).unwrap_err();
+            assert!(why.contains("left alone"), "{why}");
+            assert_eq!(fs::read_to_string(&there).unwrap(), "somebody's");
+            fs::remove_file(&there).unwrap();
+            // A folder is not even opened.
+            fs::create_dir(&there).unwrap();
+            let why = Keeper::open(&path).0.save(HEAD).unwrap_err();
+            assert!(why.contains("left alone"), "{why}");
+            assert!(there.is_dir());
+            fs::remove_dir(&there).unwrap();
+        }
+        let aside = beside(&path, ".unreadable");
+        fs::create_dir(&aside).unwrap();
+        fs::write(&path, format!("{HEAD}x")).unwrap();
+        assert!(Keeper::open(&path).0.save(HEAD).is_err());
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{HEAD}x"));
+        // What a crash has left of one that was being written is no reason to write none.
+        fs::remove_dir(&aside).unwrap();
+        fs::write(beside(&path, ".next"), &HEAD[..20]).unwrap();
+        Keeper::open(&path).0.save(HEAD).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), HEAD);
+    }
+
+    #[test]
+    fn a_link_stays_and_what_it_leads_to_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let (link, file) = (folder.path().join("link"), folder.path().join("real"));
+        std::os::unix::fs::symlink("real", &link).unwrap();
+        for _ in 0..2 {
+            Keeper::open(&link).0.save(HEAD).unwrap();
+            assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+            assert_eq!(fs::read_to_string(&file).unwrap(), HEAD);
+        }
     }
 }

@@ -21,8 +21,12 @@ mod book; // what holds
 
 mod keep; // the file
 
+mod there; // what stands in its place
+
 mod identity; // which server an order was for
 
 pub use book::{Mode, Note};
 pub use desk::Desk;
 pub use identity::Identity;
+pub(crate) use keep::{beside, folder};
+pub(crate) use there::{followed, in_the_way, unusable};
