@@ -295,22 +295,18 @@ impl App {
     /// A connection in TCP mode has ended, on which the app has said this first. One that breaks off as soon as it is asked
     /// something may not take the header, or miss one, until it has been understood once.
     fn carried(&self, first: Option<&[u8]>, asked: bool, lasted: Duration) {
-        let alert = first.is_some_and(|first| first.starts_with(b"\x15\x03"));
-        if first.is_some_and(|first| !first.is_empty()) && !alert {
+        let said = tcp::Said::of(first);
+        let told = self.settings.greeting.is_some();
+        if said.is_understood(told) {
             self.spoke.store(true, Relaxed);
         }
-        // TLS that the visitor and the app do not agree on is theirs to mend.
-        let theirs = alert && self.settings.greeting.is_none();
-        if self.spoke.load(Relaxed) || !asked || theirs || lasted > AT_ONCE {
+        if self.spoke.load(Relaxed) || !said.startles(told, asked, lasted) {
             return;
         }
         if self.complaints.due("startled", clock::now_ms()).is_none() {
             return;
         }
-        let got = match alert {
-            true => "a TLS alert",
-            false => "a connection that closes without a word",
-        };
+        let got = said.words();
         let (target, about) = (&self.settings.target, self.settings.about_greeting());
         warn!("the app at {target} has answered visitors with nothing but {got} yet: {about}");
     }

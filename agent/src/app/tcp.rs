@@ -5,7 +5,7 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::ext::Protocol;
@@ -18,7 +18,7 @@ use tidegate_shared::seam::Wire;
 use tracing::debug;
 
 use super::answer::{Asker, Trouble};
-use super::{App, answer};
+use super::{AT_ONCE, App, answer};
 
 /// The gateway knows how long a connection may idle, and its visitor; an agent ends none.
 const TERMS: Terms = Terms {
@@ -68,5 +68,107 @@ pub(super) async fn relay(
     if matches!(ended, Err(Broken::Reset(_) | Broken::Gone(_))) {
         // A reset stays one: the app is not to take what it has for all there was.
         join.into_io().close_abruptly();
+    }
+}
+
+/// What an app's first octets say of how it is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    /// It closed without a word, or nobody waited for one.
+    Nothing,
+    /// A TLS alert (RFC 8446 §6).
+    Alert,
+    /// An HTTP server's word for what it does not understand, and for what its visitors do wrong.
+    BadRequest,
+    Sense,
+}
+
+impl Said {
+    pub(super) fn of(first: Option<&[u8]>) -> Self {
+        match first {
+            None | Some([]) => Self::Nothing,
+            Some([0x15, 3, ..]) => Self::Alert,
+            Some(
+                [
+                    b'H',
+                    b'T',
+                    b'T',
+                    b'P',
+                    b'/',
+                    b'1',
+                    b'.',
+                    _,
+                    b' ',
+                    b'4',
+                    b'0',
+                    b'0',
+                    ..,
+                ],
+            ) => Self::BadRequest,
+            Some(_) => Self::Sense,
+        }
+    }
+
+    /// Whether it shows that the app takes what connections begin with; `told` is whether that is a header.
+    pub(super) fn is_understood(self, told: bool) -> bool {
+        match self {
+            Self::Nothing | Self::Alert => false,
+            Self::BadRequest => !told,
+            Self::Sense => true,
+        }
+    }
+
+    /// Whether it looks as if the app did not: of one that was `asked` something, on a connection that `lasted` so long.
+    pub(super) fn startles(self, told: bool, asked: bool, lasted: Duration) -> bool {
+        let at_once = asked && lasted <= AT_ONCE;
+        match self {
+            Self::Nothing => at_once,
+            // TLS that the visitor and the app do not agree on is theirs to mend.
+            Self::Alert => at_once && told,
+            Self::BadRequest => told,
+            Self::Sense => false,
+        }
+    }
+
+    /// As it follows "nothing but".
+    pub(super) const fn words(self) -> &'static str {
+        match self {
+            Self::Nothing => "a connection that closes without a word",
+            Self::Alert => "a TLS alert",
+            Self::BadRequest => "400",
+            Self::Sense => "sense",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_app_says_first_tells_whether_it_takes_the_header() {
+        let (soon, late) = (Duration::from_millis(5), Duration::from_secs(60));
+        for (first, told, lasted, understood, startles) in [
+            (Some(&b"HTTP/1.1 400 Bad"[..]), true, late, false, true),
+            (Some(b"HTTP/1.1 400 Bad"), false, soon, true, false),
+            (Some(b"HTTP/1.1 200 OK\r"), true, soon, true, false),
+            (Some(b"\x15\x03\x01\0\x02"), true, soon, false, true),
+            (Some(b"\x15\x03\x01\0\x02"), false, soon, false, false),
+            (Some(b"\x16\x03\x03"), true, soon, true, false),
+            (Some(b""), true, soon, false, true),
+            (Some(b""), false, soon, false, true),
+            (Some(b""), true, late, false, false),
+            (Some(b"SSH-2.0-x"), true, soon, true, false),
+        ] {
+            let said = Said::of(first);
+            assert_eq!(said.is_understood(told), understood, "{first:?} {told}");
+            assert_eq!(
+                said.startles(told, true, lasted),
+                startles,
+                "{first:?} {told}"
+            );
+            let unasked = said.startles(told, false, lasted);
+            assert_eq!(unasked, startles && said == Said::BadRequest, "{first:?}");
+        }
     }
 }

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use tidegate_tests::apps::{AbsentApp, Doorman, HttpApp};
 use tidegate_tests::conn::Conn;
 use tidegate_tests::eventually::SOON;
+use tidegate_tests::haproxy::free_ports;
+use tidegate_tests::nginx::nginx;
 use tidegate_tests::task::spawn;
 use tidegate_tests::world::Builder;
 use tidegate_tests::{World, eventually, within};
@@ -397,4 +399,32 @@ async fn an_agent_names_an_app_that_a_header_does_not_fit() {
     untold
         .wait_log(&["WARN", "if it expects a PROXY header, add --proxy-protocol"])
         .await;
+}
+
+/// One that takes a header for a request says 400 to everybody.
+#[tokio::test]
+async fn an_agent_names_an_app_that_takes_a_header_for_a_request() {
+    let world = gateway().start().await;
+    let pg = world.gateway.address("pg").unwrap();
+    let plain = free_ports().await.visitors;
+    let Some(_nginx) = nginx(world.dir(), plain, "").await else {
+        return;
+    };
+    let target = plain.to_string();
+    let options = ["--proxy-protocol", "v2"];
+    let agent = world.tcp_agent(NAME, &target, &options).await;
+    for _ in 0..3 {
+        let mut visitor = TcpStream::connect(pg).await.unwrap();
+        let request = b"GET / HTTP/1.1\r\nHost: app.test\r\n\r\n";
+        visitor.write_all(request).await.unwrap();
+        let answer = rest(&mut visitor).await.unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 400"));
+    }
+    let words = [
+        "WARN",
+        "nothing but 400 yet",
+        "may not expect the PROXY v2 header that comes first",
+    ];
+    agent.wait_log(&words).await;
+    assert_eq!(agent.logged(&words).len(), 1, "{:?}", agent.log());
 }
