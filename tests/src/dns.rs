@@ -100,6 +100,10 @@ struct State {
     /// What becomes of every question.
     mood: Option<Answer>,
     asked: Vec<Asked>,
+    /// Connections over TCP so far.
+    connections: usize,
+    /// So many of them are not answered any more.
+    silent: usize,
 }
 
 /// A running server. Dropping it ends it.
@@ -167,6 +171,18 @@ impl Dns {
         self.state.lock().unwrap().mood = mood;
     }
 
+    /// Reads what comes on the TCP connections that are open, and says nothing on them from here on; others are answered.
+    pub fn silence_connections(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.silent = state.connections;
+    }
+
+    /// How many TCP connections there have been.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.state.lock().unwrap().connections
+    }
+
     /// Everything that was asked of a name so far.
     #[must_use]
     pub fn asked(&self, name: &str, kind: Kind) -> Vec<Asked> {
@@ -201,17 +217,26 @@ async fn over_udp(socket: UdpSocket, state: Arc<Mutex<State>>) {
 async fn over_tcp(listener: TcpListener, state: Arc<Mutex<State>>) {
     let mut running = Tasks::new();
     while let Ok((tcp, _)) = listener.accept().await {
-        running.spawn(one_connection(tcp, Arc::clone(&state)));
+        let number = {
+            let mut state = state.lock().unwrap();
+            state.connections += 1;
+            state.connections
+        };
+        running.spawn(one_connection(tcp, number, Arc::clone(&state)));
     }
 }
 
-async fn one_connection(mut tcp: TcpStream, state: Arc<Mutex<State>>) {
+async fn one_connection(mut tcp: TcpStream, number: usize, state: Arc<Mutex<State>>) {
     while let Ok(length) = tcp.read_u16().await {
         let mut question = vec![0; length.into()];
         if tcp.read_exact(&mut question).await.is_err() {
             return;
         }
-        for answer in answers(&question, true, &state) {
+        let answers = answers(&question, true, &state);
+        if number <= state.lock().unwrap().silent {
+            continue;
+        }
+        for answer in answers {
             let mut framed = u16::try_from(answer.len()).unwrap().to_be_bytes().to_vec();
             framed.extend(answer);
             if tcp.write_all(&framed).await.is_err() {

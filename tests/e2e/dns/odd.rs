@@ -41,6 +41,30 @@ async fn a_long_answer_comes_over_tcp_and_has_more_than_there_are_slots() {
     assert_eq!(world.gateway.logged(&["100 addresses"]).len(), 1, "once");
 }
 
+/// A firewall forgets a connection that rests, or another machine takes over the address: it is dead, and nobody says so.
+#[tokio::test]
+async fn a_connection_that_says_nothing_any_more_is_replaced() {
+    let dns = Dns::start().await;
+    let (port, _apps) = apps(100).await;
+    let all: Vec<IpAddr> = (1..=100).map(ip).collect();
+    dns.set_addresses(NAME, 1, &all);
+    let more = "timeout = \"300ms\"\nhold = 0\nleast_ttl = \"100ms\"\nmost_ttl = \"200ms\"";
+    let world = world(&dns, &at(port, 1), more).await;
+    let kept = who(&world).await;
+    dns.wait_asked(NAME, Kind::A, 6).await;
+    assert_eq!(dns.connections(), 1, "one carries all questions");
+    dns.silence_connections();
+    world
+        .gateway
+        .wait_log(&["cannot be looked up", "gave no answer within 300ms"])
+        .await;
+    world.gateway.wait_log(&["is looked up again"]).await;
+    assert_eq!(dns.connections(), 2, "the next question had its own");
+    dns.wait_asked(NAME, Kind::A, 6).await;
+    assert_eq!(dns.connections(), 2, "which those behind it share");
+    assert_eq!(who(&world).await, kept);
+}
+
 #[tokio::test]
 async fn false_answers_and_addresses_that_are_nobodys_do_no_harm() {
     let dns = Dns::start().await;

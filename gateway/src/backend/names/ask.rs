@@ -6,7 +6,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverOpts};
@@ -42,15 +42,23 @@ pub(crate) struct Asker {
 struct Servers {
     /// When the system's were written.
     stamp: Option<SystemTime>,
-    all: Vec<(SocketAddr, NameServerPool<TokioRuntimeProvider>)>,
+    all: Vec<Server>,
     /// The one that answered last.
     best: AtomicUsize,
+}
+
+type Pool = NameServerPool<TokioRuntimeProvider>;
+
+/// One DNS server, and the connections to it.
+struct Server {
+    at: SocketAddr,
+    pool: Mutex<Arc<Pool>>,
 }
 
 impl fmt::Debug for Servers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list()
-            .entries(self.all.iter().map(|(at, _)| at))
+            .entries(self.all.iter().map(|server| server.at))
             .finish()
     }
 }
@@ -82,13 +90,13 @@ impl Asker {
         let mut whys = Vec::new();
         for nth in 0..servers.all.len() {
             let index = (first + nth) % servers.all.len();
-            let (at, pool) = &servers.all[index];
-            match self.ask_one(pool, name, of, &count).await {
+            let server = &servers.all[index];
+            match self.ask_one(server, name, of, &count).await {
                 Ok(reply) => {
                     servers.best.store(index, Relaxed);
                     return Ok(reply);
                 }
-                Err(refused) => whys.push(format!("{at} {}", refused.why)),
+                Err(refused) => whys.push(format!("{} {}", server.at, refused.why)),
             }
         }
         Err(Unheard(whys.join(", ")))
@@ -96,7 +104,7 @@ impl Asker {
 
     async fn ask_one(
         &self,
-        pool: &NameServerPool<TokioRuntimeProvider>,
+        server: &Server,
         name: &Name,
         of: RecordType,
         count: impl Fn(Result<&Reply, What>),
@@ -104,7 +112,7 @@ impl Asker {
         let mut name = name.clone();
         let mut lasts = Duration::MAX;
         for _ in 0..ALIASES {
-            let reply = self.question(pool, &name, of).await;
+            let reply = self.question(server, &name, of).await;
             count(reply.as_ref().map_err(|refused| refused.what));
             match reply? {
                 Reply::Alias { name: next, ttl } => {
@@ -123,13 +131,14 @@ impl Asker {
 
     async fn question(
         &self,
-        pool: &NameServerPool<TokioRuntimeProvider>,
+        server: &Server,
         name: &Name,
         of: RecordType,
     ) -> Result<Reply, Refused> {
         // Never closed.
         let _turn = self.at_once.acquire().await;
         let mut options = DnsRequestOptions::default();
+        let pool = server.pool();
         loop {
             let asked = pool.lookup(Query::query(name.clone(), of), options);
             let answer = timeout(self.timeout, asked.first_answer()).await;
@@ -142,7 +151,12 @@ impl Asker {
                     options.use_edns = false;
                     continue;
                 }
-                Err(error) => read_error(&error, self.timeout),
+                Err(error) => {
+                    if matches!(error, NetError::Timeout) {
+                        server.give_up(&pool);
+                    }
+                    read_error(&error, self.timeout)
+                }
             };
         }
     }
@@ -174,7 +188,7 @@ impl Asker {
             stamp,
             all: all
                 .into_iter()
-                .map(|at| Ok((at, pool(at, self.timeout)?)))
+                .map(|at| Server::new(at, self.timeout))
                 .collect::<Result<_, NetError>>()
                 .map_err(|error| Unheard(format!("nobody can be asked: {error}")))?,
             best: AtomicUsize::new(0),
@@ -184,27 +198,50 @@ impl Asker {
     }
 }
 
-fn written(path: &Path) -> io::Result<SystemTime> {
-    fs::metadata(path)?.modified()
+impl Server {
+    fn new(at: SocketAddr, timeout: Duration) -> Result<Self, NetError> {
+        let mut options = ResolverOpts::default();
+        options.timeout = timeout;
+        options.num_concurrent_reqs = 1;
+        let context = PoolContext::new(options, TlsConfig::new()?);
+        let pool = Mutex::new(pool(at, Arc::new(context)));
+        Ok(Self { at, pool })
+    }
+
+    fn pool(&self) -> Arc<Pool> {
+        Arc::clone(&self.lock())
+    }
+
+    /// Nothing was heard on these connections: questions to come do not go on them. A firewall may have forgotten one over TCP,
+    /// or who has the address by now never known it; nobody closes it then, and its server is well.
+    fn give_up(&self, silent: &Arc<Pool>) {
+        let mut current = self.lock();
+        // Of many questions that waited in vain the first has done it.
+        if Arc::ptr_eq(&current, silent) {
+            *current = pool(self.at, Arc::clone(silent.context()));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Arc<Pool>> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// One server, over UDP, and over TCP where its answer is too long for that. Nothing is kept of what it says.
-fn pool(
-    at: SocketAddr,
-    timeout: Duration,
-) -> Result<NameServerPool<TokioRuntimeProvider>, NetError> {
+fn pool(at: SocketAddr, context: Arc<PoolContext>) -> Arc<Pool> {
     let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
         connection.port = at.port();
         connection
     });
-    let mut options = ResolverOpts::default();
-    options.timeout = timeout;
-    options.num_concurrent_reqs = 1;
-    Ok(NameServerPool::from_config(
+    Arc::new(NameServerPool::from_config(
         [NameServerConfig::new(at.ip(), true, connections.into())],
-        Arc::new(PoolContext::new(options, TlsConfig::new()?)),
+        context,
         TokioRuntimeProvider::default(),
     ))
+}
+
+fn written(path: &Path) -> io::Result<SystemTime> {
+    fs::metadata(path)?.modified()
 }
 
 /// The servers that the system's resolver asks.
@@ -251,7 +288,7 @@ mod tests {
             panic!("there is no file")
         };
         assert!(why.contains("write `servers`"), "{why}");
-        let at = |asker: &Asker| asker.servers().unwrap().all[0].0.to_string();
+        let at = |asker: &Asker| asker.servers().unwrap().all[0].at.to_string();
         let write = |text: &str, second: u64| {
             fs::write(&path, text).unwrap();
             let file = fs::File::options().append(true).open(&path).unwrap();
