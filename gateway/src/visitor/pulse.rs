@@ -219,17 +219,19 @@ impl Pulse {
         }
     }
 
+    /// When the visitor last sent an octet of the request in hand, or began it.
+    fn last_heard(&self) -> u64 {
+        let heard = self.heard.load(Relaxed);
+        self.request_since.load(Relaxed).max(heard)
+    }
+
     /// The visitor closed its half. Whether it meant only that half is for the time to say.
     pub(crate) fn closed_half(&self) -> bool {
         let now = clock::now_ms();
         // Whoever has not sent all of a body has not finished: that is no half-close.
         let meant = self.in_hand.load(Relaxed)
             && self.owed().is_none()
-            && now.saturating_sub(
-                self.request_since
-                    .load(Relaxed)
-                    .max(self.heard.load(Relaxed)),
-            ) <= HALF_CLOSE_WITHIN_MS;
+            && now.saturating_sub(self.last_heard()) <= HALF_CLOSE_WITHIN_MS;
         self.finished_half.store(meant, Relaxed);
         meant
     }
@@ -239,7 +241,7 @@ impl Pulse {
         self.half_closed()
             && self.in_hand.load(Relaxed)
             && !self.is_responding()
-            && now.saturating_sub(self.request_since.load(Relaxed)) >= HALF_CLOSED_WAITS_MS
+            && now.saturating_sub(self.last_heard()) >= HALF_CLOSED_WAITS_MS
     }
 
     /// Whether the visitor will send nothing more and waits for what it asked.
@@ -542,6 +544,18 @@ mod tests {
             Err(Overdue::Head),
             "a drip does not extend it"
         );
+    }
+
+    #[test]
+    fn whoever_half_closes_behind_a_long_upload_is_waited_for_from_then_on() {
+        let pulse = Pulse::default();
+        pulse.request_began(pulse.began);
+        let end = clock::now_ms().max(pulse.began + 1);
+        pulse.request_since.store(1, Relaxed);
+        pulse.heard.store(end, Relaxed);
+        pulse.finished_half.store(true, Relaxed);
+        assert!(!pulse.is_gone(end + HALF_CLOSED_WAITS_MS - 1));
+        assert!(pulse.is_gone(end + HALF_CLOSED_WAITS_MS));
     }
 
     #[test]
