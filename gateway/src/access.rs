@@ -78,14 +78,15 @@ impl Access {
         });
     }
 
-    /// Begins a record: the visitor's first octet came at `began`, the head was complete just now.
+    /// Begins a record: the visitor's first octet came at `began`, the head was complete just now. Boxed, as it is handed on
+    /// from the request to its answer, and through hyper.
     pub(crate) fn record(
         self: &Arc<Self>,
         visitor: &Arc<str>,
         tls: bool,
         began: Instant,
-    ) -> Record {
-        Record {
+    ) -> Box<Record> {
+        Box::new(Record {
             access: Arc::clone(self),
             number: self.number(),
             visitor: Arc::clone(visitor),
@@ -114,7 +115,7 @@ impl Access {
             pick: Duration::ZERO,
             connect: Duration::ZERO,
             answered: None,
-        }
+        })
     }
 }
 

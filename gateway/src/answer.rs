@@ -12,25 +12,22 @@ use h2::Reason;
 use http::header::CONTENT_LENGTH;
 use http::{StatusCode, response};
 use http_body::{Body, Frame, SizeHint};
-use tidegate_shared::inbound::Inbound;
-use tidegate_shared::pump::{Pump, Stop};
+use tidegate_shared::pump::Stop;
 
 use crate::access::Record;
 use crate::backend;
 use crate::exchange::{Opened, Stream, Way, broken};
 use crate::failure::Failure;
-use crate::tunnel::Lease;
-use crate::upload::{Fault, Upload};
+use crate::upload::Fault;
 
 /// See the module's head.
 #[derive(Debug)]
 pub struct Answer<B> {
     kind: Kind<B>,
-    record: Option<Record>,
+    record: Option<Box<Record>>,
 }
 
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "the large one is the usual one")]
 enum Kind<B> {
     Own(Bytes),
     Tunnel(Passing<B>),
@@ -41,12 +38,7 @@ enum Kind<B> {
 /// An app's answer on its way.
 #[derive(Debug)]
 struct Passing<B> {
-    inbound: Inbound,
-    /// The rest of the request, which goes on while the answer comes.
-    upload: Pump<Upload<B>>,
-    lease: Option<Lease>,
-    /// The visitor has sent nothing of the body and was not told to: it may never come.
-    held_back: bool,
+    stream: Box<Stream<B>>,
     /// Neither side owes the other anything, at any time.
     upgraded: bool,
     /// The app, or its agent, wants no more of the request.
@@ -101,7 +93,7 @@ impl Cut {
 }
 
 impl<B> Answer<B> {
-    pub(crate) fn own(octets: Bytes, record: Record) -> Self {
+    pub(crate) fn own(octets: Bytes, record: Box<Record>) -> Self {
         Self {
             kind: Kind::Own(octets),
             record: Some(record),
@@ -109,20 +101,14 @@ impl<B> Answer<B> {
     }
 
     /// The app's answer, and the head to send before it.
-    pub(crate) fn of(opened: Opened<B>, record: Record) -> (response::Parts, Self) {
+    pub(crate) fn of(opened: Opened<B>, record: Box<Record>) -> (response::Parts, Self) {
         let Opened {
             mut parts,
             upgraded,
             way,
         } = opened;
         let record = Some(record);
-        let Stream {
-            inbound,
-            headed_only,
-            upload,
-            lease,
-            held_back,
-        } = match way {
+        let stream = match way {
             Way::Tunnel(stream) => stream,
             Way::Backend(passing) => {
                 let kind = Kind::Backend(passing);
@@ -138,13 +124,10 @@ impl<B> Answer<B> {
             parts.headers.remove(CONTENT_LENGTH);
         }
         let passing = Passing {
-            inbound,
-            upload,
-            lease: Some(lease),
-            held_back,
+            ended: stream.headed_only,
+            stream,
             upgraded,
             unwanted: false,
-            ended: headed_only,
             broken: false,
             cut: None,
         };
@@ -185,7 +168,7 @@ impl<B: Body<Data = Bytes, Error: Error + 'static> + Unpin> Answer<B> {
             Kind::Own(_) => false,
             Kind::Tunnel(passing) => {
                 passing.is_whole()
-                    && (passing.unwanted || !passing.upload.is_finished())
+                    && (passing.unwanted || !passing.stream.upload.is_finished())
                     && !passing.is_held_back()
             }
             Kind::Backend(passing) => passing.leaves_rest(),
@@ -207,8 +190,10 @@ impl<B: Body<Data = Bytes, Error: Error + 'static> + Unpin> Answer<B> {
         match &mut self.kind {
             Kind::Own(_) => Rest::Done,
             Kind::Tunnel(passing) => match passing.poll_upload(cx) {
-                Ok(true) if passing.upgraded || passing.upload.waits_for_window() => Rest::Untaken,
-                Ok(true) => Rest::Due(passing.upload.sent()),
+                Ok(true) if passing.upgraded || passing.stream.upload.waits_for_window() => {
+                    Rest::Untaken
+                }
+                Ok(true) => Rest::Due(passing.stream.upload.sent()),
                 Ok(false) if passing.unwanted => Rest::Unwanted,
                 // Of a visitor who left, the answer has nothing to say: it was whole.
                 Ok(false) | Err(Cut::Tunnel(_) | Cut::Visitor(Failure::VisitorGone)) => Rest::Done,
@@ -236,7 +221,7 @@ impl<B: Body<Data = Bytes, Error: Error + 'static> + Unpin> Answer<B> {
         match &mut self.kind {
             Kind::Own(_) | Kind::Joined(_) => {}
             Kind::Tunnel(passing) => {
-                while let Some(Ok(_unwanted)) = ready!(passing.upload.poll_body(cx)) {}
+                while let Some(Ok(_unwanted)) = ready!(passing.stream.upload.poll_body(cx)) {}
             }
             Kind::Backend(passing) => ready!(passing.poll_unwanted(cx)),
         }
@@ -246,21 +231,21 @@ impl<B: Body<Data = Bytes, Error: Error + 'static> + Unpin> Answer<B> {
 
 impl<B> Passing<B> {
     fn is_whole(&self) -> bool {
-        (self.ended || self.inbound.is_end_stream()) && !self.broken
+        (self.ended || self.stream.inbound.is_end_stream()) && !self.broken
     }
 }
 
 impl<B: Body<Data = Bytes, Error: Error + 'static> + Unpin> Passing<B> {
     fn is_held_back(&self) -> bool {
-        self.held_back && self.upload.is_untouched()
+        self.stream.held_back && self.stream.upload.is_untouched()
     }
 
     /// Whether there is still something to move.
     fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<bool, Cut> {
-        if self.upload.is_finished() {
+        if self.stream.upload.is_finished() {
             return Ok(false);
         }
-        match self.upload.poll(cx) {
+        match self.stream.upload.poll(cx) {
             Poll::Pending => Ok(true),
             // An app that wants no more has still answered (RFC 9113 §8.1).
             Poll::Ready(Err(Stop::Reset(_) | Stop::Gone(_))) => {
@@ -269,7 +254,7 @@ impl<B: Body<Data = Bytes, Error: Error + 'static> + Unpin> Passing<B> {
             }
             Poll::Ready(Ok(())) => Ok(false),
             Poll::Ready(Err(Stop::Body(fault))) => {
-                self.upload.reset(Reason::CANCEL);
+                self.stream.upload.reset(Reason::CANCEL);
                 Err(match fault {
                     Fault::TooLarge => Cut::Visitor(Failure::BodyTooLarge),
                     Fault::Visitor(error) => Cut::Visitor(broken(&error)),
@@ -287,7 +272,7 @@ impl<B: Body<Data = Bytes, Error: Error + 'static> + Unpin> Passing<B> {
             return Poll::Ready(Some(Err(cut)));
         }
         if !self.ended {
-            match Pin::new(&mut self.inbound).poll_frame(cx) {
+            match Pin::new(&mut self.stream.inbound).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => return Poll::Ready(Some(Ok(frame))),
                 Poll::Ready(Some(Err(error))) => {
                     // hyper gives up what it has not written when a body fails: it gets a turn to write it first.
@@ -357,7 +342,7 @@ impl<B> Answer<B> {
             Kind::Own(_) => return,
             Kind::Tunnel(passing) => passing,
             Kind::Backend(passing) => {
-                passing.finish(self.record.as_mut());
+                passing.finish(self.record.as_deref_mut());
                 return drop(self.record.take());
             }
             Kind::Joined(joined) => {
@@ -368,8 +353,8 @@ impl<B> Answer<B> {
             }
         };
         if let Some(mut record) = self.record.take() {
-            record.received = passing.upload.sent();
-            record.sent = passing.inbound.received();
+            record.received = passing.stream.upload.sent();
+            record.sent = passing.stream.inbound.received();
             if !passing.is_whole() {
                 record.failed(if passing.cut.is_some() {
                     Failure::ResponseCut
@@ -378,11 +363,11 @@ impl<B> Answer<B> {
                 });
             }
         }
-        if !passing.upload.is_finished() {
+        if !passing.stream.upload.is_finished() {
             // The app must not take what it has for all of it.
-            passing.upload.reset(Reason::CANCEL);
+            passing.stream.upload.reset(Reason::CANCEL);
         }
-        drop(passing.lease.take());
+        drop(passing.stream.lease.take());
     }
 }
 

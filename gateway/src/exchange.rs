@@ -141,9 +141,8 @@ pub struct Opened<B> {
 
 /// Which way an answer comes, and the rest of its request goes.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "the large one is the usual one")]
 pub enum Way<B> {
-    Tunnel(Stream<B>),
+    Tunnel(Box<Stream<B>>),
     Backend(Box<Passing>),
     /// A server's connection behind a change of protocol.
     Joined(Box<Joined<B>>),
@@ -157,7 +156,8 @@ pub struct Stream<B> {
     pub headed_only: bool,
     /// The rest of the request, on its way.
     pub upload: Pump<Upload<B>>,
-    pub lease: Lease,
+    /// Until the answer is over.
+    pub lease: Option<Lease>,
     /// The visitor waits for a 100 that has not come (RFC 9110 §10.1.1).
     pub held_back: bool,
 }
@@ -371,7 +371,7 @@ fn answered<B>(
     mut upload: Pump<Upload<B>>,
     sent_at: Instant,
     upgrades: bool,
-) -> (response::Parts, Stream<B>) {
+) -> (response::Parts, Box<Stream<B>>) {
     let at = Instant::now();
     lease.answered(at.saturating_duration_since(sent_at));
     upload.body_mut().settle();
@@ -384,13 +384,14 @@ fn answered<B>(
         StatusCode::NO_CONTENT => !upgrades,
         _ => false,
     };
-    let stream = Stream {
+    // Boxed, as it is handed on from here to the answer, and through hyper.
+    let stream = Box::new(Stream {
         inbound,
         headed_only,
         upload,
-        lease,
+        lease: Some(lease),
         held_back: false,
-    };
+    });
     (parts, stream)
 }
 
@@ -398,7 +399,7 @@ fn answered<B>(
 /// short line of text.
 fn apps<B>(
     mut parts: response::Parts,
-    mut stream: Stream<B>,
+    mut stream: Box<Stream<B>>,
     upgraded: bool,
 ) -> Result<Opened<B>, Unavailable> {
     let failure = agents_own(parts.status, &parts.headers);

@@ -6,6 +6,9 @@ use tidegate_shared::when::padded;
 
 /// A number in decimal.
 pub(crate) fn number(mut value: u64, out: &mut Vec<u8>) {
+    if value < 10 {
+        return out.push(b'0' + value as u8);
+    }
     let mut digits = [0; 20];
     let mut at = digits.len();
     loop {
@@ -29,6 +32,10 @@ pub(crate) fn hex(value: u32, out: &mut Vec<u8>) {
 
 /// Milliseconds to the microsecond: `12.345`.
 pub(crate) fn milliseconds(time: Duration, out: &mut Vec<u8>) {
+    // Most parts of a request take no time at all.
+    if time.is_zero() {
+        return out.extend_from_slice(b"0.000");
+    }
     let us = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
     number(us / 1000, out);
     out.push(b'.');

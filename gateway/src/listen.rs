@@ -431,7 +431,11 @@ fn tell(
     });
 }
 
-async fn last_words(mut stream: TcpStream, failure: Failure, mut record: Record) -> io::Result<()> {
+async fn last_words(
+    mut stream: TcpStream,
+    failure: Failure,
+    mut record: Box<Record>,
+) -> io::Result<()> {
     stream
         .write_all(&page::last_words(failure, &mut record))
         .await?;

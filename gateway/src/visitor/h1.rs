@@ -124,8 +124,7 @@ where
         }
     }
     let joining = watched.joining().take();
-    if let Some(joining) = joining {
-        let (joining, record) = *joining;
+    if let Some((joining, record)) = joining {
         // Boxed, so that a connection that is not upgraded has no room for it.
         let (drain, stall) = (&reception.drain, limits.patience.stall);
         Box::pin(joining.run(drain, visit.visitor, stall, record)).await;
@@ -214,7 +213,7 @@ pub(super) struct Watched {
     drain: Drain,
     pub(super) left: Left,
     /// What is to be joined once hyper has let go of the connection.
-    joining: Mutex<Option<Box<(upgrade::Joining, Record)>>>,
+    joining: Mutex<Option<(upgrade::Joining, Box<Record>)>>,
 }
 
 const NONE: u8 = 0;
@@ -223,7 +222,7 @@ const RESPONSE: u8 = 2;
 const GONE: u8 = 3;
 
 impl Watched {
-    fn joining(&self) -> MutexGuard<'_, Option<Box<(upgrade::Joining, Record)>>> {
+    fn joining(&self) -> MutexGuard<'_, Option<(upgrade::Joining, Box<Record>)>> {
         self.joining.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -361,7 +360,7 @@ async fn respond(
         Ok(Responded::Upgraded(response, joining)) => {
             record.switched();
             watched.pulse.switch();
-            *watched.joining() = Some(Box::new((joining, record)));
+            *watched.joining() = Some((joining, record));
             return Ok(response.map(|()| InHand {
                 answer: None,
                 measured: false,
@@ -484,9 +483,9 @@ async fn ask(
             octets,
             mark: None,
         };
-        return upgrade::http1(visit, upgrading, ask, record, &mut side)
-            .await
-            .map(Responded::from);
+        // Boxed, so that other requests do not keep the room that this needs.
+        let opening = Box::pin(upgrade::http1(visit, upgrading, ask, record, &mut side));
+        return opening.await.map(Responded::from);
     }
     let body = (!body.is_end_stream() && may_have_body(&head.method)).then_some(body);
     let ask = Ask {

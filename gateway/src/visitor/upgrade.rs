@@ -152,10 +152,9 @@ pub(super) struct Joining {
     with: With,
 }
 
-#[expect(clippy::large_enum_variant, reason = "the large one is the usual one")]
 enum With {
     /// A tunnel's stream.
-    Stream(Stream<Incoming>),
+    Stream(Box<Stream<Incoming>>),
     /// The connection of a backend's server.
     Server(Box<Joined<Incoming>>),
 }
@@ -169,7 +168,7 @@ impl Joining {
         drain: &Drain,
         visitor: SocketAddr,
         stall: Duration,
-        mut record: Record,
+        mut record: Box<Record>,
     ) {
         let (on_upgrade, with) = (self.on_upgrade, self.with);
         let joined = async {
@@ -183,7 +182,7 @@ impl Joining {
                 upload,
                 lease,
                 ..
-            } = stream;
+            } = *stream;
             let _held = lease;
             let stream = upload.into_stream();
             let (traffic, result) = duplex::join(upgraded, stream, inbound, Some(stall)).await;
