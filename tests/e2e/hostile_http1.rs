@@ -142,6 +142,8 @@ async fn lengths_that_are_no_numbers_are_refused() {
         "5 5",
         "1e3",
         "5;",
+        "18446744073709551614",
+        "18446744073709551615",
         "18446744073709551616",
         "18446744073709551619",
         "99999999999999999999999999",
@@ -150,6 +152,9 @@ async fn lengths_that_are_no_numbers_are_refused() {
     ] {
         let fields = format!("Content-Length: {length}\r\n");
         refused(&site, &fields, post(&fields, "hello"), &[400, 413]).await;
+    }
+    for line in site.world.gateway.logged(&[" access "]) {
+        assert!(line.contains("reason=malformed-request"), "{line}");
     }
 }
 

@@ -296,7 +296,19 @@ async fn a_length_that_is_not_one_number_does_not_reach_the_app() {
         assert!(seen.is_empty(), "{lengths:?} reached the app: {seen:?}");
     }
     // `h2` itself resets for these; nothing of them may be seen either.
-    for length in ["+", "+2", "2, 2", "-1", "0x2"] {
+    let told = ["access", "reason=malformed-request"];
+    let before = site.world.gateway.logged(&told).len();
+    let lengths = [
+        "+",
+        "+2",
+        "2, 2",
+        "-1",
+        "0x2",
+        "18446744073709551614",
+        "18446744073709551615",
+        "18446744073709551616",
+    ];
+    for (nth, length) in (1..).zip(lengths) {
         let mut fields = get("/upload");
         fields[0].1 = "POST";
         fields.push(("content-length", length));
@@ -308,6 +320,10 @@ async fn a_length_that_is_not_one_number_does_not_reach_the_app() {
             "{length}: {fate:?}"
         );
         assert!(site.app.requests().is_empty(), "{length}");
+        eventually(SOON, &format!("{length} is told of"), async || {
+            (site.world.gateway.logged(&told).len() == before + nth).then_some(())
+        })
+        .await;
     }
 }
 

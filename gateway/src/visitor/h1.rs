@@ -37,6 +37,7 @@ use crate::failure::Failure;
 use crate::forward::{self, Outgoing};
 use crate::page;
 use crate::pool::Unavailable;
+use crate::smuggling::Form;
 
 /// Octets that hyper may keep of one connection's response. The visitor's own window is the kernel's.
 const WRITE_BUFFER: usize = 128 * 1024;
@@ -275,6 +276,11 @@ fn refusal(
             StatusCode::URI_TOO_LONG => Failure::TargetTooLong,
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE if pulse.first_line_takes(most) => {
                 Failure::TargetTooLong
+            }
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+                if pulse.form_of_next() == Some(Form::OddLength) =>
+            {
+                Failure::Malformed
             }
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => Failure::HeadTooLarge,
             _ if pulse.next_is_ambiguous() => Failure::AmbiguousFraming,
