@@ -4,20 +4,25 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 
 use serde_json::Value;
-use tidegate_tests::apps::{AbsentApp, RawApp};
+use tidegate_tests::apps::{AbsentApp, H2cApp, RawApp};
 use tidegate_tests::haproxy::{Haproxy, available, free_ports};
 use tidegate_tests::nginx::nginx;
 use tidegate_tests::pki::Pki;
 use tidegate_tests::program::{Finished, built, run};
 use tidegate_tests::{HOST, Site, World};
 
-/// In the order of their lines: plain, v1, v2, TLS, v1 and TLS, v2 and TLS.
-type Taken = [bool; 6];
+/// What is taken in clear text by HTTP/1.1, by HTTP/2, and over TLS: without a header, behind v1, behind v2.
+type Taken = [[bool; 3]; 3];
 
-const PLAIN: Taken = [true, false, false, false, false, false];
-const HEADER: Taken = [false, true, true, false, false, false];
-const TLS: Taken = [false, false, false, true, false, false];
-const HEADER_TLS: Taken = [false, false, false, false, true, true];
+const NO: [bool; 3] = [false; 3];
+const BARE: [bool; 3] = [true, false, false];
+const BEHIND: [bool; 3] = [false, true, true];
+const PLAIN: Taken = [BARE, NO, NO];
+const HEADER: Taken = [BEHIND, NO, NO];
+const HTTP2: Taken = [NO, BARE, NO];
+const HEADER_HTTP2: Taken = [NO, BEHIND, NO];
+const TLS: Taken = [NO, NO, BARE];
+const HEADER_TLS: Taken = [NO, NO, BEHIND];
 
 async fn probe(address: impl ToString, options: &[&str]) -> Finished {
     let mut words = vec!["probe".to_owned(), address.to_string()];
@@ -36,7 +41,7 @@ async fn takes(address: SocketAddr, expected: Taken, advice: &str) {
         .iter()
         .map(|one| one["taken"].as_bool().unwrap())
         .collect();
-    assert_eq!(taken, expected, "{}", finished.stdout);
+    assert_eq!(taken, expected.concat(), "{}", finished.stdout);
     let any = taken.contains(&true);
     assert_eq!(said["taken"].as_bool(), Some(any));
     assert_eq!(said["address"], address.to_string());
@@ -44,25 +49,28 @@ async fn takes(address: SocketAddr, expected: Taken, advice: &str) {
 
     let finished = probe(address, &[]).await;
     let lines: Vec<&str> = finished.stdout.lines().collect();
-    assert_eq!(lines.len(), 7, "{}", finished.stdout);
+    assert_eq!(lines.len(), 10, "{}", finished.stdout);
     for (line, (name, taken)) in lines.iter().zip(
         [
             "plain HTTP ",
             "PROXY v1, then plain HTTP ",
             "PROXY v2, then plain HTTP ",
+            "plain HTTP/2 ",
+            "PROXY v1, then plain HTTP/2 ",
+            "PROXY v2, then plain HTTP/2 ",
             "TLS ",
             "PROXY v1, then TLS ",
             "PROXY v2, then TLS ",
         ]
         .iter()
-        .zip(expected),
+        .zip(expected.concat()),
     ) {
         assert!(line.starts_with(name), "{line}");
         let yes = if taken { " yes  " } else { " no   " };
         assert!(line.contains(yes), "{line}");
     }
-    assert!(lines[6].contains(advice), "{advice}: {}", lines[6]);
-    assert_eq!(said["advice"], lines[6]);
+    assert!(lines[9].contains(advice), "{advice}: {}", lines[9]);
+    assert_eq!(said["advice"], lines[9]);
     assert_eq!(finished.code, Some(i32::from(!any)));
 }
 
@@ -89,12 +97,13 @@ async fn haproxys_ports_are_told_apart() {
     for (at, expected, advice) in [
         (
             ports[0],
-            PLAIN,
+            // It takes HTTP/2 at the same ports.
+            [BARE, BARE, NO],
             format!("`tidegate http http://{}`", ports[0]),
         ),
         (
             ports[1],
-            HEADER,
+            [BEHIND, BEHIND, NO],
             format!("`tidegate http http://{} --proxy-protocol v2`", ports[1]),
         ),
         (
@@ -111,6 +120,39 @@ async fn haproxys_ports_are_told_apart() {
         haproxy.listening(at).await;
         takes(at, expected, &advice).await;
     }
+}
+
+/// They begin HTTP/2 by themselves, whatever is said to them: that is no answer to a header.
+#[tokio::test]
+async fn ports_for_http2_in_clear_text_take_a_header_only_where_they_read_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let app = H2cApp::start().await;
+    let to = |at: SocketAddr| format!("`tidegate http http://{at} --h2`");
+    takes(app.address(), HTTP2, &to(app.address())).await;
+    for (listen, expected, advice) in [
+        (" http2", HTTP2, "or a backend with `protocol = \"h2\"`"),
+        (
+            " http2 proxy_protocol",
+            HEADER_HTTP2,
+            "--h2 --proxy-protocol v2` does",
+        ),
+    ] {
+        let at = free_ports().await.visitors;
+        let Some(_nginx) = nginx(dir.path(), at, listen).await else {
+            return;
+        };
+        takes(at, expected, advice).await;
+    }
+    let Some(installed) = available() else { return };
+    let ports = free_ports().await;
+    let body = format!(
+        "frontend app\n    http-request return status 200\n    bind {} proto h2\n    bind {} accept-proxy proto h2\n",
+        ports.visitors, ports.tunnels
+    );
+    let haproxy = Haproxy::start(&installed, dir.path(), "h2c", &body);
+    haproxy.listening(ports.tunnels).await;
+    takes(ports.visitors, HTTP2, &to(ports.visitors)).await;
+    takes(ports.tunnels, HEADER_HTTP2, "send v1 or v2").await;
 }
 
 #[tokio::test]
@@ -140,7 +182,7 @@ async fn nginxs_ports_are_told_apart() {
 #[tokio::test]
 async fn our_own_ports_are_told_apart() {
     let site = Site::start().await;
-    takes(site.world.visitors, PLAIN, "send none").await;
+    takes(site.world.visitors, [BARE, BARE, NO], "send none").await;
     takes(site.world.visitors_tls, TLS, "https://").await;
     takes(site.world.tunnels, TLS, "TLS without a PROXY header").await;
     let finished = probe(site.world.tunnels, &[]).await;
@@ -164,7 +206,7 @@ async fn our_own_ports_are_told_apart() {
         .await;
     takes(
         strict.visitors,
-        [true, true, true, false, false, false],
+        [[true; 3], [true; 3], NO],
         "listed sources only",
     )
     .await;
@@ -193,7 +235,7 @@ async fn what_takes_nothing_is_described() {
         assert_eq!(finished.code, Some(1), "{finished:?}");
         let last = finished.stdout.lines().last().unwrap();
         assert!(last.contains(said), "{last}");
-        assert_eq!(finished.stdout.matches(" no   ").count(), 6);
+        assert_eq!(finished.stdout.matches(" no   ").count(), 9);
     }
     let absent = AbsentApp::new();
     for (address, said) in [

@@ -14,10 +14,10 @@ use tidegate_shared::reversal::{PREFACE, Seen};
 use tidegate_shared::tls::HandshakeFault;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
-use super::verdict::{Found, Way};
+use super::verdict::{Found, Inner, Way};
 
 /// What all tries have in common.
 #[derive(Debug)]
@@ -39,10 +39,14 @@ const GLANCE: usize = 64;
 /// An empty SETTINGS frame: what an HTTP/2 client says first.
 const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
 
+/// How much of HTTP/2 is read: what servers say before they acknowledge our SETTINGS is a few frames.
+const FRAMES: usize = 4096;
+
 impl Trial {
     /// Tries one way, on a connection of its own.
     pub(super) async fn of(&self, way: Way) -> Found {
-        match timeout(self.within, self.on(way)).await {
+        let until = Instant::now() + self.within;
+        match timeout_at(until, self.on(way, until)).await {
             Ok(Ok(found)) => found,
             Ok(Err(error)) if is_end(&error) => Found::Closed,
             Ok(Err(error)) => Found::Broken(error.to_string()),
@@ -50,18 +54,20 @@ impl Trial {
         }
     }
 
-    async fn on(&self, way: Way) -> io::Result<Found> {
+    async fn on(&self, way: Way, until: Instant) -> io::Result<Found> {
         let mut tcp = TcpStream::connect(self.address).await?;
         tcp.set_nodelay(true)?;
         if let Some(version) = way.header {
             let header = header(version, &tcp)?;
             tcp.write_all(&header).await?;
         }
-        if way.tls {
-            self.over_tls(tcp).await
-        } else {
-            tcp.write_all(self.question().as_bytes()).await?;
-            Ok(told(&answer(&mut tcp).await?))
+        match way.inner {
+            Inner::Tls => self.over_tls(tcp).await,
+            Inner::Http2 => over_http2(&mut tcp, until).await,
+            Inner::Http => {
+                tcp.write_all(self.question().as_bytes()).await?;
+                Ok(told(&answer(&mut tcp).await?))
+            }
         }
     }
 
@@ -109,11 +115,10 @@ impl Trial {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         if http2 {
-            tls.write_all(&[PREFACE.as_slice(), &SETTINGS].concat())
-                .await?;
-        } else {
-            tls.write_all(self.question().as_bytes()).await?;
+            let until = Instant::now() + self.within / 2;
+            return Ok(over_http2(tls, until).await?.words());
         }
+        tls.write_all(self.question().as_bytes()).await?;
         tls.flush().await?;
         Ok(told(&answer(tls).await?).words())
     }
@@ -147,6 +152,57 @@ async fn answer<S: AsyncRead + Unpin>(io: &mut S) -> io::Result<Vec<u8>> {
     Ok(seen)
 }
 
+/// Begins HTTP/2 with prior knowledge (RFC 9113 §3.3), and reads as far as it takes to know whether that was understood, `until`
+/// then at most.
+async fn over_http2<S>(io: &mut S, until: Instant) -> io::Result<Found>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    io.write_all(&[PREFACE.as_slice(), &SETTINGS].concat())
+        .await?;
+    io.flush().await?;
+    let mut seen = Vec::with_capacity(GLANCE);
+    loop {
+        if let Some(found) = began(&seen, false) {
+            return Ok(found);
+        }
+        match timeout_at(until, io.read_buf(&mut seen)).await {
+            Ok(Ok(0)) => break,
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) if seen.is_empty() => return Err(error),
+            Err(_elapsed) if seen.is_empty() => return Ok(Found::Silent),
+            // What has come is all there is.
+            Ok(Err(_)) | Err(_) => break,
+        }
+    }
+    Ok(began(&seen, true).unwrap_or(Found::Closed))
+}
+
+/// What the first octets of an answer to the beginning of HTTP/2 are; `None` while more could tell more, unless this is the `end`.
+///
+/// A server may say its SETTINGS before it has read anything: only their acknowledgement shows that ours were understood
+/// (RFC 9113 §6.5.3).
+fn began(seen: &[u8], end: bool) -> Option<Found> {
+    if !is_http2(seen) {
+        return (end || is_clear(seen)).then(|| told(seen));
+    }
+    let mut rest = seen;
+    while let Some(([high, mid, low, kind, flags, ..], after)) = rest.split_first_chunk::<9>() {
+        match kind {
+            4 if flags & 1 != 0 => return Some(Found::Http2),
+            // GOAWAY.
+            7 => return Some(Found::Http2Only),
+            _ => {}
+        }
+        let length = u32::from_be_bytes([0, *high, *mid, *low]) as usize;
+        match after.get(length..) {
+            Some(next) => rest = next,
+            None => break,
+        }
+    }
+    (end || seen.len() >= FRAMES).then_some(Found::Http2Only)
+}
+
 /// Whether more would not tell more.
 fn is_clear(seen: &[u8]) -> bool {
     seen.len() >= b"HTTP/1.1 200".len()
@@ -156,9 +212,8 @@ fn told(seen: &[u8]) -> Found {
     if seen.is_empty() {
         return Found::Closed;
     }
-    // The first frame of an HTTP/2 server is SETTINGS (RFC 9113 §3.4).
-    if let [0, _, _, 4, 0, 0, 0, 0, 0, ..] = seen {
-        return Found::Http2;
+    if is_http2(seen) {
+        return Found::Http2Only;
     }
     let status = seen
         .strip_prefix(b"HTTP/1.")
@@ -166,6 +221,12 @@ fn told(seen: &[u8]) -> Found {
         .and_then(|digits| std::str::from_utf8(digits).ok())
         .and_then(|digits| digits.parse().ok());
     status.map_or_else(|| Found::Other(Seen::at_the_end(seen)), Found::Http)
+}
+
+/// Whether a server answers in HTTP/2: its first frame is SETTINGS (RFC 9113 §3.4), or where it likes nothing of what it got,
+/// GOAWAY.
+fn is_http2(seen: &[u8]) -> bool {
+    matches!(seen, [0, _, _, 4 | 7, 0, 0, 0, 0, 0, ..])
 }
 
 /// What a handshake that failed says of the port.
@@ -212,12 +273,40 @@ mod tests {
             (&b""[..], Found::Closed),
             (b"HTTP/1.1 200 OK\r\n", Found::Http(200)),
             (b"HTTP/1.0 503 ", Found::Http(503)),
-            (b"\0\0\x12\x04\0\0\0\0\0\0\x03", Found::Http2),
+            (b"\0\0\x12\x04\0\0\0\0\0\0\x03", Found::Http2Only),
+            (b"\0\0\x08\x07\0\0\0\0\0\0\0\0", Found::Http2Only),
             (b"SSH-2.0-OpenSSH", Found::Other(Seen::Ssh)),
             (b"\x15\x03\x01\0\x02\x02\x46", Found::Other(Seen::TlsAlert)),
             (b"HTTP/1.1 abc", Found::Other(Seen::Http1Response)),
         ] {
             assert_eq!(told(seen), found, "{}", seen.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn http2_is_understood_once_our_settings_are_acknowledged() {
+        let settings = b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x80";
+        let window = b"\0\0\x04\x08\0\0\0\0\0\x7f\xff\0\0";
+        let acknowledged = b"\0\0\0\x04\x01\0\0\0\0";
+        let away = b"\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\x01";
+        let [first, more] = [&settings[..], &window[..]].map(Vec::from);
+        let begun = [first, more].concat();
+        for (seen, end, found) in [
+            (
+                [&begun[..], acknowledged].concat(),
+                false,
+                Some(Found::Http2),
+            ),
+            ([&begun[..], away].concat(), false, Some(Found::Http2Only)),
+            (away.to_vec(), false, Some(Found::Http2Only)),
+            (begun.clone(), false, None),
+            (begun[..12].to_vec(), false, None),
+            (begun, true, Some(Found::Http2Only)),
+            (b"HTTP/1.1 400 Bad".to_vec(), false, Some(Found::Http(400))),
+            (b"HTTP/1.1 4".to_vec(), false, None),
+            (Vec::new(), true, Some(Found::Closed)),
+        ] {
+            assert_eq!(began(&seen, end), found, "{}", seen.escape_ascii());
         }
     }
 }

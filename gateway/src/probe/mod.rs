@@ -1,4 +1,4 @@
-//! `tidegated probe HOST:PORT`: what a port takes of plain HTTP, TLS and PROXY headers, found out by trying, and what to configure
+//! `tidegated probe HOST:PORT`: what a port takes of plain HTTP, HTTP/2 in clear text, TLS and PROXY headers, found out by trying, and what to configure
 //! for it. Speaks to nobody but that port, asks for no more than a head, and believes no certificate.
 
 mod attempt; // one connection
@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use crate::app::Trouble;
 use attempt::Trial;
-use verdict::{Found, WAYS, advice, taken};
+use verdict::{Found, Inner, WAYS, advice, taken};
 
 /// Which port to try, and how.
 #[derive(Debug, Args)]
@@ -30,7 +30,7 @@ pub struct Probe {
     /// The name to ask for by SNI and in Host, where it is not HOST.
     #[arg(long, value_name = "NAME", value_parser = server_name)]
     pub server_name: Option<String>,
-    /// How long each of the six tries may take.
+    /// How long each of the nine tries may take.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = some_time)]
     pub within: Duration,
     /// Print JSON: one object.
@@ -162,6 +162,7 @@ async fn reach(asked: &Probe) -> Result<SocketAddr, Trouble> {
 struct Row {
     header: Option<String>,
     tls: bool,
+    http2: bool,
     taken: bool,
     seen: String,
 }
@@ -182,7 +183,8 @@ fn report(asked: &Probe, found: &[Found; WAYS.len()]) -> Report {
     let text = if asked.json {
         let rows = tries().map(|((way, found), taken)| Row {
             header: way.header.map(|version| version.to_string()),
-            tls: way.tls,
+            tls: way.inner == Inner::Tls,
+            http2: way.inner == Inner::Http2,
             taken,
             seen: found.words(),
         });
@@ -197,7 +199,7 @@ fn report(asked: &Probe, found: &[Found; WAYS.len()]) -> Report {
     } else {
         let lines = tries().map(|((way, found), taken)| {
             let yes = if taken { "yes" } else { "no" };
-            format!("{:<26} {yes:<3}  {}\n", way.name(), found.words())
+            format!("{:<28} {yes:<3}  {}\n", way.name(), found.words())
         });
         lines.collect::<String>() + &advice + "\n"
     };

@@ -7,27 +7,47 @@ use tidegate_shared::reversal::Seen;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Way {
     pub header: Option<Version>,
-    pub tls: bool,
+    pub inner: Inner,
 }
 
+/// What is spoken behind the header, if there is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inner {
+    /// HTTP/1.1 in clear text.
+    Http,
+    /// HTTP/2 in clear text, with prior knowledge.
+    Http2,
+    Tls,
+}
+
+/// All of them, in the order of [`WAYS`].
+const INNERS: [Inner; 3] = [Inner::Http, Inner::Http2, Inner::Tls];
+
 /// In the order in which they are tried: what a header is compared with comes first.
-pub const WAYS: [Way; 6] = [
-    Way::new(None, false),
-    Way::new(Some(Version::V1), false),
-    Way::new(Some(Version::V2), false),
-    Way::new(None, true),
-    Way::new(Some(Version::V1), true),
-    Way::new(Some(Version::V2), true),
+pub const WAYS: [Way; 9] = [
+    Way::new(None, Inner::Http),
+    Way::new(Some(Version::V1), Inner::Http),
+    Way::new(Some(Version::V2), Inner::Http),
+    Way::new(None, Inner::Http2),
+    Way::new(Some(Version::V1), Inner::Http2),
+    Way::new(Some(Version::V2), Inner::Http2),
+    Way::new(None, Inner::Tls),
+    Way::new(Some(Version::V1), Inner::Tls),
+    Way::new(Some(Version::V2), Inner::Tls),
 ];
 
 impl Way {
-    const fn new(header: Option<Version>, tls: bool) -> Self {
-        Self { header, tls }
+    const fn new(header: Option<Version>, inner: Inner) -> Self {
+        Self { header, inner }
     }
 
     /// As a person calls it.
     pub fn name(self) -> String {
-        let inner = if self.tls { "TLS" } else { "plain HTTP" };
+        let inner = match self.inner {
+            Inner::Http => "plain HTTP",
+            Inner::Http2 => "plain HTTP/2",
+            Inner::Tls => "TLS",
+        };
         match self.header {
             None => inner.to_owned(),
             Some(version) => format!("PROXY {version}, then {inner}"),
@@ -48,8 +68,10 @@ pub enum Found {
     NoTls(String),
     /// Neither HTTP/1 nor TLS.
     Other(Seen),
-    /// It speaks HTTP/2 without being asked.
+    /// HTTP/2 that has understood what was said.
     Http2,
+    /// HTTP/2 that has not: its server speaks it without being asked.
+    Http2Only,
     /// The connection was closed, or reset, before an answer.
     Closed,
     /// Nothing came in the time that there was.
@@ -68,6 +90,7 @@ impl Found {
             Self::NoTls(why) => why.clone(),
             Self::Other(seen) => format!("answered with {seen}"),
             Self::Http2 => "answered in HTTP/2".to_owned(),
+            Self::Http2Only => "speaks HTTP/2, and did not take this".to_owned(),
             Self::Closed => "closed without an answer".to_owned(),
             Self::Silent => "said nothing in time".to_owned(),
             Self::Broken(why) => format!("the connection failed: {why}"),
@@ -82,61 +105,106 @@ impl Found {
 /// port of TLS says to who does not speak it.
 pub fn taken(found: &[Found; WAYS.len()]) -> [bool; WAYS.len()] {
     let tls = |at: usize| matches!(found[at], Found::Tls { .. } | Found::TlsRefused(_));
-    let any_tls = (3..WAYS.len()).any(tls);
+    let http2 = |at: usize| found[at] == Found::Http2;
+    let any_tls = (6..WAYS.len()).any(tls);
     let plain = match found[0] {
         Found::Http(400) => !any_tls,
-        Found::Http(_) | Found::Http2 => true,
+        Found::Http(_) => true,
         _ => false,
     };
-    let behind = |at: usize| match (&found[at], &found[0]) {
-        (Found::Http(_) | Found::Http2, before) if plain => {
-            found[at] == *before && *before != Found::Http(400)
-        }
-        (Found::Http(status), _) => *status != 400,
-        (Found::Http2, _) => true,
+    let behind = |at: usize| match found[at] {
+        Found::Http(400) => false,
+        Found::Http(_) => !plain || found[at] == found[0],
         _ => false,
     };
-    [plain, behind(1), behind(2), tls(3), tls(4), tls(5)]
+    [
+        plain,
+        behind(1),
+        behind(2),
+        http2(3),
+        http2(4),
+        http2(5),
+        tls(6),
+        tls(7),
+        tls(8),
+    ]
 }
 
 /// What to configure for the port at `address`.
 pub fn advice(address: &str, found: &[Found; WAYS.len()]) -> String {
     let taken = taken(found);
     let mut said = Vec::new();
-    for (tls, from) in [(false, 0), (true, 3)] {
+    for (inner, from) in INNERS.into_iter().zip([0, 3, 6]) {
         let [bare, v1, v2] = [taken[from], taken[from + 1], taken[from + 2]];
-        if !(bare || v1 || v2) {
-            continue;
+        if bare || v1 || v2 {
+            said.push(remedy(address, inner, [bare, v1, v2]));
         }
-        let (what, scheme) = if tls {
-            ("TLS", "https")
-        } else {
-            ("plain HTTP", "http")
-        };
-        let command = format!("tidegate http {scheme}://{address}");
-        let versions = match (v1, v2) {
-            (true, true) => "v1 or v2",
-            (true, false) => "v1",
-            (false, _) => "v2",
-        };
-        let best = if v2 { "v2" } else { "v1" };
-        said.push(match (bare, v1 || v2) {
-            (true, false) => {
-                format!("{what} without a PROXY header: send none, as `{command}` does")
-            }
-            (false, _) => format!(
-                "{what} behind a PROXY header and not without: send {versions}, as `{command} --proxy-protocol {best}` does"
-            ),
-            (true, true) => format!(
-                "{what} both with a PROXY header ({versions}) and without: whoever can reach it can choose its own address, unless \
-                 headers are believed from listed sources only; send {best}, as `{command} --proxy-protocol {best}` does"
-            ),
-        });
     }
     if said.is_empty() {
         nothing(address, found)
     } else {
         format!("{address} takes {}", said.join("; and "))
+    }
+}
+
+/// What to write where it takes this without a header, behind one of version 1, and behind one of version 2.
+fn remedy(address: &str, inner: Inner, [bare, v1, v2]: [bool; 3]) -> String {
+    let what = match inner {
+        Inner::Http => "plain HTTP",
+        Inner::Http2 => "plain HTTP/2 (with prior knowledge)",
+        Inner::Tls => "TLS",
+    };
+    let versions = match (v1, v2) {
+        (true, true) => "v1 or v2",
+        (true, false) => "v1",
+        (false, _) => "v2",
+    };
+    let best = if v2 { "v2" } else { "v1" };
+    match (bare, v1 || v2) {
+        (true, false) => {
+            let how = how(address, inner, None);
+            format!("{what} without a PROXY header: send none, as {how}")
+        }
+        (false, _) => {
+            let how = how(address, inner, Some(best));
+            format!("{what} behind a PROXY header and not without: send {versions}, as {how}")
+        }
+        (true, true) => {
+            let how = how(address, inner, Some(best));
+            format!(
+                "{what} both with a PROXY header ({versions}) and without: whoever can reach it can choose its own address, unless \
+                 headers are believed from listed sources only; send {best}, as {how}"
+            )
+        }
+    }
+}
+
+/// The agent's command, and the keys of a gateway's backend, that speak to the port so.
+fn how(address: &str, inner: Inner, header: Option<&str>) -> String {
+    let (scheme, option, key) = match inner {
+        Inner::Http => ("http", "", None),
+        Inner::Http2 => ("http", " --h2", Some("protocol = \"h2\"")),
+        Inner::Tls => ("https", "", Some("tls = true")),
+    };
+    let told = header.map_or_else(String::new, |version| {
+        format!(" --proxy-protocol {version}")
+    });
+    let command = format!("`tidegate http {scheme}://{address}{option}{told}`");
+    let keys: Vec<String> = key
+        .map(str::to_owned)
+        .into_iter()
+        .chain(header.map(|version| format!("send_proxy = \"{version}\"")))
+        .map(|key| format!("`{key}`"))
+        .collect();
+    match (inner, header) {
+        // To HTTP backends a header and HTTP/2 exclude each other.
+        (Inner::Http2, Some(version)) => {
+            format!("{command} does, or in TCP mode a backend with `send_proxy = \"{version}\"`")
+        }
+        _ if keys.is_empty() => {
+            format!("{command} does, or a backend without `tls` and `send_proxy`")
+        }
+        _ => format!("{command} does, or a backend with {}", keys.join(" and ")),
     }
 }
 
@@ -147,6 +215,11 @@ fn nothing(address: &str, found: &[Found; WAYS.len()]) -> String {
     }) {
         return format!(
             "{address} takes none of these; it answers with {seen}: is it the port that you mean?"
+        );
+    }
+    if found.contains(&Found::Http2Only) {
+        return format!(
+            "{address} begins HTTP/2 by itself, and acknowledges nothing that is said to it: is the program behind it stuck?"
         );
     }
     if found.iter().all(|found| *found == Found::Silent) {
@@ -179,9 +252,20 @@ mod tests {
         Found::NoTls("closed".to_owned())
     }
 
+    /// Six tries as [`WAYS`] has them but for HTTP/2, which it does not know.
+    fn without_http2([a, b, c, d, e, f]: [Found; 6]) -> [Found; WAYS.len()] {
+        let not = || match &a {
+            Found::Http(_) => Found::Http(400),
+            other => other.clone(),
+        };
+        let http2 = [not(), not(), not()];
+        let [g, h, i] = http2;
+        [a, b, c, g, h, i, d, e, f]
+    }
+
     #[test]
     fn what_is_taken_is_told_from_what_is_answered() {
-        use Found::{Closed, Http, Http2, Silent};
+        use Found::{Closed, Http, Silent};
         for (found, expected, said) in [
             (
                 [
@@ -240,11 +324,6 @@ mod tests {
                 "send none",
             ),
             (
-                [Http2, Closed, Http2, Closed, Closed, Closed],
-                [true, false, true, false, false, false],
-                "(v2)",
-            ),
-            (
                 [Closed, Http(400), Http(400), Closed, Closed, Closed],
                 [false; 6],
                 "answers 400 to everything",
@@ -272,9 +351,69 @@ mod tests {
                 "an SSH greeting",
             ),
         ] {
-            assert_eq!(taken(&found), expected, "{found:?}");
+            let found = without_http2(found);
+            let [a, b, c, h, i, j, d, e, f] = taken(&found);
+            assert_eq!([a, b, c, d, e, f], expected, "{found:?}");
+            assert_eq!([h, i, j], [false; 3], "{found:?}");
             let advice = advice("app:1", &found);
             assert!(advice.contains(said), "{said}: {advice}");
         }
+    }
+
+    #[test]
+    fn a_server_that_speaks_http2_by_itself_takes_no_header_for_that() {
+        use Found::{Closed, Http, Http2, Http2Only};
+        let no = || [no_tls(), no_tls(), no_tls()];
+        for (plain, http2, expected, said) in [
+            (
+                // nginx: listen … http2.
+                [Http2Only, Http2Only, Http2Only],
+                [Http2, Http2Only, Http2Only],
+                [false, false, false, true, false, false],
+                "app:1 takes plain HTTP/2 (with prior knowledge) without a PROXY header: send none, as \
+                 `tidegate http http://app:1 --h2` does, or a backend with `protocol = \"h2\"`",
+            ),
+            (
+                // HAProxy: bind … proto h2.
+                [Closed, Closed, Closed],
+                [Http2, Closed, Http2Only],
+                [false, false, false, true, false, false],
+                "--h2` does, or a backend with `protocol = \"h2\"`",
+            ),
+            (
+                [Http2Only, Http2Only, Http2Only],
+                [Http2Only, Http2Only, Http2Only],
+                [false; 6],
+                "begins HTTP/2 by itself, and acknowledges nothing",
+            ),
+            (
+                [Closed, Http2Only, Http2Only],
+                [Closed, Http2, Http2],
+                [false, false, false, false, true, true],
+                "send v1 or v2, as `tidegate http http://app:1 --h2 --proxy-protocol v2` does, or in TCP mode a backend with \
+                 `send_proxy = \"v2\"`",
+            ),
+            (
+                [Http(200), Http(400), Http(400)],
+                [Http2, Http2Only, Http(400)],
+                [true, false, false, true, false, false],
+                "or a backend without `tls` and `send_proxy`; and plain HTTP/2",
+            ),
+        ] {
+            let found: Vec<Found> = plain.into_iter().chain(http2).chain(no()).collect();
+            let found: [Found; WAYS.len()] = found.try_into().unwrap();
+            assert_eq!(taken(&found)[..6], expected, "{found:?}");
+            let advice = advice("app:1", &found);
+            assert!(advice.contains(said), "{said}: {advice}");
+        }
+    }
+
+    #[test]
+    fn keys_of_a_backend_stand_beside_the_agents_command() {
+        let closed = || Found::Closed;
+        let found = without_http2([closed(), closed(), closed(), closed(), tls(), tls()]);
+        let advice = advice("app:1", &found);
+        let said = "as `tidegate http https://app:1 --proxy-protocol v2` does, or a backend with `tls = true` and `send_proxy = \"v2\"`";
+        assert!(advice.ends_with(said), "{advice}");
     }
 }
