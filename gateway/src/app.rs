@@ -408,6 +408,7 @@ fn door(run: &Run, listener: &Arc<str>, tls: bool, metrics: &Metrics) -> Door {
         counters: metrics.proxy_headers.of(listener),
         tls,
         complaints: Complaints::default(),
+        strays: Strays::default(),
     }
 }
 
@@ -563,7 +564,6 @@ fn reception(run: &Run, pool: &Arc<Pool>, metrics: &Arc<Metrics>, sink: &Sink) -
             response: Some(run.patience.response_timeout).filter(|time| !time.is_zero()),
         },
         drain: Drain::new(),
-        strays: Strays::default(),
     }
 }
 

@@ -20,6 +20,7 @@ use tracing::{debug, warn};
 use crate::complaint::Complaint;
 use crate::config::listeners::Named;
 use crate::forward::Range;
+use crate::visitor::Strays;
 
 /// Whether connections begin with a PROXY header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,6 +74,8 @@ pub struct Door {
     /// Whether TLS comes next.
     pub tls: bool,
     pub complaints: Complaints,
+    /// What came here that is something else.
+    pub strays: Strays,
 }
 
 /// A connection whose ends are known.
@@ -108,7 +111,7 @@ impl Door {
 
     /// Finds out, as long as the header's time lasts. `None` where the connection cannot be used; why is logged and counted.
     pub async fn admit(&self, stream: &mut TcpStream, peer: SocketAddr) -> Option<Arrival> {
-        let listed = self.from.iter().any(|range| range.contains(peer.ip()));
+        let listed = self.is_listed(peer);
         let begun = match self.expect {
             Expect::Required if !listed => return self.refuse(peer, &Mismatch::Source),
             Expect::Required => require(stream, &self.terms).await.map(Begun::Header),
@@ -133,6 +136,11 @@ impl Door {
         Some(arrival)
     }
 
+    /// Whether it may send a header.
+    fn is_listed(&self, peer: SocketAddr) -> bool {
+        self.from.iter().any(|range| range.contains(peer.ip()))
+    }
+
     fn named(&self, header: Header, peer: SocketAddr) -> Arrival {
         self.counters.taken(header.version);
         let pair = header.ends.pair();
@@ -146,7 +154,7 @@ impl Door {
 
     /// Looks at what comes before TLS takes it, and says what it is where it is a header. The handshake then fails by itself.
     /// Returns whether it was one.
-    pub async fn look_before_tls(&self, stream: &TcpStream, peer: SocketAddr) -> bool {
+    pub async fn look_before_tls(&self, stream: &TcpStream, from: SocketAddr) -> bool {
         let mut first = [0; 16];
         let Ok(there) = stream.peek(&mut first).await else {
             return false;
@@ -158,6 +166,8 @@ impl Door {
         let seen = Seen::at_the_end(&first[..there]);
         let header = matches!(seen, Seen::ProxyV1 | Seen::ProxyV2);
         if header {
+            // Whoever sent it is the peer, whatever a header before this one has said.
+            let peer = stream.peer_addr().map_or(from, canonical);
             self.complain(peer, &Mismatch::Unexpected(seen));
         }
         header
@@ -176,21 +186,24 @@ impl Door {
             return debug!(%peer, listener = %self.listener, "{mismatch}");
         }
         if let Some(times) = self.complaints.due(kind) {
-            let remedy = self.remedy(peer, kind);
+            let remedy = self.remedy(peer, mismatch);
             warn!(%peer, listener = %self.listener, times, "a connection is refused: {mismatch}; {remedy}");
         }
     }
 
-    fn remedy(&self, peer: SocketAddr, kind: Kind) -> String {
+    fn remedy(&self, peer: SocketAddr, mismatch: &Mismatch) -> String {
         let ip = peer.ip();
         let off = self.named.set_to("off");
-        match kind {
+        match mismatch.kind() {
             Kind::Source => format!(
                 "if {ip} is a load balancer of yours, add it to {}; if visitors are to connect here directly, {off}",
                 self.from_named
             ),
             Kind::Missing | Kind::Overdue | Kind::Left | Kind::LeftAtOnce => format!(
                 "have {ip} send one (HAProxy: send-proxy-v2; nginx: proxy_protocol on), or start with {off}"
+            ),
+            Kind::Malformed if mismatch.is_too_long() => format!(
+                "if {ip} is a load balancer of yours that writes such, let max_proxy_header (--max-proxy-header) be as long, or have it write less"
             ),
             Kind::Malformed => {
                 format!("what {ip} runs writes no PROXY header as proxy-protocol.txt has it")
@@ -202,6 +215,10 @@ impl Door {
                     self.from_named
                 )
             }
+            Kind::Unexpected if !self.is_listed(peer) => format!(
+                "none is believed from there: if {ip} is a load balancer of yours, add it to {}; else have it send none",
+                self.from_named
+            ),
             Kind::Unexpected => {
                 format!("does more than one hop before this one add a header, or {ip} inside TLS?")
             }
@@ -262,6 +279,11 @@ impl Kind {
 }
 
 impl Mismatch {
+    /// A header that may be a good one, and is more than anybody here reads.
+    fn is_too_long(&self) -> bool {
+        matches!(self, Self::Header(refused) if matches!(refused.why, Why::Malformed(Malformed::TooLong { .. })))
+    }
+
     fn kind(&self) -> Kind {
         match self {
             Self::Source => Kind::Source,

@@ -197,6 +197,42 @@ async fn a_header_that_does_not_come_is_waited_for_for_so_long() {
             "--visitors-proxy off",
         ])
         .await;
+    assert!(told(site.world.visitors_tls, b"PROX").await.is_empty());
+    let part = ["WARN", "200ms, got only a part of a PROXY v1 header"];
+    site.world.gateway.wait_log(&part).await;
+}
+
+/// It may be a good one: whoever reads the line is told which of our limits it is over.
+#[tokio::test]
+async fn a_header_that_is_longer_than_is_read_names_the_limit() {
+    let site = Site::start_with(required(), &[]).await;
+    let mut long = binary();
+    long[14..16].copy_from_slice(&5_000_u16.to_be_bytes());
+    assert!(told(site.world.visitors, &long).await.is_empty());
+    let said = site
+        .world
+        .gateway
+        .wait_log(&["WARN", "more than the 4096", "max_proxy_header"])
+        .await;
+    assert!(!said.contains("proxy-protocol.txt"), "{said}");
+}
+
+/// Listeners have their own line each: one that is told of every minute does not hide another.
+#[tokio::test]
+async fn a_header_at_one_listener_does_not_hide_one_at_another() {
+    let config = "[listeners.opt]\naddress = \"127.0.0.1:0\"\nproxy = \"optional\"\nproxy_from = [\"10.0.0.0/8\"]\n\
+                  [listeners.none]\naddress = \"127.0.0.1:0\"\n";
+    let world = World::builder().config(config).start().await;
+    for (listener, remedy) in [
+        ("opt", "add it to listeners.opt.proxy_from ("),
+        ("none", "listeners.none.proxy = \"required\" ("),
+    ] {
+        let answer = told(world.gateway.address(listener).unwrap(), LINE).await;
+        assert!(answer.starts_with(b"HTTP/1.1 400"));
+        let named = format!("listener={listener}");
+        let words = ["WARN", &named, "a PROXY v1 header came", remedy];
+        world.gateway.wait_log(&words).await;
+    }
 }
 
 #[tokio::test]
@@ -234,7 +270,11 @@ async fn nobody_else_is_believed() {
     assert!(!answer.starts_with(b"HTTP/"), "{}", answer.escape_ascii());
     site.world
         .gateway
-        .wait_log(&["WARN", "expected TLS, got a PROXY v1 header"])
+        .wait_log(&[
+            "WARN",
+            "expected TLS, got a PROXY v1 header",
+            "if 127.0.0.1 is a load balancer of yours, add it to --proxy-from",
+        ])
         .await;
 }
 

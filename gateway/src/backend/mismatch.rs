@@ -191,7 +191,7 @@ impl Mismatch {
                 let remedy = match of.spoken {
                     Spoken::Untouched => {
                         format!(
-                            "end TLS here (mode = \"http\" and `certificates` in place of {place})"
+                            "end TLS here (a listener of mode = \"http\" with `certificates`, in place of what leads to {place})"
                         )
                     }
                     Spoken::Clear | Spoken::Tls => format!("leave `tls` of {place} out"),

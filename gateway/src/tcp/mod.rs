@@ -139,7 +139,7 @@ impl Tcp {
             };
             record.heard(&heard);
             if matches!(heard, Heard::Not(_)) {
-                reception.strays.look(&said, arrival.from, door);
+                door.strays.look(&said, arrival.from, door);
             }
             heard
         } else {
@@ -338,7 +338,7 @@ impl Connection<'_> {
         if ours > 0 && asked.is_empty() {
             // Behind ours the server has got another one.
             let said = relay.first_octets().0;
-            self.reception.strays.look(said, self.from, self.door);
+            self.door.strays.look(said, self.from, self.door);
         }
         let ended = match ended {
             Some(Ok(())) => Ended::Closed,

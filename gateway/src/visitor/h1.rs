@@ -267,7 +267,7 @@ fn refusal(
     Box::new(move |status| {
         if let Some(stray) = early {
             let door = &visit.front.door;
-            reception.strays.came(stray, visit.visitor, door);
+            door.strays.came(stray, visit.visitor, door);
             if matches!(stray, Stray::ProxyV1 | Stray::ProxyV2) {
                 door.counters.unexpected();
             }

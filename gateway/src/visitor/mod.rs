@@ -73,7 +73,6 @@ pub struct Reception {
     pub gateway: Arc<Gateway>,
     pub limits: Limits,
     pub drain: Drain,
-    pub strays: Strays,
 }
 
 /// TLS towards visitors.
@@ -138,7 +137,7 @@ impl Reception {
                 self.gateway.metrics.tls_failed.inc();
                 let fault = HandshakeFault::from_io(&error);
                 if fault.label == "not-tls" && !named {
-                    self.strays.came(Stray::Clear, visitor, &front.door);
+                    front.door.strays.came(Stray::Clear, visitor, &front.door);
                 }
                 return debug!(%visitor, "TLS with a visitor failed: {fault}");
             }

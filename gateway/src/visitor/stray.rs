@@ -1,5 +1,6 @@
 //! What came to a visitors' port and is no HTTP, named for the operator, who can mostly mend it with one option. The visitor
-//! gets its 400 and its access line either way; the lines here are one a minute for each kind, because anybody can cause them.
+//! gets its 400 and its access line either way; the lines here are one a minute for each kind and listener, because anybody can
+//! cause them.
 
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
@@ -74,7 +75,7 @@ impl Stray {
 /// How many kinds there are.
 const KINDS: usize = Stray::Clear as usize + 1;
 
-/// Says what came, once a minute for each kind.
+/// Says what came to one listener, once a minute for each kind.
 #[derive(Debug, Default)]
 pub struct Strays([Mutex<Complaint>; KINDS]);
 
@@ -93,7 +94,7 @@ impl Strays {
             .unwrap_or_else(PoisonError::into_inner)
             .due(Instant::now());
         if let Some(times) = due {
-            warn!(%visitor, times, "{}", stray.sentence(door));
+            warn!(%visitor, listener = %door.listener, times, "{}", stray.sentence(door));
         }
     }
 }

@@ -37,7 +37,7 @@ pub enum Begun {
 #[derive(Debug)]
 pub struct Refused {
     pub why: Why,
-    /// What came in the place of a header.
+    /// What came in the place of a header, or the header of which a part came.
     pub seen: Seen,
 }
 
@@ -158,9 +158,12 @@ impl Reader {
     }
 
     fn refused(&self, why: Why) -> Refused {
-        Refused {
-            why,
-            seen: Seen::at_the_end(&self.seen),
-        }
+        let seen = match (&why, self.seen.first()) {
+            // What is waited for more of is a header as far as it goes.
+            (Why::Overdue(_) | Why::Left, Some(b'P')) => Seen::ProxyV1,
+            (Why::Overdue(_) | Why::Left, Some(_)) => Seen::ProxyV2,
+            _ => Seen::at_the_end(&self.seen),
+        };
+        Refused { why, seen }
     }
 }

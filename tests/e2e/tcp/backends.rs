@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use tidegate_tests::apps::{AbsentApp, Doorman, HttpApp};
+use tidegate_tests::apps::{AbsentApp, Doorman, HttpApp, RawApp};
 use tidegate_tests::conn::Conn;
 use tidegate_tests::eventually::SOON;
 use tidegate_tests::haproxy::free_ports;
@@ -58,6 +58,31 @@ async fn asked(world: &World) -> Option<String> {
     let mut visitor = TcpStream::connect(pg).await.unwrap();
     visitor.shutdown().await.ok()?;
     String::from_utf8(rest(&mut visitor).await.ok()?).ok()
+}
+
+/// Its `tls` is refused in TCP mode, so nobody is told to write it.
+#[tokio::test]
+async fn a_server_that_ends_connections_at_once_is_named_with_what_may_be_written_here() {
+    let closing = RawApp::start(|mut reader| async move {
+        let _request = reader.some(64).await;
+    })
+    .await;
+    let server = closing.target().replace("http://", "\"") + "\"";
+    let world = world(&[server], "").await;
+    let pg = world.gateway.address("pg").unwrap();
+    let mut visitor = TcpStream::connect(pg).await.unwrap();
+    visitor.write_all(b"hello").await.unwrap();
+    let _ended = rest(&mut visitor).await;
+    drop(visitor);
+    let said = world
+        .gateway
+        .wait_log(&[
+            "WARN",
+            "backend db: server s0",
+            "add send_proxy = \"v2\" to",
+        ])
+        .await;
+    assert!(!said.contains("tls = true"), "{said}");
 }
 
 #[tokio::test]

@@ -17,17 +17,21 @@ impl Server {
         match misfit {
             Some((mismatch, got)) if self.mismatches.is_credible() => {
                 let _counted = self.mismatches.came(mismatch);
-                format!("{why}; {}", self.misfit(mismatch, got))
+                format!("{why}; {}", self.misfit(mismatch, got, self.spoken()))
             }
             _ => why,
         }
     }
 
-    fn misfit(&self, mismatch: Mismatch, got: Got) -> String {
-        let spoken = match &self.tls {
+    /// How it is asked.
+    fn spoken(&self) -> Spoken {
+        match &self.tls {
             Some(_) => Spoken::Tls,
             None => Spoken::Clear,
-        };
+        }
+    }
+
+    fn misfit(&self, mismatch: Mismatch, got: Got, spoken: Spoken) -> String {
         let setting = Setting {
             header: self.send_proxy.as_deref(),
             place: &self.declared,
@@ -42,7 +46,7 @@ impl Server {
     pub(in crate::backend) fn broke_off(&self, why: String, first: Option<&[u8]>) -> String {
         let first = first.unwrap_or_default();
         if is_settings(first) {
-            return format!("{why}; it speaks HTTP/2 there: write protocol = \"h2\"");
+            return format!("{why}; {}", self.wants_http2());
         }
         // Behind TLS a header has been taken already.
         let told = self.send_proxy.is_some();
@@ -51,6 +55,17 @@ impl Server {
             None => Mismatch::of_first(told, b"HTTP", first),
         };
         self.misfits(why, misfit)
+    }
+
+    fn wants_http2(&self) -> String {
+        let write = "it speaks HTTP/2 there: write protocol = \"h2\"";
+        match &self.send_proxy {
+            None => write.to_owned(),
+            Some(told) => format!(
+                "{write} and leave out {}, for connections in HTTP/2 are shared, or give its port for HTTP/1.1",
+                told.place
+            ),
+        }
     }
 
     /// It has answered with this. Of one that has said nothing but 400 ever, it is told.
@@ -68,26 +83,26 @@ impl Server {
             (None, None) if refusals >= REFUSALS => Mismatch::TlsWanted,
             _ => return,
         };
-        self.complain_of(mismatch, Got::BadRequest);
+        self.complain_of(mismatch, Got::BadRequest, self.spoken());
     }
 
     /// What it has said first, and how soon it ended it, shows on a connection in TCP mode.
     pub(crate) fn carried(&self, asked: &[u8], said: &[u8], at_once: bool) {
         match Mismatch::of_first(self.send_proxy.is_some(), asked, said) {
             Some((mismatch, got)) if at_once && self.mismatches.is_credible() => {
-                self.complain_of(mismatch, got);
+                self.complain_of(mismatch, got, Spoken::Untouched);
             }
             None if !said.is_empty() => self.mismatches.understood(),
             _ => {}
         }
     }
 
-    fn complain_of(&self, mismatch: Mismatch, got: Got) {
+    fn complain_of(&self, mismatch: Mismatch, got: Got, spoken: Spoken) {
         let Some(times) = self.mismatches.came(mismatch) else {
             return;
         };
         let (backend, name, address) = (&self.backend, &self.name, self.address());
-        let sentence = self.misfit(mismatch, got);
+        let sentence = self.misfit(mismatch, got, spoken);
         warn!(
             times,
             "backend {backend}: server {name} ({address}) does not fit how it is spoken to: {sentence}"
