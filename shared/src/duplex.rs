@@ -44,6 +44,9 @@ pub enum Broken {
     Gone(#[source] h2::Error),
 }
 
+/// Octets that tell one protocol from another.
+const FIRST: usize = 16;
+
 /// Most that is read from the connection at once.
 const CHUNK: usize = 16 * 1024;
 
@@ -106,6 +109,14 @@ impl<T> Join<T> {
     }
 }
 
+impl<T> Join<T> {
+    /// What the upgraded connection has said first, beside what was read ahead: at most sixteen octets.
+    pub fn first_octets(&self) -> &[u8] {
+        let reading = self.outward.body();
+        &reading.first[..reading.known]
+    }
+}
+
 impl<T> Join<T>
 where
     T: AsyncRead + AsyncWrite + Unpin,
@@ -119,6 +130,8 @@ where
                     io: reader,
                     ahead,
                     buffer: BytesMut::new(),
+                    first: [0; FIRST],
+                    known: 0,
                     ended: false,
                 },
                 send,
@@ -192,7 +205,18 @@ struct Reading<R> {
     /// Read before, and goes first.
     ahead: Bytes,
     buffer: BytesMut,
+    /// What came first of what was not read before, and how much of it.
+    first: [u8; FIRST],
+    known: usize,
     ended: bool,
+}
+
+impl<R> Reading<R> {
+    fn note(&mut self) {
+        let more = self.buffer.len().min(FIRST - self.known);
+        self.first[self.known..self.known + more].copy_from_slice(&self.buffer[..more]);
+        self.known += more;
+    }
 }
 
 impl<R: AsyncRead + Unpin> Body for Reading<R> {
@@ -216,7 +240,10 @@ impl<R: AsyncRead + Unpin> Body for Reading<R> {
                 this.ended = true;
                 Poll::Ready(None)
             }
-            Ok(_) => Poll::Ready(Some(Ok(Frame::data(this.buffer.split().freeze())))),
+            Ok(_) => {
+                this.note();
+                Poll::Ready(Some(Ok(Frame::data(this.buffer.split().freeze()))))
+            }
             Err(error) => Poll::Ready(Some(Err(error))),
         }
     }

@@ -234,8 +234,13 @@ impl Connection<'_> {
             idle: self.tcp.terms.idle,
             failed: Reason::CANCEL,
         };
+        let unseen = self.ahead.is_empty();
         let mut join = Join::new(self.visitor, self.ahead, send, recv, &terms);
         let ended = reception.drain.until_last_call(join.run()).await;
+        if unseen {
+            let said = join.first_octets();
+            self.door.strays.look(said, self.from, self.door);
+        }
         let traffic = join.traffic();
         self.record.moved(traffic.sent, traffic.received);
         let ended = match ended {
@@ -254,7 +259,8 @@ impl Connection<'_> {
     async fn to(mut self, servers: &Servers) {
         let reception = self.reception;
         self.record.to = Some(Arc::clone(&servers.name));
-        let dialling = servers.dial(self.tcp.terms.connect, &self.visitor, &mut self.record);
+        let (listener, within) = (&self.tcp.listener, self.tcp.terms.connect);
+        let dialling = servers.dial(listener, within, &self.visitor, &mut self.record);
         let dialled = tokio::select! {
             biased;
             dialled = dialling => dialled,
@@ -335,8 +341,7 @@ impl Connection<'_> {
         let ended = self.reception.drain.until_last_call(relay.run()).await;
         let relay::Traffic { forth, back } = relay.traffic();
         self.record.moved(forth.saturating_sub(ours), back);
-        if ours > 0 && asked.is_empty() {
-            // Behind ours the server has got another one.
+        if asked.is_empty() {
             let said = relay.first_octets().0;
             self.door.strays.look(said, self.from, self.door);
         }

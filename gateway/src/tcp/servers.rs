@@ -31,8 +31,8 @@ pub struct Servers {
     /// What they expect otherwise.
     pub mismatches: Mismatches,
     next: AtomicUsize,
-    /// Some of them are not there.
-    missing: Mutex<Complaint>,
+    /// One was not there, and the next one was tried; or there was none left.
+    missing: Mutex<[Complaint; 2]>,
 }
 
 impl Servers {
@@ -53,63 +53,77 @@ impl Servers {
     /// Connects to the first that answers, `within` at most for each.
     pub(super) async fn dial(
         &self,
+        listener: &str,
         within: Duration,
         visitor: &TcpStream,
         record: &mut Record,
     ) -> Result<TcpStream, Ended> {
         tokio::select! {
             biased;
-            dialled = self.any(within, record) => dialled.ok_or(Ended::NoServer),
+            dialled = self.any(listener, within, record) => dialled.ok_or(Ended::NoServer),
             _gone = visitor.ready(Interest::ERROR) => Err(Ended::Failed(Failure::VisitorGone)),
         }
     }
 
-    async fn any(&self, within: Duration, record: &mut Record) -> Option<TcpStream> {
+    async fn any(
+        &self,
+        listener: &str,
+        within: Duration,
+        record: &mut Record,
+    ) -> Option<TcpStream> {
         let first = self.next.fetch_add(1, Relaxed);
         for turn in 0..self.all.len() {
             let server = &self.all[first.wrapping_add(turn) % self.all.len()];
+            let last = turn + 1 == self.all.len();
             record.attempts += 1;
             let until = Instant::now() + within;
             let found = timeout(within, lookup_host((server.host.as_str(), server.port))).await;
             let addresses = match found {
                 Ok(Ok(addresses)) => addresses,
                 Ok(Err(error)) => {
-                    self.complain(
-                        server,
-                        &format_args!("its name cannot be resolved: {error}"),
-                    );
+                    let why = format_args!("its name cannot be resolved: {error}");
+                    self.complain(listener, server, last, &why);
                     continue;
                 }
                 Err(_elapsed) => {
                     let why = format_args!("its name was not resolved within {within:?}");
-                    self.complain(server, &why);
+                    self.complain(listener, server, last, &why);
                     continue;
                 }
             };
-            for address in addresses {
+            let mut addresses = addresses.peekable();
+            while let Some(address) = addresses.next() {
                 let left = until.saturating_duration_since(Instant::now());
                 record.server = Some(address);
                 match socket::connect(address, left).await {
                     Ok(server) => return Some(server),
-                    Err(error) => self.complain(server, &error),
+                    Err(error) => {
+                        let last = last && addresses.peek().is_none();
+                        self.complain(listener, server, last, &error);
+                    }
                 }
             }
         }
         None
     }
 
-    /// A server is not there: one line a minute, with the last of the reasons.
-    fn complain(&self, server: &Address, why: &dyn Display) {
-        let due = self
-            .missing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .due(Instant::now());
+    /// A server is not there: one line a minute, and one where it was the `last` that could be tried.
+    fn complain(&self, listener: &str, server: &Address, last: bool, why: &dyn Display) {
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = missing[usize::from(last)].due(Instant::now());
+        drop(missing);
+        let then = match (last, self.all.len()) {
+            (false, _) => "the next one is tried",
+            (true, 1) => "there is no other, and the visitor's connection is broken off",
+            (true, _) => "it was the last one, and the visitor's connection is broken off",
+        };
         match due {
             Some(times) => {
-                warn!(servers = %self.name, times, "the server {server} cannot be reached: {why}; the next one is tried, if there is any")
+                warn!(%listener, servers = %self.name, times, "the server {server} cannot be reached: {why}; {then}")
             }
-            None => debug!(servers = %self.name, "the server {server} cannot be reached: {why}"),
+            None => {
+                debug!(%listener, servers = %self.name, "the server {server} cannot be reached: {why}; {then}")
+            }
         }
     }
 }

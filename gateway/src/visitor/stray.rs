@@ -80,21 +80,26 @@ const KINDS: usize = Stray::Clear as usize + 1;
 pub struct Strays([Mutex<Complaint>; KINDS]);
 
 impl Strays {
-    /// A connection in TCP mode whose visitor has said this first: a header among it, where nobody reads one, is told of.
+    /// A connection in TCP mode whose visitor has said this first, which goes on as it came: a header that nobody has read is
+    /// told of.
     pub(crate) fn look(&self, said: &[u8], visitor: SocketAddr, door: &Door) {
         if let Some(stray @ (Stray::ProxyV1 | Stray::ProxyV2)) = Stray::of(said) {
-            self.came(stray, visitor, door);
+            self.tell(stray, visitor, door, "; it is not taken off what goes on");
             door.counters.unexpected();
         }
     }
 
     pub(super) fn came(&self, stray: Stray, visitor: SocketAddr, door: &Door) {
+        self.tell(stray, visitor, door, "");
+    }
+
+    fn tell(&self, stray: Stray, visitor: SocketAddr, door: &Door, more: &str) {
         let due = self.0[stray as usize]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .due(Instant::now());
         if let Some(times) = due {
-            warn!(%visitor, listener = %door.listener, times, "{}", stray.sentence(door));
+            warn!(%visitor, listener = %door.listener, times, "{}{more}", stray.sentence(door));
         }
     }
 }

@@ -54,13 +54,14 @@ async fn a_server_is_dialled_and_one_that_is_not_there_is_passed_over() {
         .wait_log(&["ended=server-unreachable"])
         .await;
     let absent = absent.address().to_string();
-    let words = [
-        "WARN",
-        &absent,
-        "cannot be reached",
-        "the next one is tried",
-    ];
-    world.gateway.wait_log(&words).await;
+    for (world, then) in [
+        (&world, "the next one is tried"),
+        (&only_absent, "there is no other"),
+    ] {
+        let words = ["WARN", "listener=pg", &absent, "cannot be reached", then];
+        world.gateway.wait_log(&words).await;
+        assert_eq!(world.gateway.logged(&["cannot be reached"]).len(), 1);
+    }
 }
 
 #[tokio::test]
@@ -161,11 +162,16 @@ async fn a_header_that_nobody_reads_names_itself() {
     let app = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let servers = [app.local_addr().unwrap()];
     let told = dialling(&servers, "send_proxy = \"v2\"\n").start().await;
+    let untold = dialling(&servers, "").start().await;
     let by_name = World::builder()
         .config(&BY_NAME.replace("OTHERWISE", ""))
         .start()
         .await;
-    for (world, listener, behind) in [(&told, "pg", &b"hello"[..]), (&by_name, "tls", b"")] {
+    for (world, listener, behind) in [
+        (&told, "pg", &b"hello"[..]),
+        (&untold, "pg", b"hello"),
+        (&by_name, "tls", b""),
+    ] {
         let to = world.gateway.address(listener).unwrap();
         let mut balancer = TcpStream::connect(to).await.unwrap();
         let header = b"PROXY TCP4 192.0.2.7 192.0.2.9 4242 5432\r\n";

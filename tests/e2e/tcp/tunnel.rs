@@ -428,3 +428,28 @@ async fn an_agent_names_an_app_that_takes_a_header_for_a_request() {
     agent.wait_log(&words).await;
     assert_eq!(agent.logged(&words).len(), 1, "{:?}", agent.log());
 }
+
+/// A balancer's header that this gateway does not read goes to the app with the rest, and is told of.
+#[tokio::test]
+async fn a_header_that_goes_through_unread_names_itself() {
+    let world = gateway().start().await;
+    let app = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = app.local_addr().unwrap().to_string();
+    let _agent = world.tcp_agent(NAME, &target, &[]).await;
+    let pg = world.gateway.address("pg").unwrap();
+    let mut balancer = TcpStream::connect(pg).await.unwrap();
+    let said = b"PROXY TCP4 192.0.2.7 192.0.2.9 4242 5432\r\nhello";
+    balancer.write_all(said).await.unwrap();
+    balancer.shutdown().await.unwrap();
+    let mut at_app = within(SOON, "the app", app.accept()).await.unwrap().0;
+    assert_eq!(rest(&mut at_app).await.unwrap(), said);
+    drop(at_app);
+    let _ended = rest(&mut balancer).await;
+    let words = [
+        "WARN",
+        "listener=pg",
+        "a PROXY v1 header came where none is read",
+        "listeners.pg.proxy = \"required\" (",
+    ];
+    world.gateway.wait_log(&words).await;
+}
