@@ -1,13 +1,14 @@
 //! Servers that speak HTTP/2 (issue 3 §4): requests share connections, and none is lost or doubled when one ends.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use h2::server::{self, SendResponse};
-use h2::{Reason, RecvStream};
+use h2::{Reason, RecvStream, client};
 use http::{Request, Response};
 use tidegate_tests::apps::{HttpApp, RawApp};
 use tidegate_tests::eventually::{SOON, eventually, within};
@@ -15,7 +16,7 @@ use tidegate_tests::task::{Task, Tasks, spawn};
 use tidegate_tests::visitors::Visitor;
 use tidegate_tests::{HOST, World};
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 /// A gateway whose [`HOST`] is a backend with these servers; `more` are keys of it.
 async fn world(servers: &[(&str, SocketAddr)], more: &str) -> World {
@@ -44,6 +45,10 @@ enum Does {
     AnswerLast,
     /// The connection ends at once.
     Drop,
+    /// A body without an end, as fast as the windows let it.
+    Pour,
+    /// Nothing more is read or said on this connection, which stays open.
+    Freeze,
 }
 
 impl Peer {
@@ -75,6 +80,10 @@ impl Peer {
                         match does(nth) {
                             Does::Refuse => respond.send_reset(Reason::REFUSED_STREAM),
                             Does::Drop => return,
+                            Does::Pour => {
+                                streams.spawn(pour(respond));
+                            }
+                            Does::Freeze => std::future::pending().await,
                             Does::AnswerLast => {
                                 streams.spawn(answer(request, respond, seen.clone()));
                                 connection.graceful_shutdown();
@@ -111,6 +120,22 @@ async fn answer(
         return;
     };
     let _gone = stream.send_data(Bytes::from_static(b"ok"), true);
+}
+
+async fn pour(mut respond: SendResponse<Bytes>) {
+    let Ok(mut stream) = respond.send_response(Response::new(()), false) else {
+        return;
+    };
+    loop {
+        stream.reserve_capacity(16 * 1024);
+        let Some(Ok(room)) = poll_fn(|cx| stream.poll_capacity(cx)).await else {
+            return;
+        };
+        let piece = Bytes::from(vec![b'x'; room]);
+        if stream.send_data(piece, false).is_err() {
+            return;
+        }
+    }
 }
 
 /// Uploads of 549 octets by a few visitors, each of its own.
@@ -222,6 +247,94 @@ async fn a_broken_connection_is_told_of_and_what_may_be_repeated_is() {
     statuses.sort();
     let closed = (502, "backend-closed".to_owned());
     assert_eq!(statuses, [(200, String::new()), closed]);
+}
+
+#[tokio::test]
+async fn a_connection_that_says_nothing_holds_up_nobody_else() {
+    let bodies = Bodies::default();
+    let first = Arc::new(AtomicUsize::new(0));
+    let peer = Peer::start(100, note(&bodies), move |nth| {
+        // Only the first connection, and from its third request on.
+        match nth {
+            3 if first.fetch_add(1, Relaxed) == 0 => Does::Freeze,
+            _ => Does::Answer,
+        }
+    })
+    .await;
+    let text = format!(
+        "workers = 1\n[backends.site]\nprotocol = \"h2\"\nresponse_timeout = \"60s\"\n[backends.site.servers]\none = \"{}\"\n[[routes]]\nhost = \"{HOST}\"\nbackend = \"site\"\n",
+        peer.address
+    );
+    let world = World::builder().config(&text).start().await;
+    for _ in 0..2 {
+        assert_eq!(world.get(HOST, "/").await.status(), 200);
+    }
+    // It freezes the connection, and must not be sent twice.
+    let mut stuck = world.visitor().await;
+    let head = format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 1\r\n\r\nx");
+    stuck.send(head).await;
+    eventually(SOON, "the frozen request", async || {
+        let metrics = world.metrics().await;
+        (metrics.sum("tidegate_backend_requests_total", &[]) >= 3.0).then_some(())
+    })
+    .await;
+    // One that may be repeated is, as soon as the connection is in doubt; those that come later do not meet it at all.
+    for _ in 0..3 {
+        assert_eq!(world.get(HOST, "/").await.status(), 200);
+    }
+    assert_eq!(peer.connections.load(Relaxed), 2);
+    let doubts = "tidegate_backend_doubts_total";
+    assert_eq!(world.metrics().await.sum(doubts, &[]) as u64, 1);
+    let said = ["server one says nothing on an HTTP/2 connection", "PING"];
+    world.gateway.wait_log(&said).await;
+    let answer = within(SOON * 2, "the frozen request's end", stuck.answer("POST")).await;
+    assert_eq!((answer.status(), answer.reason()), (502, "backend-closed"));
+    assert_eq!(
+        bodies.lock().unwrap().len(),
+        1,
+        "only requests without a body"
+    );
+}
+
+/// Every place on a connection but one belongs to streams whose visitor reads nothing of a body without an end.
+#[tokio::test]
+async fn visitors_who_do_not_read_hold_up_nobody_else() {
+    const STUCK: usize = 95;
+    let bodies = Bodies::default();
+    let does = |nth| {
+        if nth <= STUCK {
+            Does::Pour
+        } else {
+            Does::Answer
+        }
+    };
+    let peer = Peer::start(100, note(&bodies), does).await;
+    let text = format!(
+        "workers = 1\n[backends.site]\nprotocol = \"h2\"\n[backends.site.servers]\none = {{ address = \"{}\", max_connections = 1 }}\n[[routes]]\nhost = \"{HOST}\"\nbackend = \"site\"\n",
+        peer.address
+    );
+    let world = World::builder().config(&text).start().await;
+    let tcp = TcpStream::connect(world.visitors).await.unwrap();
+    let (mut requests, connection) = client::Builder::new()
+        .initial_window_size(0)
+        .handshake::<_, Bytes>(tcp)
+        .await
+        .unwrap();
+    let _driver = spawn(async move {
+        let _ended = connection.await;
+    });
+    let mut stuck = Vec::new();
+    for _ in 0..STUCK {
+        requests = within(SOON, "a place", requests.ready()).await.unwrap();
+        let request = Request::get(format!("http://{HOST}/")).body(()).unwrap();
+        let (response, _) = requests.send_request(request, true).unwrap();
+        stuck.push(within(SOON, "a head", response).await.unwrap());
+    }
+    for _ in 0..3 {
+        let answer = within(SOON, "an answer beside them", world.get(HOST, "/")).await;
+        assert_eq!((answer.status(), answer.text()), (200, "ok".to_owned()));
+    }
+    assert_eq!(peer.connections.load(Relaxed), 1);
 }
 
 /// One request at a time, on one connection of one worker: the others wait their turn, those of the other worker too.

@@ -23,7 +23,7 @@ use super::body::{Carried, Feed, Slot};
 use super::head::{for_http1, for_http2};
 use super::http2::answer::Begun;
 use super::http2::ask::Upload;
-use super::http2::links::Seat;
+use super::http2::seat::Seat;
 use super::mismatch::AT_ONCE;
 use super::passing::Passing;
 use super::search::{Caller, Search};
@@ -54,8 +54,11 @@ where
 {
     record.backend = Some(Arc::clone(&backend.name));
     if let Some(protocol) = ask.protocol.clone() {
-        let opening = upgrade::open(gateway, backend, ask, &protocol, caller, record, side);
-        return Box::pin(opening).await.map_err(Unavailable::plain);
+        return Box::pin(upgrade::open(
+            gateway, backend, ask, &protocol, caller, record, side,
+        ))
+        .await
+        .map_err(Unavailable::plain);
     }
     let idempotent = is_idempotent(&ask.head.method);
     let key = backend.key(caller.source, &ask.head.headers);
@@ -315,7 +318,10 @@ impl<'a> Errand<'a> {
         let mut asker = self.asker(side, &mut record.received, &taken);
         let head = for_http2(&self.head, server.is_secured());
         let feed = self.feed.as_ref();
-        let asked = http2::ask::ask(&mut seat, head, feed, &mut asker, &taken).await;
+        // In doubt it goes elsewhere, if it may be sent once more.
+        let may_leave =
+            self.idempotent && feed.is_none() && self.repeats < self.search.backend.terms.retries;
+        let asked = http2::ask::ask(&mut seat, head, feed, &mut asker, &taken, may_leave).await;
         let over = asker.over;
         let (miss, sent) = match asked {
             Ok((response, upload)) => {
@@ -331,6 +337,13 @@ impl<'a> Errand<'a> {
                     what: What::Closed,
                     why: why.to_owned(),
                     sent: false,
+                });
+            }
+            Err(http2::ask::Miss::Silent(why)) => {
+                return Err(Lost::Failed {
+                    what: What::Closed,
+                    why,
+                    sent: true,
                 });
             }
             Err(http2::ask::Miss::Closed) => (Miss::Closed, true),
@@ -381,14 +394,15 @@ impl<'a> Errand<'a> {
         };
         let header = self.search.header();
         let began = Instant::now();
-        let connecting = async {
+        // Boxed, so that a request that finds a connection does not keep the room that this needs.
+        let connecting = Box::pin(async {
             if self.upgrades || !server.shares() {
                 let connected = server.connect(permit, header, self.search.tie()).await;
                 connected.map(Way::Http1)
             } else {
                 server.join(permit).await
             }
-        };
+        });
         let connected = until_over(connecting, side).await;
         record.connect += began.elapsed();
         connected.map_err(Lost::Over)?.map_err(|why| Lost::Failed {

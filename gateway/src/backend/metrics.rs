@@ -35,6 +35,17 @@ pub(crate) fn encode(
         ),
         servers().map(|server| (labels(server), server.counts.connections.get())),
     )?;
+    let shared = || servers().filter(|server| server.shares());
+    if shared().next().is_some() {
+        counters(
+            encoder,
+            (
+                "backend_doubts",
+                "HTTP/2 connections to a server of a backend that did not answer a PING in time while requests waited",
+            ),
+            shared().map(|server| (labels(server), server.doubts.get())),
+        )?;
+    }
     counters(
         encoder,
         (

@@ -25,13 +25,15 @@ use super::body::Carried;
 use super::bound::{Bound, Tie};
 use super::check::Checks;
 use super::config::{self, Protocol, Terms};
-use super::dial::Secured;
 use super::fitness::Fitness;
 use super::greeting::SendProxy;
 use super::hash::Place;
-use super::http2::links::{Links, Seat};
+use super::http2::doubts::Doubts;
+use super::http2::links::Links;
+use super::http2::seat::Seat;
 use super::mismatch::Mismatches;
 use super::queue::{Permit, Room};
+use super::dial::Secured;
 use super::slow_start::SlowStart;
 use super::whereabouts::{Found, Here, Whereabouts};
 use crate::complaint::Complaint;
@@ -71,6 +73,7 @@ pub struct Server {
     pub(super) mismatches: Mismatches,
     /// Those that are shared, likewise.
     links: Vec<Links>,
+    pub(super) doubts: Arc<Doubts>,
     room: Arc<Room>,
     outstanding: AtomicUsize,
     /// Until when it is left out; 0 where it is not.
@@ -202,6 +205,7 @@ impl Server {
         workers: usize,
     ) -> Self {
         let (backend, terms): (Arc<str>, Terms) = (of.name.as_str().into(), of.terms);
+        let doubts = Arc::new(Doubts::new(&backend, &name));
         let rest_ms = rest_ms(&terms);
         let here = match &server.place {
             config::Place::Fixed(address) => Some(Here::declared(address.clone(), &name)),
@@ -228,6 +232,7 @@ impl Server {
             refusals: AtomicUsize::new(0),
             mismatches: Mismatches::default(),
             links: (0..workers.max(1)).map(|_| Links::default()).collect(),
+            doubts,
             room,
             outstanding: AtomicUsize::new(0),
             out_until: AtomicU64::new(0),
@@ -437,6 +442,14 @@ impl Server {
                     return Some(Grant::Fresh(permit));
                 }
             }
+        }
+        // A connection in doubt is better than none.
+        if at_most.is_some() && self.shares() {
+            return self
+                .links
+                .iter()
+                .find_map(Links::take_any)
+                .map(Grant::Shared);
         }
         None
     }

@@ -22,6 +22,7 @@ pub struct Line {
     way: Way,
     haste: Arc<Haste>,
     taken: Arc<AtomicU64>,
+    heard: Arc<AtomicU64>,
     first: Arc<First>,
     /// Dropped with it.
     _held: Option<Held>,
@@ -48,6 +49,7 @@ impl From<Way> for Line {
             way,
             haste: Arc::default(),
             taken: Arc::default(),
+            heard: Arc::default(),
             first: Arc::default(),
             _held: None,
         }
@@ -87,6 +89,11 @@ impl Line {
     /// How many octets the app has taken.
     pub(super) fn taken(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.taken)
+    }
+
+    /// How many octets the app has sent.
+    pub fn heard(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.heard)
     }
 
     /// What the app says first, kept by the connection itself.
@@ -136,7 +143,11 @@ impl AsyncRead for Line {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let Self {
-            way, haste, first, ..
+            way,
+            haste,
+            heard,
+            first,
+            ..
         } = self.get_mut();
         let before = buf.filled().len();
         let polled = whichever!(way, io => Pin::new(io).poll_read(cx, buf));
@@ -149,7 +160,9 @@ impl AsyncRead for Line {
             if matches!(polled, Poll::Ready(Ok(()))) {
                 first.heard(&buf.filled()[before..]);
             }
-            if buf.filled().len() > before {
+            let octets = buf.filled().len() - before;
+            if octets > 0 {
+                heard.fetch_add(octets as u64, Relaxed);
                 haste.heard();
             }
         }

@@ -21,11 +21,11 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{error, info, warn};
 
+use super::Backend;
 use super::body::Carried;
 use super::config::Address;
 use super::head::for_http2;
 use super::server::Server;
-use super::{Backend, http2};
 use crate::complaint::Complaint;
 use crate::forward::Outgoing;
 use crate::intent::Mode;
@@ -351,9 +351,8 @@ async fn status_in_http2(
         headers: parts.headers,
     };
     let head = for_http2(&head, server.is_secured());
-    let mut link = http2::links::Link::open(line, within, &server.links().drivers)
-        .await
-        .map_err(|why| (Found::Invalid, why))?;
+    let link = server.link(line, within).await;
+    let link = link.map_err(|why| (Found::Invalid, why))?;
     let Some(seat) = link.seat() else {
         return Err(invalid("it takes no requests on a new connection"));
     };

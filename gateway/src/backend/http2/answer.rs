@@ -19,7 +19,7 @@ use super::super::asking::Patience;
 use super::super::body::Feed;
 use super::super::server::{InFlight, What};
 use super::ask::{BrokenOff, Upload, push};
-use super::links::Seat;
+use super::seat::Seat;
 use crate::access::Record;
 use crate::answer::{Cut, Rest};
 use crate::failure::Failure;

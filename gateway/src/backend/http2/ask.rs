@@ -1,10 +1,11 @@
 //! One request on a shared connection, until the head of its answer: the body goes on meanwhile, and interim responses pass.
 
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use h2::{Reason, RecvStream, client};
 use http::{Request, Response};
@@ -15,7 +16,8 @@ use tidegate_shared::pump::{Pump, Stop};
 
 use super::super::asking::Asker;
 use super::super::body::{Carried, Feed};
-use super::links::Seat;
+use super::pulse::END_AFTER;
+use super::seat::Seat;
 use crate::exchange::Side;
 
 /// Interim responses of one request that are looked at before others have a turn.
@@ -34,20 +36,25 @@ pub(in super::super) enum Miss {
     Untaken(&'static str),
     /// The connection ended.
     Closed,
+    /// Nobody seems to be there any more, for this.
+    Silent(String),
     /// What the server answered is not HTTP as it should be, for this.
     Invalid(String),
     /// The visitor's body broke off, or nobody waits any more: the one who asks knows why.
     Unwanted,
 }
 
-/// Sends a request and waits for the head of its answer. `taken` is told how many octets of the body the server's windows have let go.
+/// Sends a request and waits for the head of its answer. `taken` is told how many octets of the body the server's windows have let
+/// go. One that `may_leave` does not wait on a connection that gets into doubt.
 pub(in super::super) async fn ask<S: Side>(
     seat: &mut Seat,
     request: Request<()>,
     feed: Option<&Arc<dyn Feed>>,
     asker: &mut Asker<'_, S>,
     taken: &AtomicU64,
+    may_leave: bool,
 ) -> Result<(Response<RecvStream>, Option<Upload>), Miss> {
+    let waiting = seat.wait();
     let requests = &mut seat.requests;
     // A connection may have its places taken by what another worker's clock has not seen end yet.
     let ready = poll_fn(|cx| {
@@ -70,9 +77,23 @@ pub(in super::super) async fn ask<S: Side>(
         upload: feed.map(|feed| Pump::new(Carried::new(Some(feed)), stream)),
         interims: Interims::default(),
     };
-    let answered = poll_fn(|cx| asked.poll(cx, asker, taken)).await;
-    match answered {
+    let mut doubt = pin!(waiting.doubt());
+    let answered = poll_fn(|cx| {
+        let answered = asked.poll(cx, asker, taken);
+        if may_leave && answered.is_pending() && doubt.as_mut().poll(cx).is_ready() {
+            let why = "its HTTP/2 connection answers no PING".to_owned();
+            return Poll::Ready(Err(Miss::Silent(why)));
+        }
+        answered
+    });
+    match answered.await {
         Ok(response) => Ok((response, asked.upload)),
+        Err(Miss::Closed) if seat.was_silent() => {
+            let end = Duration::from_millis(END_AFTER);
+            Err(Miss::Silent(format!(
+                "it said nothing for {end:?}, not even to a PING"
+            )))
+        }
         Err(miss) => {
             // The server must not take what it has for all of it.
             if let Some(upload) = asked.upload.as_mut().filter(|upload| !upload.is_finished()) {

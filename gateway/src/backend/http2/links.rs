@@ -1,8 +1,9 @@
 //! One worker's connections to one server, and the one that is being opened: whoever needs one while it is waits for the same.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -10,27 +11,31 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
 use h2::{Ping, PingPong};
+use tidegate_shared::clock;
 use tidegate_shared::drain::Drain;
 use tidegate_shared::origin::Line;
-use tidegate_shared::window;
 use tokio::sync::{OnceCell, watch};
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
-/// What a server may send ahead on all streams of one connection.
-const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+use super::doubts::Doubts;
+use super::pulse::{Pulse, Sight, Step};
+use super::seat::{Seat, Shared};
 
 /// The largest list of fields taken from a server, in octets.
 const HEADER_LIST: u32 = 64 * 1024;
 
 /// Requests at once on one connection, whatever more the server would take: others open another one.
-const MOST_STREAMS: usize = 256;
+const MOST_STREAMS: u32 = 256;
 
-/// How often a connection with requests in flight is asked whether its server is there.
-const PING_EVERY: Duration = Duration::from_secs(10);
+/// What a server may send ahead on one stream: what a visitor who does not read costs, and what a download gets per round trip.
+const STREAM_WINDOW: u32 = 256 * 1024;
 
-/// How long the answer to that may take.
-const PING_WITHIN: Duration = Duration::from_secs(10);
+/// The same on all streams of one connection: as much as all that do not read can have, so that they hold up nobody else.
+const CONNECTION_WINDOW: u32 = MOST_STREAMS * STREAM_WINDOW;
+
+/// How often a connection is looked at while a request waits on it.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// How long connections may take to end with the gateway.
 const PARTING_WITHIN: Duration = Duration::from_millis(100);
@@ -57,22 +62,9 @@ pub(in super::super) type Opening = OnceCell<Result<(), String>>;
 #[derive(Clone, Debug)]
 pub(in super::super) struct Link {
     requests: SendRequest<Bytes>,
-    load: Arc<AtomicUsize>,
+    shared: Arc<Shared>,
     /// Since when nothing has been in flight on it, as far as the sweep has seen.
     idle_since: Option<u64>,
-}
-
-/// One request's place on a connection.
-#[derive(Debug)]
-pub(in super::super) struct Seat {
-    pub(in super::super) requests: SendRequest<Bytes>,
-    load: Arc<AtomicUsize>,
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.load.fetch_sub(1, Relaxed);
-    }
 }
 
 impl Link {
@@ -82,26 +74,30 @@ impl Link {
         line: Line,
         within: Duration,
         drivers: &Drain,
+        doubts: &Arc<Doubts>,
     ) -> Result<Self, String> {
+        let heard = line.heard();
         let begun = Builder::new()
             .enable_push(false)
-            .initial_window_size(window::BASE)
+            .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(HEADER_LIST)
             .max_local_error_reset_streams(None)
             .handshake(line)
             .await;
         let (requests, mut connection) = begun.map_err(|error| not_http2(&error))?;
-        let load = Arc::new(AtomicUsize::new(0));
+        let shared = Arc::<Shared>::default();
         let pings = connection.ping_pong();
         let (told, mut settled) = watch::channel(None);
-        let busy = Arc::clone(&load);
+        let (at_ends, doubts) = (Arc::clone(&shared), Arc::clone(doubts));
         let _detached = drivers.spawn(async move {
             let mut connection = pin!(connection);
             let ended = tokio::select! {
+                // First, so that an octet is counted before what it means is asked for.
+                biased;
                 ended = &mut connection => ended,
-                () = silence(pings, &told, &busy) => {
-                    debug!("a server's HTTP/2 connection is closed: no answer to a PING within {PING_WITHIN:?}");
+                () = silence(pings, &told, &at_ends, &heard, &doubts) => {
+                    at_ends.end_silent();
                     return;
                 }
             };
@@ -126,22 +122,22 @@ impl Link {
         }
         Ok(Self {
             requests,
-            load,
+            shared,
             idle_since: None,
         })
     }
 
     /// A place, if there is one.
-    pub(in super::super) fn seat(&mut self) -> Option<Seat> {
-        let most = self.requests.current_max_send_streams().min(MOST_STREAMS);
-        if self.load.load(Relaxed) >= most {
-            return None;
-        }
-        self.load.fetch_add(1, Relaxed);
-        Some(Seat {
-            requests: self.requests.clone(),
-            load: Arc::clone(&self.load),
-        })
+    pub(in super::super) fn seat(&self) -> Option<Seat> {
+        self.has_room().then(|| self.shared.seat(&self.requests))
+    }
+
+    fn has_room(&self) -> bool {
+        let most = self
+            .requests
+            .current_max_send_streams()
+            .min(MOST_STREAMS as usize);
+        self.shared.load() < most
     }
 
     /// Whether its server takes no more requests on it.
@@ -153,8 +149,14 @@ impl Link {
 
 type Settled = watch::Sender<Option<Result<(), String>>>;
 
-/// Ready when the server has not answered a PING for too long. The first one tells that it has settled.
-async fn silence(pings: Option<PingPong>, settled: &Settled, load: &AtomicUsize) {
+/// Ready when nobody is there any more. The first PING tells that the server has settled; others ask whether it is there.
+async fn silence(
+    pings: Option<PingPong>,
+    settled: &Settled,
+    shared: &Shared,
+    heard: &AtomicU64,
+    doubts: &Doubts,
+) {
     let Some(mut pings) = pings else {
         return std::future::pending().await;
     };
@@ -163,15 +165,43 @@ async fn silence(pings: Option<PingPong>, settled: &Settled, load: &AtomicUsize)
         return std::future::pending().await;
     }
     let _nobody_asks = settled.send(Some(Ok(())));
+    let mut pulse = Pulse::new(clock::now_ms(), heard.load(Relaxed));
     loop {
-        sleep(PING_EVERY).await;
-        if load.load(Relaxed) == 0 {
-            continue;
+        if !pulse.is_asking() && !shared.somebody_waits() {
+            shared.somebody_begins().await;
         }
-        match timeout(PING_WITHIN, pings.ping(Ping::opaque())).await {
-            Ok(Ok(_pong)) => {}
-            Ok(Err(_over)) => return std::future::pending().await,
-            Err(_elapsed) => return,
+        let answered = if pulse.is_asking() {
+            let pong = poll_fn(|cx| pings.poll_pong(cx));
+            match timeout(LOOK_EVERY, pong).await {
+                Ok(Ok(_pong)) => true,
+                Ok(Err(_over)) => return std::future::pending().await,
+                Err(_elapsed) => false,
+            }
+        } else {
+            sleep(LOOK_EVERY).await;
+            false
+        };
+        let now = clock::now_ms();
+        if answered {
+            pulse.answered(now, heard.load(Relaxed));
+        }
+        let step = pulse.next(Sight {
+            now,
+            heard: heard.load(Relaxed),
+            waits: shared.somebody_waits(),
+        });
+        let doubted = matches!(step, Step::Doubt | Step::End);
+        if shared.doubt(doubted) && doubted {
+            doubts.began(shared.load());
+        }
+        match step {
+            Step::Rest | Step::Doubt => {}
+            Step::Ask => {
+                if pings.send_ping(Ping::opaque()).is_ok() {
+                    pulse.asked(now);
+                }
+            }
+            Step::End => return,
         }
     }
 }
@@ -193,20 +223,22 @@ impl Links {
         self.opening.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place on a connection that has one.
+    /// A place on a connection that has one, and is in no doubt.
     pub(in super::super) fn take(&self) -> Option<Seat> {
         let mut open = self.lock();
         open.retain_mut(|link| !link.is_over());
-        open.iter_mut().find_map(Link::seat)
+        let mut sure = open.iter().filter(|link| !link.shared.is_doubted());
+        sure.find_map(Link::seat)
+    }
+
+    /// A place on any, where there is no better one.
+    pub(in super::super) fn take_any(&self) -> Option<Seat> {
+        self.lock().iter().find_map(Link::seat)
     }
 
     /// Whether there may be a place.
     pub(in super::super) fn have_room(&self) -> bool {
-        let room = |link: &Link| {
-            let most = link.requests.current_max_send_streams().min(MOST_STREAMS);
-            link.load.load(Relaxed) < most
-        };
-        self.lock().iter().any(room)
+        self.lock().iter().any(Link::has_room)
     }
 
     /// What becomes of the connection that is being opened; of a new one where none is.
@@ -231,7 +263,7 @@ impl Links {
             if link.is_over() {
                 return false;
             }
-            if link.load.load(Relaxed) > 0 {
+            if link.shared.load() > 0 {
                 link.idle_since = None;
                 return true;
             }

@@ -3,6 +3,12 @@
 
 pub(super) mod links; // connections with room
 
+mod pulse; // whether the server is there
+
+pub(super) mod doubts; // what is told of one that may not be
+
+pub(super) mod seat; // a request's place on a connection
+
 pub(super) mod ask; // a request on one of them
 
 pub(super) mod answer; // what comes back

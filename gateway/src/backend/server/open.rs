@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use tidegate_shared::origin::{self, Line};
 use tokio::net::TcpStream;
@@ -117,13 +118,21 @@ impl Server {
         let http2 = self.is_http2(agreed)?;
         self.chose_http1.store(!http2, Relaxed);
         if http2 {
-            let drivers = &self.links().drivers;
-            let link = Link::open(line, self.terms.connect, drivers).await?;
+            let link = self.link(line, self.terms.connect).await?;
             Ok(Opened::Http2(link))
         } else {
             let home = Home::Worker(self.here());
             keep(line, home, epoch).await.map(Opened::Http1)
         }
+    }
+
+    /// Begins HTTP/2 on a connection.
+    pub(in crate::backend) async fn link(
+        &self,
+        line: Line,
+        within: Duration,
+    ) -> Result<Link, String> {
+        Link::open(line, within, &self.links().drivers, &self.doubts).await
     }
 
     /// What is spoken on a connection that agreed on this. The error is why that cannot be.
