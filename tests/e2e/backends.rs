@@ -3,7 +3,9 @@
 
 use std::collections::HashMap;
 use std::env;
+use std::fs;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -316,6 +318,53 @@ async fn tls_to_a_server_is_checked_and_a_certificate_shown() {
         .gateway
         .wait_log(&["backend site", "NOT verified", "verify = false"])
         .await;
+}
+
+/// A session that began with the former certificate, and is resumed, would go on showing it.
+#[tokio::test]
+async fn what_tls_to_servers_goes_by_is_read_again() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let own = Pki::create(dirs[0].path(), "own");
+    let other = Pki::create(dirs[1].path(), "other");
+    let server = own.server(&["app.internal"]);
+    let app = HttpApp::start_tls("secure", own.server_config(&server, true, &["http/1.1"])).await;
+    let (shown, believed) = (
+        dirs[0].path().join("shown.pem"),
+        dirs[0].path().join("believed.crt"),
+    );
+    let replace = |with: &Path, what: &Path| {
+        let beside = what.with_extension("new");
+        fs::copy(with, &beside).unwrap();
+        fs::rename(&beside, what).unwrap();
+    };
+    replace(&own.agent(&["gateway.internal"]), &shown);
+    replace(&own.ca_file("own"), &believed);
+    let keys = format!(
+        "retries = 0\neject_after = 0\nkeep_alive = \"1ms\"\ntls = {{ ca = \"{}\", server_name = \"app.internal\", client_certificate = \"{}\" }}",
+        believed.display(),
+        shown.display()
+    );
+    let world = world(&[("one", at(app.address()))], &keys).await;
+    for _ in 0..2 {
+        assert_eq!(world.get(HOST, "/hello").await.status(), 200);
+    }
+    replace(&other.agent(&["gateway.internal"]), &shown);
+    let said = ["backend site", "the client certificate was read again"];
+    world.gateway.wait_log(&said).await;
+    assert_eq!(world.get(HOST, "/hello").await.status(), 502);
+    replace(&own.agent(&["gateway.internal"]), &shown);
+    eventually(SOON, "the former certificate", async || {
+        (world.get(HOST, "/hello").await.status() == 200).then_some(())
+    })
+    .await;
+    replace(&other.ca_file("other"), &believed);
+    let said = ["backend site", "the authorities in", "were read again"];
+    world.gateway.wait_log(&said).await;
+    let answer = world.get(HOST, "/hello").await;
+    assert_eq!(
+        (answer.status(), answer.reason()),
+        (502, "backend-unreachable")
+    );
 }
 
 #[tokio::test]

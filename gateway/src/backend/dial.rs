@@ -1,11 +1,8 @@
 //! A connection to a server: its name resolved, its addresses tried in turn, TLS where it is spoken; all within one time.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
 use tidegate_shared::origin::Line;
 use tidegate_shared::origin::dial::plain;
 use tidegate_shared::socket;
@@ -17,15 +14,7 @@ use tokio_rustls::TlsConnector;
 
 use super::config::Address;
 use super::mismatch::{Got, Mismatch};
-
-/// What is spoken to a server, and whom it must be.
-#[derive(Clone, Debug)]
-pub(super) struct Secured {
-    pub(super) config: Arc<ClientConfig>,
-    /// The same where it must be HTTP/1.1, whatever else the server can.
-    pub(super) http1: Arc<ClientConfig>,
-    pub(super) name: ServerName<'static>,
-}
+use super::secured::Secured;
 
 /// What a server chose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,19 +67,14 @@ pub(super) async fn dial(
     tcp.write_all(header)
         .await
         .map_err(|error| unreachable(&error))?;
-    let Some(Secured {
-        config,
-        http1,
-        name,
-    }) = tls
-    else {
+    let Some(Secured { tls, name }) = tls else {
         return Ok((tcp.into(), None));
     };
     let config = match offer {
-        Offer::Usual => config,
-        Offer::Http1 => http1,
+        Offer::Usual => tls.usual(),
+        Offer::Http1 => tls.http1(),
     };
-    let handshake = TlsConnector::from(Arc::clone(config)).connect(name.clone(), tcp);
+    let handshake = TlsConnector::from(config).connect(name.clone(), tcp);
     match timeout_at(until, Box::pin(handshake)).await {
         Ok(Ok(stream)) => {
             let agreed = match stream.get_ref().1.alpn_protocol() {

@@ -41,6 +41,8 @@ mod bound; // connections that are one visitor's
 
 pub mod mismatch; // a server that expects something else
 
+mod secured; // whom to trust, and what is shown
+
 mod dial; // TCP and TLS
 
 pub mod carry; // a connection in TCP mode
@@ -67,20 +69,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::HeaderMap;
-use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tidegate_shared::clock;
 use tidegate_shared::drain::Drain;
-use tidegate_shared::tls::{AppTrust, SwapIdentity, TlsFault, origin_client};
+use tidegate_shared::tls::TlsFault;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, timeout};
-use tracing::{error, info, warn};
 
 use balance::{Pick, Round, pick};
 pub use bound::Tie;
 use check::Checks;
 use config::{Balance, By, Terms};
-use dial::Secured;
 use greeting::SendProxy;
 use hash::Key;
 pub(crate) use metrics::encode;
@@ -88,6 +87,7 @@ use names::config::Resolver;
 use names::{Asker, Named};
 use queue::{Queue, Room};
 pub use search::Caller;
+use secured::{Secured, Tls};
 pub use server::Server;
 
 use crate::failure::Failure;
@@ -107,8 +107,7 @@ pub struct Backend {
     deserted: AtomicBool,
     /// What servers are told of whose connection it is.
     send_proxy: Option<Arc<SendProxy>>,
-    /// What is shown to servers that ask for a certificate.
-    identity: Option<Arc<SwapIdentity>>,
+    tls: Option<Arc<Tls>>,
 }
 
 /// Why a backend cannot be made: what is wrong with TLS to its servers, and which key says it.
@@ -136,44 +135,20 @@ impl Backend {
     pub fn new(backend: &config::Backend, workers: usize) -> Result<Arc<Self>, Unusable> {
         let name: Arc<str> = backend.name.as_str().into();
         let queue = Queue::new(backend.terms.queued);
-        let mut identity = None;
-        let mut config = None;
-        if let Some(tls) = &backend.tls {
-            identity = tls
-                .client_certificate
-                .as_deref()
-                .map(SwapIdentity::load)
-                .transpose()
-                .map_err(|fault| Unusable::of("client_certificate", fault))?;
-            let trust = match &tls.ca {
-                _ if tls.unverified => AppTrust::Insecure,
-                Some(path) => AppTrust::File(path.clone()),
-                None => AppTrust::System,
-            };
-            if tls.unverified {
-                warn!(
-                    "backend {name}: its servers' certificates are NOT verified (verify = false): whoever can answer at their addresses can read and change everything"
-                );
-            }
-            let client = origin_client(&trust, backend.protocol.alpn(), identity.clone());
-            config = Some(client.map_err(|fault| Unusable::of("ca", fault))?);
-        }
+        let tls = backend.tls.as_ref();
+        let tls = tls.map(|told| Tls::new(&name, told, backend.protocol));
+        let tls = tls.transpose()?.map(Arc::new);
         let secured = |server: &config::Server| {
-            let (Some(config), Some(tls)) = (&config, &backend.tls) else {
+            let (Some(tls), Some(told)) = (&tls, &backend.tls) else {
                 return Ok(None);
             };
-            let name = tls.server_name.as_deref().unwrap_or_else(|| server.host());
+            let name = told.server_name.as_deref().unwrap_or_else(|| server.host());
             // One that cannot be a name is among the problems.
             let name = ServerName::try_from(name.to_owned())
                 .map_err(|error| TlsFault::Build(format!("`{name}`: {error}")))
                 .map_err(|fault| Unusable::of("server_name", fault))?;
-            let mut plain = ClientConfig::clone(config);
-            plain.alpn_protocols = vec![b"http/1.1".to_vec()];
-            Ok(Some(Secured {
-                config: Arc::clone(config),
-                http1: Arc::new(plain),
-                name,
-            }))
+            let tls = Arc::clone(tls);
+            Ok(Some(Secured { tls, name }))
         };
         let mut servers = Vec::with_capacity(backend.servers.len());
         let mut named = Vec::new();
@@ -200,7 +175,7 @@ impl Backend {
             terms: backend.terms,
             deserted: AtomicBool::new(false),
             send_proxy: backend.send_proxy.clone().map(Arc::new),
-            identity,
+            tls,
         }))
     }
 
@@ -281,18 +256,10 @@ impl Backend {
         used.peek().is_some() && used.all(|server| server.is_down())
     }
 
-    /// Reads the certificate again that is shown to servers, if it has changed.
+    /// Reads the files of its TLS again, if they have changed.
     fn renew(&self) {
-        let Some(identity) = &self.identity else {
-            return;
-        };
-        let name = &self.name;
-        match identity.reload_if_changed(|_any| Ok(())) {
-            Ok(true) => info!("backend {name}: the client certificate was read again"),
-            Ok(false) => {}
-            Err(fault) => error!(
-                "backend {name}: the client certificate was changed and is not used, the one in use stays: {fault}"
-            ),
+        if let Some(tls) = &self.tls {
+            tls.renew(&self.name);
         }
     }
 }

@@ -33,7 +33,7 @@ use super::http2::links::Links;
 use super::http2::seat::Seat;
 use super::mismatch::Mismatches;
 use super::queue::{Permit, Room};
-use super::dial::Secured;
+use super::secured::Secured;
 use super::slow_start::SlowStart;
 use super::whereabouts::{Found, Here, Whereabouts};
 use crate::complaint::Complaint;

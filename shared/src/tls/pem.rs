@@ -6,7 +6,8 @@
 use std::fmt;
 use std::fs::{self, File, FileType, Metadata};
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use rustls_pki_types::pem::{Error, PemObject, SectionKind};
@@ -180,6 +181,34 @@ impl Stamp {
             len: meta.len(),
             inode: inode(&meta),
         })
+    }
+}
+
+/// A file that is read again when it changes.
+#[derive(Debug)]
+pub struct FileWatch {
+    path: PathBuf,
+    seen: Mutex<Option<Stamp>>,
+}
+
+impl FileWatch {
+    /// To be made before the file is read: a change between the two is then seen by the next look.
+    pub fn new(path: &Path) -> Self {
+        Self {
+            path: path.into(),
+            seen: Mutex::new(Stamp::of(path)),
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it is another one than at the last look.
+    pub fn has_changed(&self) -> bool {
+        let stamp = Stamp::of(&self.path);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *seen, stamp) != stamp
     }
 }
 
