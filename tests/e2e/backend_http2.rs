@@ -379,8 +379,12 @@ async fn a_server_that_speaks_something_else_is_named() {
         reader.closed().await;
     })
     .await;
-    let place = speaks_first.target().trim_start_matches("http://").parse();
-    let world = self::world(&[("one", place.unwrap())], "retries = 0").await;
+    let place: SocketAddr = speaks_first
+        .target()
+        .trim_start_matches("http://")
+        .parse()
+        .unwrap();
+    let world = self::world(&[("one", place)], "retries = 0").await;
     let answer = world.get(HOST, "/").await;
     assert_eq!(answer.status(), 502);
     world
@@ -390,6 +394,15 @@ async fn a_server_that_speaks_something_else_is_named() {
             "it speaks HTTP/2 there: write protocol = \"h2\"",
         ])
         .await;
+    // What excludes it has to go.
+    let told = "retries = 0\nsend_proxy = \"v2\"";
+    let world = self::world(&[("one", place)], told).await;
+    assert_eq!(world.get(HOST, "/").await.status(), 502);
+    let words = [
+        "server one",
+        "write protocol = \"h2\" and leave out backends.site.send_proxy (",
+    ];
+    world.gateway.wait_log(&words).await;
 }
 
 /// Checks are made as requests are.

@@ -371,13 +371,31 @@ async fn what_tls_to_servers_goes_by_is_read_again() {
 async fn a_limit_of_connections_is_kept_and_what_finds_no_room_is_told() {
     let app = HttpApp::start("one").await;
     let server = format!("{{ address = \"{}\", max_connections = 1 }}", app.address());
-    let world = world(&[("one", server)], "queue_timeout = \"200ms\"").await;
+    let terms = "queue_timeout = \"200ms\"\nmax_queued = 1";
+    let world = world(&[("one", server)], terms).await;
     let mut first = world.visitor().await;
     first.send_get(HOST, "/sse").await;
     first.head().await;
     let answer = world.get(HOST, "/hello").await;
     assert_eq!((answer.status(), answer.reason()), (503, "backend-busy"));
     assert!(answer.head.get("retry-after").is_some());
+    // Which of the two limits it was is told.
+    let too_long = "none became free within 200ms (queue_timeout)";
+    let place = "raise what is too low in backends.site (";
+    let words = ["WARN", "backend site", "backend-busy", too_long, place];
+    world.gateway.wait_log(&words).await;
+    let ask = async || world.get(HOST, "/hello").await.reason().to_owned();
+    eventually(SOON, "one finds another in the queue", async || {
+        let (one, two) = tokio::join!(ask(), ask());
+        assert_eq!(
+            (one.as_str(), two.as_str()),
+            ("backend-busy", "backend-busy")
+        );
+        let crowded = "1 wait already, as many as may (max_queued)";
+        let said = world.gateway.logged(&["WARN", "backend-busy", crowded]);
+        (said.len() == 1).then_some(())
+    })
+    .await;
     first.reset();
     eventually(SOON, "there is room again", async || {
         (world.get(HOST, "/hello").await.status() == 200).then_some(())
@@ -385,6 +403,28 @@ async fn a_limit_of_connections_is_kept_and_what_finds_no_room_is_told() {
     .await;
     let open = world.metrics().await;
     assert_eq!(open.sum("tidegate_backend_open_connections", &[]), 1.0);
+}
+
+/// It is the gateway that breaks off then, and the line says at whose word.
+#[tokio::test]
+async fn an_answer_that_stops_coming_names_the_time_that_ended_it() {
+    let half = RawApp::answering("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf", false).await;
+    let server = half.target().replace("http://", "\"") + "\"";
+    let world = world(&[("one", server)], "inactivity_timeout = \"200ms\"").await;
+    let mut visitor = world.visitor().await;
+    visitor.send_get(HOST, "/").await;
+    assert_eq!(visitor.head().await.status(), 200);
+    let words = [
+        "WARN backend site: server one (",
+        "stopped in the middle of its answer: nothing more of it came for 200ms (inactivity_timeout)",
+    ];
+    world.gateway.wait_log(&words).await;
+    let metrics = world.metrics().await;
+    let stalled = ["server=\"one\"", "why=\"stalled\""];
+    assert_eq!(
+        metrics.sum("tidegate_backend_failures_total", &stalled),
+        1.0
+    );
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use rustix::process::Signal;
 use tidegate_tests::apps::{HttpApp, RawApp};
 use tidegate_tests::eventually::{SOON, eventually};
+use tidegate_tests::haproxy::free_ports;
 use tidegate_tests::http1::Framing;
 use tidegate_tests::nginx::nginx;
 use tidegate_tests::pki::Pki;
@@ -328,6 +329,50 @@ async fn checks_speak_tls_where_requests_do_and_another_port_where_they_are_told
     let beside = world(&servers, &tls("other.internal"), &beside).await;
     wait_checks(&beside, "one", "passed", 2.0).await;
     assert!(clear.count("/hello") >= 2);
+}
+
+/// What is wrong with how a server is spoken to stands behind a check's failure as it does behind a request's.
+#[tokio::test]
+async fn a_check_that_does_not_fit_is_named_with_what_to_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let ports = free_ports().await;
+    let (plain, wants) = (ports.visitors, ports.tunnels);
+    let Some(_plain) = nginx(dir.path(), plain, "").await else {
+        return;
+    };
+    let _wants = nginx(dir.path(), wants, " proxy_protocol").await;
+    let (tell, without) = ("send_proxy = \"v2\"", "send_proxy = false\n");
+    let secure = "tls = { verify = false }";
+    for (server, more, check, words) in [
+        (plain, tell, "", "got 400 to whatever is asked"),
+        (plain, secure, "", "expected TLS, got clear text"),
+        (
+            plain,
+            secure,
+            "",
+            "or, for checks alone, tls = false in its `check`",
+        ),
+        (wants, "", "", "add send_proxy = \"v2\" to backends.site ("),
+        (
+            wants,
+            tell,
+            without,
+            "leave send_proxy = false out of the `check` of backends.site (",
+        ),
+    ] {
+        let check = format!("{OFTEN}path = \"/\"\n{check}");
+        let world = world(&[("one", server)], more, &check).await;
+        let probe = format!("`tidegated probe {server}`");
+        let down = ["WARN", "server one", "is down", words, &probe];
+        world.gateway.wait_log(&down).await;
+        let metrics = world.metrics().await;
+        assert!(metrics.sum("tidegate_backend_mismatches_total", &[]) >= 1.0);
+    }
+    // One that fits is up, and nothing is said.
+    let world = world(&[("one", wants)], tell, &format!("{OFTEN}path = \"/\"\n")).await;
+    wait_checks(&world, "one", "passed", 1.0).await;
+    let metrics = world.metrics().await;
+    assert_eq!(metrics.sum("tidegate_backend_mismatches_total", &[]), 0.0);
 }
 
 #[tokio::test]

@@ -138,9 +138,7 @@ impl Passing {
                 if let Some(patience) = &mut self.patience
                     && patience.is_over(visitors_turn, cx)
                 {
-                    self.in_flight
-                        .server
-                        .count(What::Cut, "nothing more came of it");
+                    self.in_flight.server.stopped();
                     return self.cut_for(Cut::Stalled, cx);
                 }
                 Poll::Pending

@@ -134,7 +134,7 @@ impl What {
         match self {
             Self::Unreachable => Failure::BackendUnreachable,
             Self::Closed => Failure::BackendClosed,
-            Self::Timeout => Failure::BackendTimeout,
+            Self::Timeout | Self::Stalled => Failure::BackendTimeout,
             Self::Invalid => Failure::BackendInvalid,
             Self::Cut => Failure::ResponseCut,
         }

@@ -58,8 +58,28 @@ pub struct Setting<'a> {
     /// Where the operator says what servers are told: `backends.site (gateway.toml:28:1)`.
     pub place: &'a str,
     pub spoken: Spoken,
+    pub asked: Asked,
     /// The server, as `tidegated probe` takes it.
     pub address: String,
+}
+
+/// On whose behalf.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Asked {
+    #[default]
+    Visitors,
+    /// The checks', which may do without what requests have: the header, and TLS.
+    Check { header: bool, tls: bool },
+}
+
+impl Asked {
+    /// What may be written as well, where only checks go to the wrong port.
+    fn or_in_check(self, key: &str) -> String {
+        match self {
+            Self::Visitors => String::new(),
+            Self::Check { .. } => format!(", or, for checks alone, {key} = false in its `check`"),
+        }
+    }
 }
 
 /// How servers are spoken to.
@@ -87,6 +107,11 @@ pub struct Mismatches {
 const DOUBTED_AFTER: usize = 3;
 
 impl Mismatches {
+    /// One more, of which somebody else tells.
+    pub(crate) fn count(&self, mismatch: Mismatch) {
+        self.counts[mismatch as usize].inc();
+    }
+
     /// It has answered as it should.
     pub(crate) fn understood(&self) {
         if !self.understood.load(Relaxed) || self.in_a_row.load(Relaxed) != 0 {
@@ -107,7 +132,7 @@ impl Mismatches {
 
     /// One more. How often it has come about since it was said, if it is to be said.
     pub(crate) fn came(&self, mismatch: Mismatch) -> Option<u64> {
-        self.counts[mismatch as usize].inc();
+        self.count(mismatch);
         let mut complaints = self
             .complaints
             .lock()
@@ -164,11 +189,17 @@ impl Mismatch {
                     Version::V1 => "v2",
                     Version::V2 => "v1",
                 };
+                let check = of.asked.or_in_check("send_proxy");
                 format!(
-                    "expected an answer behind our PROXY {version} header, got {got}: it may take none, or {other}; set {place} to what its port takes or leave it out, or give the port that takes a header; {probe}"
+                    "expected an answer behind our PROXY {version} header, got {got}: it may take none, or {other}; set {place} to what its port takes or leave it out, or give the port that takes a header{check}; {probe}"
                 )
             }
             (Self::HeaderUnwanted, None) => format!("expected an answer, got {got}; {probe}"),
+            (Self::HeaderWanted, _) if matches!(of.asked, Asked::Check { header: true, .. }) => {
+                format!(
+                    "expected an answer, got {got}: if it waits for a PROXY header, as requests have, leave send_proxy = false out of the `check` of {place}; {probe}"
+                )
+            }
             (Self::HeaderWanted, _) => {
                 let tls = match of.spoken {
                     Spoken::Clear => ", and if it speaks TLS, tls = true",
@@ -180,6 +211,9 @@ impl Mismatch {
             }
             (Self::TlsWanted, _) => {
                 let remedy = match of.spoken {
+                    _ if matches!(of.asked, Asked::Check { tls: true, .. }) => {
+                        format!("leave tls = false out of the `check` of {place}")
+                    }
                     Spoken::Untouched => format!("have visitors of {place} speak TLS"),
                     Spoken::Clear | Spoken::Tls => format!("add tls = true to {place}"),
                 };
@@ -196,8 +230,9 @@ impl Mismatch {
                     }
                     Spoken::Clear | Spoken::Tls => format!("leave `tls` of {place} out"),
                 };
+                let check = of.asked.or_in_check("tls");
                 format!(
-                    "expected TLS, got {got}: its port is for clear text; {remedy}, or give its port for TLS; {probe}"
+                    "expected TLS, got {got}: its port is for clear text; {remedy}, or give its port for TLS{check}; {probe}"
                 )
             }
         }
@@ -287,6 +322,7 @@ mod tests {
             header: Some(&header),
             place: "backends.site (gateway.toml:28)",
             spoken: Spoken::Clear,
+            asked: Asked::Visitors,
             address: "10.0.0.1:1443".to_owned(),
         };
         let said = Mismatch::HeaderUnwanted.sentence(Got::Nothing, &setting);
@@ -305,5 +341,33 @@ mod tests {
         let said = Mismatch::HeaderWanted.sentence(Got::Nothing, &plain);
         assert!(said.contains("backends.site (gateway.toml:28)"), "{said}");
         assert!(said.contains("send_proxy = \"v2\""), "{said}");
+        // Checks may be told to do without what requests have.
+        let check = Setting {
+            asked: Asked::Check {
+                header: true,
+                tls: true,
+            },
+            ..plain
+        };
+        for (mismatch, got, words) in [
+            (
+                Mismatch::HeaderWanted,
+                Got::Nothing,
+                "leave send_proxy = false out of the `check` of backends.site (gateway.toml:28)",
+            ),
+            (
+                Mismatch::TlsWanted,
+                Got::Alert,
+                "leave tls = false out of the `check` of backends.site (gateway.toml:28)",
+            ),
+            (
+                Mismatch::TlsUnwanted,
+                Got::Http,
+                "or, for checks alone, tls = false in its `check`",
+            ),
+        ] {
+            let said = mismatch.sentence(got, &check);
+            assert!(said.contains(words), "{words}: {said}");
+        }
     }
 }

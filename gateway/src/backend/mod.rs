@@ -27,6 +27,8 @@ mod slow_start; // who has just come back
 
 mod queue; // who waits for room
 
+mod busy; // who is turned away for want of it
+
 mod search; // how a request comes to a server
 
 mod server; // what becomes of it there
@@ -78,6 +80,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use balance::{Pick, Round, pick};
 pub use bound::Tie;
+use busy::Complaints;
 use check::Checks;
 use config::{Balance, By, Terms};
 use greeting::SendProxy;
@@ -103,6 +106,10 @@ pub struct Backend {
     round: Mutex<Round>,
     queue: Arc<Queue>,
     terms: Terms,
+    /// What names it, and where.
+    declared: String,
+    /// Of those who found no room.
+    busy: Complaints,
     /// It was said that all of its servers are down.
     deserted: AtomicBool,
     /// What servers are told of whose connection it is.
@@ -173,6 +180,8 @@ impl Backend {
             named,
             queue,
             terms: backend.terms,
+            declared: format!("backends.{} ({})", backend.name, backend.place),
+            busy: Complaints::default(),
             deserted: AtomicBool::new(false),
             send_proxy: backend.send_proxy.clone().map(Arc::new),
             tls,

@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::balance::Pick;
 use super::bound::Tie;
+use super::busy::Busy;
 use super::greeting::Introduced;
 use super::hash::Key;
 use super::server::{Grant, InFlight, May, Server};
@@ -130,7 +131,9 @@ impl<'a> Search<'a> {
         let until = Instant::now() + self.backend.terms.queue;
         let mut came_back = false;
         loop {
-            let mut place = queue.join(came_back).ok_or(Failure::BackendBusy)?;
+            let Some(mut place) = queue.join(came_back) else {
+                return Err(self.backend.turns_away(Busy::Crowded));
+            };
             // What became free before it was joined has told nobody.
             if queue.count() == 1
                 && let Some(found) = self.take()?
@@ -138,7 +141,7 @@ impl<'a> Search<'a> {
                 return Ok(found);
             }
             let Ok(Some(mut turn)) = timeout_at(until, place.turn()).await else {
-                return Err(Failure::BackendBusy);
+                return Err(self.backend.turns_away(Busy::TooLong));
             };
             if let Some(found) = self.take()? {
                 turn.spend();

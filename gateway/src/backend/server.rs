@@ -104,9 +104,11 @@ pub(super) enum What {
     Timeout,
     Invalid,
     Cut,
+    /// It stopped in its answer, and that was given up.
+    Stalled,
 }
 
-const WHATS: usize = 5;
+const WHATS: usize = 6;
 
 /// In no [`Mode`].
 const READY: u8 = u8::MAX;
@@ -118,6 +120,7 @@ impl What {
         Self::Timeout,
         Self::Invalid,
         Self::Cut,
+        Self::Stalled,
     ];
 
     /// One word, for metrics.
@@ -128,6 +131,7 @@ impl What {
             Self::Timeout => "timeout",
             Self::Invalid => "invalid-response",
             Self::Cut => "cut",
+            Self::Stalled => "stalled",
         }
     }
 }

@@ -36,7 +36,7 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use crate::backend::greeting::Introduced;
-use crate::backend::mismatch::{AT_ONCE, Mismatch, Setting, Spoken};
+use crate::backend::mismatch::{AT_ONCE, Asked, Mismatch, Setting, Spoken};
 use crate::backend::{Backend, Caller, carry};
 use crate::complaint::Complaint;
 use crate::door::{self, Arrival, Door};
@@ -434,6 +434,7 @@ impl Tcp {
             header: servers.proxy.as_ref(),
             place: &servers.place,
             spoken: Spoken::Untouched,
+            asked: Asked::Visitors,
             address: server.to_string(),
         };
         let sentence = mismatch.sentence(got, &setting);

@@ -25,6 +25,7 @@ use super::Backend;
 use super::body::Carried;
 use super::config::Address;
 use super::head::for_http2;
+use super::mismatch::{AT_ONCE, Mismatches};
 use super::server::Server;
 use crate::complaint::Complaint;
 use crate::forward::Outgoing;
@@ -36,6 +37,8 @@ use terms::{Ask, Check};
 #[derive(Debug)]
 pub(super) struct Checks {
     pub(super) terms: Check,
+    /// Whether the server has understood checks: what goes wrong before says that it is spoken to otherwise than it expects.
+    pub(super) fits: Mismatches,
     down: AtomicBool,
     state: Mutex<State>,
     counts: [Counter; FOUND],
@@ -95,6 +98,7 @@ impl Checks {
     pub(super) fn new(terms: Check) -> Self {
         Self {
             terms,
+            fits: Mismatches::default(),
             down: AtomicBool::new(false),
             state: Mutex::default(),
             counts: Default::default(),
@@ -128,7 +132,10 @@ impl Checks {
             notes,
         } = &mut *state;
         let change = match result {
-            Ok(()) => health.passed(now, &self.terms),
+            Ok(()) => {
+                self.fits.understood();
+                health.passed(now, &self.terms)
+            }
             Err(_) => Some(health.failed(now, &self.terms)),
         };
         self.down.store(health.is_down(), Relaxed);
@@ -275,7 +282,8 @@ fn checked_at(address: &Address, terms: &Check) -> Address {
 
 /// One check.
 async fn check(server: &Server, address: &Address, terms: &Check) -> Result<(), Fault> {
-    let until = Instant::now() + terms.timeout;
+    let began = Instant::now();
+    let until = began + terms.timeout;
     let at = checked_at(address, terms);
     let (mut line, http2) = server
         .line_for_check(&at, terms)
@@ -290,7 +298,14 @@ async fn check(server: &Server, address: &Address, terms: &Check) -> Result<(), 
         if http2 {
             status_in_http2(line, request, server, terms.timeout).await
         } else {
-            status(line, request, until).await
+            status(line, request, until)
+                .await
+                .map_err(|(found, why, first)| match first {
+                    Some(first) if began.elapsed() < AT_ONCE => {
+                        (found, server.broke_off_check(why, &first, &at, terms))
+                    }
+                    _ => (found, why),
+                })
         }
     };
     let status = match timeout_at(until, asking).await {
@@ -303,8 +318,9 @@ async fn check(server: &Server, address: &Address, terms: &Check) -> Result<(), 
     if ask.statuses.contain(status) {
         return Ok(());
     }
-    let (status, wanted) = (status.as_u16(), &ask.statuses);
-    let text = format!("HTTP status {status} where {wanted} was expected");
+    let (number, wanted) = (status.as_u16(), &ask.statuses);
+    let text = format!("HTTP status {number} where {wanted} was expected");
+    let text = server.refused_check(text, status, &at, terms);
     Err((Found::Status, text))
 }
 
@@ -318,17 +334,27 @@ fn closed() -> Fault {
     (Found::Closed, text.to_owned())
 }
 
+/// The error is with what the server has said first on the connection.
 async fn status(
     line: Line,
     request: Request<Carried>,
     until: Instant,
-) -> Result<StatusCode, Fault> {
-    let mut link = Link::open(line).await.map_err(invalid)?;
+) -> Result<StatusCode, (Found, String, Option<Vec<u8>>)> {
+    let bare = |(found, why): Fault| (found, why, None);
+    let mut link = Link::open(line)
+        .await
+        .map_err(|error| bare(invalid(error)))?;
     let response = match link.ask(request, &mut Nobody, None).await {
         Ok(response) => response,
-        // Neither takes its time here, nor goes away.
-        Err(Miss::Closed | Miss::Unsent(_) | Miss::Slow | Miss::Unwanted) => return Err(closed()),
-        Err(Miss::Invalid(why)) => return Err(invalid(why)),
+        Err(miss) => {
+            let (found, why) = match miss {
+                Miss::Invalid(why) => invalid(why),
+                // Neither takes its time here, nor goes away.
+                Miss::Closed | Miss::Unsent(_) | Miss::Slow | Miss::Unwanted => closed(),
+            };
+            let first = link.first().octets().unwrap_or_default().to_vec();
+            return Err((found, why, Some(first)));
+        }
     };
     let status = response.status();
     drop(response);

@@ -53,8 +53,18 @@ impl Server {
             What::Timeout => "has not answered in time",
             What::Invalid => "did not answer in HTTP as it should be",
             What::Cut => "broke off its answer",
+            What::Stalled => "stopped in the middle of its answer",
         };
         warn!("backend {backend}: server {name} ({address}) {said}: {why}{often}");
+    }
+
+    /// Nothing more has come of an answer for as long as it may take, so that it is given up.
+    pub(in crate::backend) fn stopped(&self) {
+        let within = self.terms.inactivity.unwrap_or_default();
+        let why = format!(
+            "nothing more of it came for {within:?} (inactivity_timeout), and it was cut off"
+        );
+        self.count(What::Stalled, &why);
     }
 
     pub(super) fn with_fitness<T>(&self, change: impl FnOnce(&mut Fitness) -> T) -> T {

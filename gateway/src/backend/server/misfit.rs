@@ -5,7 +5,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use http::StatusCode;
 use tracing::warn;
 
-use super::super::mismatch::{Got, Mismatch, Setting, Spoken};
+use super::super::check::terms::Check;
+use super::super::config::Address;
+use super::super::mismatch::{Asked, Got, Mismatch, Setting, Spoken};
 use super::Server;
 
 /// Answers of 400 in a row, from a server that has never said anything else, which say more of it than of its visitors.
@@ -36,6 +38,7 @@ impl Server {
             header: self.send_proxy.as_deref(),
             place: &self.declared,
             spoken,
+            asked: Asked::Visitors,
             address: self.address(),
         };
         mismatch.sentence(got, &setting)
@@ -66,6 +69,75 @@ impl Server {
                 told.place
             ),
         }
+    }
+
+    /// A check failed like this on a connection that had just begun; what the server said first shows what does not fit.
+    pub(in crate::backend) fn broke_off_check(
+        &self,
+        why: String,
+        first: &[u8],
+        at: &Address,
+        terms: &Check,
+    ) -> String {
+        if is_settings(first) {
+            return format!("{why}; {}", self.wants_http2());
+        }
+        let (header, tls) = self.check_has(terms);
+        let misfit = if tls {
+            None
+        } else {
+            Mismatch::of_first(header, b"HTTP", first)
+        };
+        self.misfits_check(why, misfit, at, terms)
+    }
+
+    /// As [`Self::misfits`], for a check.
+    pub(in crate::backend) fn misfits_check(
+        &self,
+        why: String,
+        misfit: Option<(Mismatch, Got)>,
+        at: &Address,
+        terms: &Check,
+    ) -> String {
+        let credible = |_: &_| match &self.checks {
+            Some(checks) => checks.fits.is_credible(),
+            None => false,
+        };
+        let Some((mismatch, got)) = misfit.filter(credible) else {
+            return why;
+        };
+        self.mismatches.count(mismatch);
+        let (header, tls) = self.check_has(terms);
+        let setting = Setting {
+            header: self.send_proxy.as_deref().filter(|_| header),
+            place: &self.declared,
+            spoken: if tls { Spoken::Tls } else { Spoken::Clear },
+            asked: Asked::Check {
+                header: self.send_proxy.is_some() && !header,
+                tls: self.tls.is_some() && !tls,
+            },
+            address: at.to_string(),
+        };
+        format!("{why}; {}", mismatch.sentence(got, &setting))
+    }
+
+    /// A check was answered with this status, which is not the one that was wanted.
+    pub(in crate::backend) fn refused_check(
+        &self,
+        why: String,
+        status: StatusCode,
+        at: &Address,
+        terms: &Check,
+    ) -> String {
+        let blind = status == StatusCode::BAD_REQUEST && self.check_has(terms) == (true, false);
+        let misfit = blind.then_some((Mismatch::HeaderUnwanted, Got::BadRequest));
+        self.misfits_check(why, misfit, at, terms)
+    }
+
+    /// Whether a check begins with a header, and whether it is over TLS.
+    fn check_has(&self, terms: &Check) -> (bool, bool) {
+        let header = self.send_proxy.is_some() && terms.send_proxy != Some(false);
+        (header, self.tls.is_some() && terms.tls != Some(false))
     }
 
     /// It has answered with this. Of one that has said nothing but 400 ever, it is told.

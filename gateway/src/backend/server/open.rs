@@ -184,7 +184,8 @@ impl Server {
         let told = told.filter(|_| terms.send_proxy != Some(false));
         let header = told.map(|told| told.of_ourselves()).unwrap_or_default();
         let dialled = dial(at, &header, tls, offer, terms.timeout).await;
-        let (line, agreed) = dialled.map_err(|undialled| undialled.why)?;
+        let (line, agreed) = dialled
+            .map_err(|undialled| self.misfits_check(undialled.why, undialled.misfit, at, terms))?;
         Ok((line, as_requests && self.is_http2(agreed)?))
     }
 }

@@ -35,6 +35,8 @@ async fn an_answer_that_stops_coming_is_given_up() {
     let (_, answer) = world.ask(Method::GET, None).await.unwrap();
     assert!(matches!(text(answer).await, Err(Cut::Stalled)));
     assert_eq!(world.gateway.metrics.failures(Failure::BackendTimeout), 1);
+    assert_eq!(world.failed(0, What::Stalled), 1);
+    assert_eq!(world.failed(0, What::Cut), 0);
 }
 
 #[tokio::test]
