@@ -37,7 +37,7 @@ use crate::files::{self, Files};
 use crate::forward::{Policy, Range};
 use crate::intent::control::Control;
 use crate::intent::{self, Desk};
-use crate::listen::{self, Crowd, Front, Gate, RESERVED_LEAST, RESERVED_SHARE};
+use crate::listen::{self, Crowd, Front, Gate};
 use crate::metrics::{Ids, Metrics, registry};
 use crate::pool::{self, Pool};
 use crate::rates::{Warden, Watch};
@@ -157,6 +157,9 @@ impl App {
             let address = &listener.address;
             visitors.push((bind(&address.named, address.value)?, Arc::new(front)));
         }
+        // A visitor whose request goes to a server has a connection there as well.
+        let dials = !backends.is_empty() || visitors.iter().any(|(_, front)| front.tcp.is_some());
+        let each = if dials { 2 } else { 1 };
         let tunnels = tunnels(config, trust.as_ref(), &metrics)?;
         let named = |id, option| config.sources.named(id, option);
         let admin = run
@@ -185,7 +188,7 @@ impl App {
             workers,
             backends,
             resolver: config.resolving.resolver.clone(),
-            crowd: crowd(run, descriptors),
+            crowd: crowd(run, descriptors, each),
             watch,
             handshakes: Sources::new(run.limits.max_handshakes_per_source),
             sink,
@@ -485,12 +488,8 @@ fn bind(named: &Named, address: SocketAddr) -> Result<TcpListener, Trouble> {
     })
 }
 
-fn crowd(run: &Run, descriptors: u64) -> Arc<Crowd> {
-    // Tunnels, listeners, epoll instances and logs want some, on a machine that has few as well.
-    let reserved = (descriptors / RESERVED_SHARE)
-        .max(RESERVED_LEAST)
-        .min(descriptors * 3 / 4);
-    let room = descriptors - reserved;
+fn crowd(run: &Run, descriptors: u64, each: u64) -> Arc<Crowd> {
+    let room = listen::affordable(descriptors, each);
     let most = run
         .limits
         .max_visitors

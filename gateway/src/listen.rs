@@ -30,10 +30,19 @@ use crate::tunnel::accept::{Intake, Security};
 use crate::visitor::{Reception, Secured};
 
 /// Descriptors kept free of visitors: for tunnels, listeners, logs and the admin page.
-pub const RESERVED_SHARE: u64 = 4;
+const RESERVED_SHARE: u64 = 4;
 
 /// And at least so many.
-pub const RESERVED_LEAST: u64 = 64;
+const RESERVED_LEAST: u64 = 64;
+
+/// For how many visitors' connections there are descriptors, where each takes so many.
+pub(crate) fn affordable(descriptors: u64, each: u64) -> u64 {
+    // On a machine that has few as well.
+    let reserved = (descriptors / RESERVED_SHARE)
+        .max(RESERVED_LEAST)
+        .min(descriptors * 3 / 4);
+    (descriptors - reserved) / each
+}
 
 /// After the system refused to accept, wait this long; accepting is level-triggered and would spin.
 const REFUSED_PAUSE: Duration = Duration::from_millis(100);
@@ -456,5 +465,21 @@ impl Drop for Counted {
     fn drop(&mut self) {
         self.crowd.open.fetch_sub(1, Relaxed);
         self.metrics.visitors_closed.inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::affordable;
+
+    #[test]
+    fn all_that_visitors_take_leaves_some_for_the_rest() {
+        assert_eq!((affordable(1024, 1), affordable(1024, 2)), (768, 384));
+        for descriptors in [16, 64, 100, 256, 1024, 524_288] {
+            for each in [1, 2] {
+                let taken = affordable(descriptors, each) * each;
+                assert!(taken > 0 && taken <= descriptors * 3 / 4, "{descriptors}");
+            }
+        }
     }
 }
