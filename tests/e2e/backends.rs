@@ -7,9 +7,9 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use socket2::SockRef;
@@ -269,6 +269,91 @@ async fn no_upload_is_lost_or_doubled_while_servers_close_connections() {
     let bodies = bodies.lock().unwrap();
     assert_eq!(bodies.len(), VISITORS * EACH);
     assert!(bodies.values().all(|times| *times == 1), "doubled");
+}
+
+/// An app that answers with the number of the connection, and closes it behind the answer, unannounced, while `closes`.
+async fn numbering(closes: &Arc<AtomicBool>) -> RawApp {
+    let (closes, connections) = (Arc::clone(closes), Arc::new(AtomicUsize::new(0)));
+    RawApp::start(move |mut reader| {
+        let (closes, connections) = (Arc::clone(&closes), Arc::clone(&connections));
+        async move {
+            let number = connections.fetch_add(1, Relaxed);
+            while let Ok(Some(head)) = reader.head().await {
+                let mut framing = Framing::of_request(&head).unwrap();
+                reader.body(&mut framing).await.unwrap();
+                let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n{number:04}");
+                reader.io.write_all(answer.as_bytes()).await.unwrap();
+                if closes.load(Relaxed) {
+                    return;
+                }
+            }
+        }
+    })
+    .await
+}
+
+/// What closes a connection behind an answer may be on its way when the next request is to go on it, and no look finds it.
+#[tokio::test]
+async fn a_server_that_closes_behind_its_answers_gets_posts_on_connections_that_have_rested() {
+    tokio::join!(
+        posts_on_rested("", 20, 2),
+        posts_on_rested(", max_connections = 1", 0, 5)
+    );
+}
+
+/// So many more of them on connections that were used before, and at least so many connections.
+async fn posts_on_rested(keys: &str, again_due: usize, connections: usize) {
+    // 50, as a clock of whole milliseconds counts them.
+    const SETTLED: Duration = Duration::from_millis(49);
+    let closes = Arc::new(AtomicBool::new(true));
+    let app = numbering(&closes).await;
+    let place: SocketAddr = app.target().trim_start_matches("http://").parse().unwrap();
+    let world = world(&[("one", format!("{{ address = \"{place}\"{keys} }}"))], "").await;
+    // These go on another connection without harm.
+    eventually(SOON, "it is found out", async || {
+        assert_eq!(world.get(HOST, "/").await.status(), 200);
+        let told = ["server one closed a connection", "for 10 minutes"];
+        (!world.gateway.logged(&told).is_empty()).then_some(())
+    })
+    .await;
+    closes.store(false, Relaxed);
+    let mut visitor = world.visitor().await;
+    let mut last_used: HashMap<String, Instant> = HashMap::new();
+    let (mut again, end) = (0, Instant::now() + SOON);
+    while again < again_due || last_used.len() < connections {
+        let began = Instant::now();
+        assert!(began < end, "{again} of {}", last_used.len());
+        let head = format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 2\r\n\r\nok");
+        visitor.send(head).await;
+        let answer = visitor.answer("POST").await;
+        assert_eq!(answer.status(), 200);
+        if let Some(before) = last_used.insert(answer.text(), began) {
+            // It has rested for less than this.
+            assert!(before.elapsed() >= SETTLED, "{:?}", before.elapsed());
+            again += 1;
+        }
+    }
+    assert_eq!(world.gateway.logged(&["for 10 minutes"]).len(), 1, "once");
+}
+
+#[tokio::test]
+async fn a_server_that_keeps_its_connections_gets_posts_on_one() {
+    let app = numbering(&Arc::default()).await;
+    let place: SocketAddr = app.target().trim_start_matches("http://").parse().unwrap();
+    let world = world(&[("one", at(place))], "").await;
+    let mut visitor = world.visitor().await;
+    let mut last: Option<(String, Instant)> = None;
+    for _ in 0..20 {
+        let began = Instant::now();
+        let head = format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 2\r\n\r\nok");
+        visitor.send(head).await;
+        let number = visitor.answer("POST").await.text();
+        if let Some((before, then)) = last {
+            // On a machine that stands still it may have rested for too long.
+            assert!(number == before || then.elapsed() > Duration::from_secs(1));
+        }
+        last = Some((number, began));
+    }
 }
 
 #[tokio::test]

@@ -155,7 +155,7 @@ impl App {
     /// A connection that has rested no longer than this: any, or, where connections name their visitor, one of its own.
     fn rested(&self, at_most: u64, greeting: Option<&Greeting>) -> Option<Box<Link>> {
         match greeting {
-            None => self.pool().take(self.now_ms(), at_most),
+            None => self.pool().take(self.now_ms(), &(0..=at_most)),
             Some(greeting) => self.bound.take(greeting.visitor()?, self.now_ms(), at_most),
         }
     }

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
@@ -77,17 +78,25 @@ impl Bound {
         self.count.load(Relaxed) == 0
     }
 
-    /// The one of this visitor that was used last, if it has rested for `at_most` milliseconds. It may turn out to be closed.
-    pub(super) fn take(&self, tie: &Tie, now: u64, at_most: u64) -> Option<Box<Link<Carried>>> {
+    /// The one of this visitor that was used last, of those that have rested for so many milliseconds. It may turn out to be
+    /// closed.
+    pub(super) fn take(
+        &self,
+        tie: &Tie,
+        now: u64,
+        rested: &RangeInclusive<u64>,
+    ) -> Option<Box<Link<Carried>>> {
         if self.is_empty() {
             return None;
         }
         let mut resting = self.lock();
         let its = resting.get_mut(&tie.id)?;
-        if now.saturating_sub(its.last()?.since) > at_most {
+        let rest = |it: &Rested| now.saturating_sub(it.since);
+        let at = its.iter().rposition(|it| rest(it) >= *rested.start())?;
+        if rest(&its[at]) > *rested.end() {
             return None;
         }
-        let taken = its.pop()?;
+        let taken = its.remove(at);
         if its.is_empty() {
             resting.remove(&tie.id);
         }

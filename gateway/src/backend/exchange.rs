@@ -14,6 +14,7 @@ use http::header::CONTENT_LENGTH;
 use http::{Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
+use tidegate_shared::clock;
 use tidegate_shared::message::{strip_agents, strip_hop_by_hop};
 use tidegate_shared::origin::{Miss, is_idempotent};
 use tokio::time::sleep;
@@ -275,8 +276,15 @@ impl<'a> Errand<'a> {
         let before = taken.load(Relaxed);
         let began = Instant::now();
         let mut asker = self.asker(side, &mut record.received, &taken);
+        let at = clock::now_ms();
         let asked = kept.link.ask(self.request(), &mut asker, None).await;
         let over = asker.over;
+        if rested
+            && matches!(asked, Err(Miss::Unsent(_) | Miss::Closed))
+            && began.elapsed() < AT_ONCE
+        {
+            server.closed_resting(&kept, at);
+        }
         match asked {
             Ok(response)
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS && !self.upgrades =>

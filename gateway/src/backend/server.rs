@@ -11,14 +11,16 @@ mod misfit; // it is spoken to otherwise than it expects
 mod orders; // what an operator asks
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::atomic::{
     AtomicBool, AtomicU8, AtomicU16, AtomicU64, AtomicUsize, Ordering::Relaxed,
 };
 use std::sync::{Arc, Mutex};
 
 use prometheus_client::metrics::counter::Counter;
-use tidegate_shared::origin::{self, FRESH_MS, Pool};
+use tidegate_shared::origin::{self, Pool, RESTING};
 use tidegate_shared::{clock, workers};
+use tracing::info;
 
 use super::balance::{Candidate, Standing};
 use super::body::Carried;
@@ -31,6 +33,7 @@ use super::hash::Place;
 use super::http2::doubts::Doubts;
 use super::http2::links::Links;
 use super::http2::seat::Seat;
+use super::manners::{ANY, Manners, SETTLED_MS};
 use super::mismatch::Mismatches;
 use super::queue::{Permit, Room};
 use super::secured::Secured;
@@ -62,6 +65,7 @@ pub struct Server {
     chose_http1: AtomicBool,
     /// One per worker.
     pools: Vec<Pool<Carried>>,
+    manners: Manners,
     /// In place of those, where each connection is one visitor's.
     pub(super) bound: Bound,
     /// What each connection begins with.
@@ -230,6 +234,7 @@ impl Server {
             protocol: of.protocol,
             chose_http1: AtomicBool::new(false),
             pools: (0..workers.max(1)).map(|_| Pool::new(rest_ms)).collect(),
+            manners: Manners::default(),
             bound: Bound::default(),
             send_proxy: of.send_proxy.clone().map(Arc::new),
             declared: format!("backends.{} ({})", of.name, of.place),
@@ -304,6 +309,7 @@ impl Server {
         // Who comes is not to blame for who was there.
         self.with_fitness(|fitness| *fitness = Fitness::default());
         self.chose_http1.store(false, Relaxed);
+        self.manners.forget();
         if let Some(checks) = &self.checks {
             checks.forget();
         }
@@ -321,7 +327,7 @@ impl Server {
             links.clear();
         }
         for pool in &self.pools {
-            while let Some(resting) = pool.take(now, u64::MAX) {
+            while let Some(resting) = pool.take(now, &ANY) {
                 drop(resting);
             }
         }
@@ -405,31 +411,42 @@ impl Server {
         if until != 0 && until <= now {
             self.with_fitness(|fitness| fitness.tried(now));
         }
-        let at_most = match may {
-            May::Rested => Some(u64::MAX),
-            May::Recent => Some(FRESH_MS),
+        let here = self.here();
+        let fit = match may {
+            May::Rested => Some(ANY),
+            May::Recent => Some(self.manners.fit(now)),
             May::Fresh => None,
         };
         if self.send_proxy.is_some() {
-            return self.grant_bound(now, at_most, tie);
+            return self.grant_bound(now, fit, tie);
         }
-        if at_most.is_some()
+        if fit.is_some()
             && self.shares()
             && let Some(seat) = self.links().take()
         {
             return Some(Grant::Shared(seat));
         }
-        let here = self.here();
-        let kept = |home: usize| {
-            let link = self.pools[home].take(now, at_most?)?;
+        let kept = |home: usize, fit: &Option<RangeInclusive<u64>>| {
+            let link = self.pools[home].take(now, fit.as_ref()?)?;
             let home = Home::Worker(home);
             Some(Grant::Kept(Kept { link, home, epoch }))
         };
-        if let Some(grant) = kept(here).or_else(|| self.room.permit().map(Grant::Fresh)) {
+        if let Some(grant) = kept(here, &fit) {
             return Some(grant);
         }
+        // Those that have hardly rested do not become ever more; nor do ports that wait for the end of one (RFC 9293 §3.6.1).
+        let unsettled = fit.as_ref().is_some_and(|fit| *fit.start() > 0);
+        if unsettled
+            && self.pools[here].len() >= RESTING / 2
+            && let Some(surplus) = self.pools[here].take(now, &ANY)
+        {
+            surplus.close_abruptly();
+        }
+        if let Some(permit) = self.room.permit() {
+            return Some(Grant::Fresh(permit));
+        }
         // What other workers have counts as well. A place on a connection of theirs costs a wake-up more than one here.
-        if at_most.is_some()
+        if fit.is_some()
             && self.shares()
             && let Some(seat) = self.links.iter().find_map(Links::take)
         {
@@ -437,18 +454,22 @@ impl Server {
         }
         // What rests there is used from here, or makes room.
         for (home, pool) in self.pools.iter().enumerate() {
-            if let Some(grant) = kept(home) {
+            if let Some(grant) = kept(home, &fit) {
                 return Some(grant);
             }
-            if let Some(stale) = pool.take(now, u64::MAX) {
-                drop(stale);
+            if let Some(stale) = pool.take(now, &ANY) {
+                if unsettled {
+                    stale.close_abruptly();
+                } else {
+                    drop(stale);
+                }
                 if let Some(permit) = self.room.permit() {
                     return Some(Grant::Fresh(permit));
                 }
             }
         }
         // A connection in doubt is better than none.
-        if at_most.is_some() && self.shares() {
+        if fit.is_some() && self.shares() {
             return self
                 .links
                 .iter()
@@ -459,15 +480,21 @@ impl Server {
     }
 
     /// Where each connection is one visitor's.
-    fn grant_bound(&self, now: u64, at_most: Option<u64>, tie: Option<&Arc<Tie>>) -> Option<Grant> {
+    fn grant_bound(
+        &self,
+        now: u64,
+        fit: Option<RangeInclusive<u64>>,
+        tie: Option<&Arc<Tie>>,
+    ) -> Option<Grant> {
         let epoch = self.epoch();
         if let Some(tie) = tie {
-            if let Some(link) = at_most.and_then(|at_most| self.bound.take(tie, now, at_most)) {
+            if let Some(link) = fit.as_ref().and_then(|fit| self.bound.take(tie, now, fit)) {
                 let home = Home::Visitor(Arc::clone(tie));
                 return Some(Grant::Kept(Kept { link, home, epoch }));
             }
             // The one that is opened takes the place of one that has rested for too long.
-            drop(self.bound.take(tie, now, u64::MAX));
+            let too_long = fit.map_or(0, |fit| fit.end().saturating_add(1));
+            drop(self.bound.take(tie, now, &(too_long..=u64::MAX)));
         }
         loop {
             if let Some(permit) = self.room.permit() {
@@ -510,16 +537,31 @@ impl Server {
         self.room.changed();
     }
 
+    /// A connection that had rested was closed when a request was to go on it.
+    pub(super) fn closed_resting(&self, kept: &Kept, taken: u64) {
+        let rested = taken.saturating_sub(kept.link.rested_since());
+        if self.manners.closed_after(rested, taken) {
+            let rested = rested.max(1);
+            info!(
+                "backend {}: server {} closed a connection within {rested} ms of an answer that did not say so; for 10 minutes, \
+                 requests that cannot be repeated go on connections that have rested for {SETTLED_MS} ms, or on fresh ones",
+                self.backend, self.name
+            );
+        }
+    }
+
     /// Takes back a connection that is ready for another request.
-    pub(super) fn take_back(self: &Arc<Self>, kept: Kept) {
+    pub(super) fn take_back(self: &Arc<Self>, mut kept: Kept) {
         if self.mode() == Some(Mode::Maintenance) || self.epoch() != kept.epoch {
             return;
         }
+        let now = clock::now_ms();
+        kept.link.comes_to_rest(now);
         match &kept.home {
-            Home::Worker(home) => self.pools[*home].put(clock::now_ms(), kept.link),
+            Home::Worker(home) => self.pools[*home].put(now, kept.link),
             Home::Visitor(tie) => {
                 tie.rests_at(self);
-                self.bound.put(tie, clock::now_ms(), kept.link);
+                self.bound.put(tie, now, kept.link);
             }
             Home::Nowhere => return,
         }

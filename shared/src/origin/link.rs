@@ -40,7 +40,7 @@ pub struct Link<B: Upload> {
     taken: Arc<AtomicU64>,
     first: Arc<First>,
     interim: Arc<Interim>,
-    pub(super) rested_since: u64,
+    rested_since: u64,
 }
 
 /// Interim responses (1xx) of the request in hand.
@@ -129,6 +129,16 @@ impl<B: Upload> Link<B> {
     /// the request comes back unsent, even where the runtime has not heard of it yet.
     pub fn look_first(&self) {
         self.haste.doubt();
+    }
+
+    /// It waits for another request from this moment on, in milliseconds of a clock of the caller's.
+    pub const fn comes_to_rest(&mut self, now: u64) {
+        self.rested_since = now;
+    }
+
+    /// Since when it has waited, by that clock.
+    pub const fn rested_since(&self) -> u64 {
+        self.rested_since
     }
 
     /// Whether HTTP on it has ended.
@@ -238,6 +248,14 @@ impl<B: Upload> Link<B> {
                 .map_or(Poll::Pending, Poll::Ready)
         })
         .await
+    }
+
+    /// Ends it so that nothing of it is left, on either side: where one after the other is opened and closed, those that are left
+    /// would take all ports.
+    pub fn close_abruptly(self) {
+        if let Some((line, _)) = self.into_parts() {
+            line.close_abruptly();
+        }
     }
 
     /// The socket, and what was read from it beyond the response: for what was upgraded.

@@ -27,7 +27,7 @@ use http_body::Body;
 pub use first::First;
 pub use line::Line;
 pub use link::{Link, Miss, fault_in_reading};
-pub use pool::Pool;
+pub use pool::{Pool, RESTING};
 
 /// What is wrong with an app that never comes to its answer.
 pub const ENDLESS: &str = "its interim responses have no end";

@@ -1,6 +1,7 @@
 //! Connections to one app that rest between two requests, of one worker. Last in, first out: under a light load few
 //! connections are used, and those that are used are warm.
 
+use std::ops::RangeInclusive;
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Waker};
 
@@ -8,7 +9,7 @@ use super::Upload;
 use super::link::Link;
 
 /// Connections that may rest on one worker; more are closed when their request ends.
-const RESTING: usize = 256;
+pub const RESTING: usize = 256;
 
 /// See the module's head.
 #[derive(Debug)]
@@ -32,14 +33,20 @@ impl<B: Upload> Pool<B> {
         }
     }
 
-    /// The connection that was used last, if it has rested for `at_most` milliseconds. It may turn out to be closed.
-    pub fn take(&self, now: u64, at_most: u64) -> Option<Box<Link<B>>> {
+    /// The connection that was used last, of those that have rested for so many milliseconds. It may turn out to be closed.
+    pub fn take(&self, now: u64, rested: &RangeInclusive<u64>) -> Option<Box<Link<B>>> {
         let mut resting = self.lock();
-        let since = resting.last()?.rested_since;
-        if now.saturating_sub(since) > at_most {
-            return None;
-        }
-        resting.pop()
+        let rest = |link: &Link<B>| now.saturating_sub(link.rested_since());
+        // They stand in the order in which they came to rest.
+        let at = resting
+            .iter()
+            .rposition(|link| rest(link) >= *rested.start())?;
+        (rest(&resting[at]) <= *rested.end()).then(|| resting.remove(at))
+    }
+
+    /// How many rest.
+    pub fn len(&self) -> usize {
+        self.lock().len()
     }
 
     /// Whether none rests.
@@ -49,7 +56,7 @@ impl<B: Upload> Pool<B> {
 
     /// Takes back a connection that is ready for another request.
     pub fn put(&self, now: u64, mut link: Box<Link<B>>) {
-        link.rested_since = now;
+        link.comes_to_rest(now);
         let mut resting = self.lock();
         if resting.len() < RESTING {
             resting.push(link);
@@ -64,7 +71,7 @@ impl<B: Upload> Pool<B> {
         }
         let mut cx = Context::from_waker(Waker::noop());
         resting.retain_mut(|link| {
-            now.saturating_sub(link.rested_since) < self.rest_ms && link.is_open(&mut cx)
+            now.saturating_sub(link.rested_since()) < self.rest_ms && link.is_open(&mut cx)
         });
     }
 
