@@ -37,6 +37,7 @@ use crate::metrics::Metrics;
 use crate::page::REASON;
 use crate::pool::{Pool, Tried, Unavailable};
 use crate::rates::Guest;
+use crate::spent::Spent;
 use crate::tunnel::{Ending, Lease, Tunnel};
 use crate::upload::Upload;
 use wait::{Gate, Outcome, Wait};
@@ -452,6 +453,7 @@ async fn lease<S: Side>(
         record.pick += before.elapsed();
         return Ok(lease);
     }
+    let _spent = Spent::since(before, &mut record.hold);
     side.held(true);
     let mut held = pin!(pool.hold(name, tried, octets));
     let outcome = poll_fn(|cx| {
@@ -462,7 +464,6 @@ async fn lease<S: Side>(
     })
     .await;
     side.held(false);
-    record.hold += before.elapsed();
     outcome
 }
 

@@ -71,6 +71,8 @@ pub mod list; // `tidegated tunnels`
 
 pub mod probe; // `tidegated probe`
 
+mod spent; // time that a record is told of
+
 mod line; // pieces of a log line
 
 mod complaint; // a line a minute, with a count

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use http::Method;
 use rustix::process::Signal;
 use socket2::SockRef;
 use tidegate_tests::apps::{HttpApp, RawApp};
@@ -510,6 +511,38 @@ async fn an_answer_that_stops_coming_names_the_time_that_ended_it() {
         metrics.sum("tidegate_backend_failures_total", &stalled),
         1.0
     );
+}
+
+/// Time in the queue is time in the queue, also of a visitor who does not wait for its end.
+#[tokio::test]
+async fn the_log_says_how_long_a_visitor_who_left_had_waited_for_room() {
+    let app = HttpApp::start("one").await;
+    let server = format!("{{ address = \"{}\", max_connections = 1 }}", app.address());
+    let world = world(&[("one", server)], "").await;
+    let mut first = world.visitor().await;
+    first.send_get(HOST, "/sse").await;
+    first.head().await;
+    let mut second = world.visitor().await;
+    second.send_get(HOST, "/hello").await;
+    let mut third = H2Visitor::connect(world.visitors).await;
+    let head = third.head(Method::GET, HOST, "/hello");
+    let asked = third.begin(head, true).await;
+    eventually(SOON, "both wait", async || {
+        let metrics = world.metrics().await;
+        (metrics.sum("tidegate_backend_queued", &[]) == 2.0).then_some(())
+    })
+    .await;
+    second.reset();
+    drop((asked, third));
+    for version in ["HTTP/1.1\"", "HTTP/2\""] {
+        let told = [&format!("GET blog.test/hello {version}"), "status=499"];
+        let line = world.gateway.wait_log(&told).await;
+        let time = |name: &str| -> f64 {
+            let value = line.split(&format!(" {name}=")).nth(1).unwrap();
+            value.split(' ').next().unwrap().parse().unwrap()
+        };
+        assert!(time("hold") > time("first"), "{line}");
+    }
 }
 
 #[tokio::test]

@@ -35,6 +35,7 @@ use crate::exchange::{self, Ask, Gateway, Opened, Side};
 use crate::failure::Failure;
 use crate::forward::Outgoing;
 use crate::pool::Unavailable;
+use crate::spent::Spent;
 use crate::upload;
 
 /// Sends a request of `source`'s to one of a backend's servers and waits for the head of its answer.
@@ -239,10 +240,10 @@ impl<'a> Errand<'a> {
             record.pick += before.elapsed();
             return Ok(found);
         }
+        let _spent = Spent::since(before, &mut record.hold);
         side.held(true);
         let found = until_over(self.search.wait_for_room(), side).await;
         side.held(false);
-        record.hold += before.elapsed();
         found?
     }
 
@@ -411,8 +412,10 @@ impl<'a> Errand<'a> {
                 server.join(permit).await
             }
         });
-        let connected = until_over(connecting, side).await;
-        record.connect += began.elapsed();
+        let connected = {
+            let _spent = Spent::since(began, &mut record.connect);
+            until_over(connecting, side).await
+        };
         connected.map_err(Lost::Over)?.map_err(|why| Lost::Failed {
             what: What::Unreachable,
             why,

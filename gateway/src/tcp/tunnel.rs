@@ -20,6 +20,7 @@ use super::record::Record;
 use crate::exchange::{Gateway, agents_own};
 use crate::failure::Failure;
 use crate::pool::{Pool, Tried, Unavailable};
+use crate::spent::Spent;
 use crate::tunnel::{Ending, Lease, Life, Tunnel};
 
 /// A stream that an agent has joined with its app.
@@ -108,9 +109,8 @@ async fn lease(
     if let Some(lease) = pool.take(name, tried)? {
         return Ok(lease);
     }
-    let held = pool.hold(name, tried, HELD_OCTETS).await;
-    record.hold += before.elapsed();
-    held
+    let _spent = Spent::since(before, &mut record.hold);
+    pool.hold(name, tried, HELD_OCTETS).await
 }
 
 async fn attempt(
