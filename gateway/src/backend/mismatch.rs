@@ -39,6 +39,26 @@ pub enum Got {
     Nothing,
 }
 
+/// How a connection in TCP mode ended.
+#[derive(Clone, Copy, Debug)]
+pub struct End {
+    /// At once.
+    pub soon: bool,
+    /// At once, and the server was the first to end it.
+    pub by_server: bool,
+}
+
+impl End {
+    /// Whether it bears out what the server seems to show. A visitor who is answered in what he does not speak may be the first
+    /// to go; one who is told nothing, or 400, may have had his reasons.
+    pub fn bears_out(self, got: Got) -> bool {
+        match got {
+            Got::Alert | Got::Http => self.soon || self.by_server,
+            Got::BadRequest | Got::Nothing => self.by_server,
+        }
+    }
+}
+
 /// All of them, in the order of their counters.
 pub const MISMATCHES: [Mismatch; 4] = [
     Mismatch::HeaderUnwanted,

@@ -36,7 +36,7 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use crate::backend::greeting::Introduced;
-use crate::backend::mismatch::{AT_ONCE, Asked, Mismatch, Setting, Spoken};
+use crate::backend::mismatch::{AT_ONCE, Asked, End, Mismatch, Setting, Spoken};
 use crate::backend::{Backend, Caller, carry};
 use crate::complaint::Complaint;
 use crate::door::{self, Arrival, Door};
@@ -96,8 +96,7 @@ struct Relayed {
     /// What the visitor and the server have said first.
     asked: Bytes,
     said: Bytes,
-    /// The server has ended it, and soon.
-    at_once: bool,
+    end: End,
 }
 
 /// Fatal alerts (RFC 8446 §6.2): what a client whose hello leads nowhere understands.
@@ -318,7 +317,7 @@ impl Connection<'_> {
         };
         let relayed = self.relay(connected.tcp, connected.header).await;
         if let Some(server) = &relayed.record.carried.server {
-            server.carried(&relayed.asked, &relayed.said, relayed.at_once);
+            server.carried(&relayed.asked, &relayed.said, relayed.end);
         }
         drop(connected.carried);
         relayed.record.end(relayed.ended);
@@ -356,9 +355,12 @@ impl Connection<'_> {
             close_abruptly(server, true);
         }
         Relayed {
-            at_once: relay
-                .far_ended_first()
-                .is_some_and(|at| at.saturating_duration_since(began) < AT_ONCE),
+            end: End {
+                soon: began.elapsed() < AT_ONCE,
+                by_server: relay
+                    .far_ended_first()
+                    .is_some_and(|at| at.saturating_duration_since(began) < AT_ONCE),
+            },
             asked: if asked.is_empty() {
                 Bytes::copy_from_slice(relay.first_octets().0)
             } else {
@@ -420,7 +422,7 @@ impl Tcp {
             }
             return;
         };
-        let Some(server) = relayed.record.server.filter(|_| relayed.at_once) else {
+        let Some(server) = relayed.record.server.filter(|_| relayed.end.bears_out(got)) else {
             return;
         };
         if !servers.mismatches.is_credible() {

@@ -7,7 +7,7 @@ use tracing::warn;
 
 use super::super::check::terms::Check;
 use super::super::config::Address;
-use super::super::mismatch::{Asked, Got, Mismatch, Setting, Spoken};
+use super::super::mismatch::{Asked, End, Got, Mismatch, Setting, Spoken};
 use super::Server;
 
 /// Answers of 400 in a row, from a server that has never said anything else, which say more of it than of its visitors.
@@ -158,10 +158,10 @@ impl Server {
         self.complain_of(mismatch, Got::BadRequest, self.spoken());
     }
 
-    /// What it has said first, and how soon it ended it, shows on a connection in TCP mode.
-    pub(crate) fn carried(&self, asked: &[u8], said: &[u8], at_once: bool) {
+    /// What it has said first, and how that ended, shows on a connection in TCP mode.
+    pub(crate) fn carried(&self, asked: &[u8], said: &[u8], end: End) {
         match Mismatch::of_first(self.send_proxy.is_some(), asked, said) {
-            Some((mismatch, got)) if at_once && self.mismatches.is_credible() => {
+            Some((mismatch, got)) if end.bears_out(got) && self.mismatches.is_credible() => {
                 self.complain_of(mismatch, got, Spoken::Untouched);
             }
             None if !said.is_empty() => self.mismatches.understood(),
