@@ -222,7 +222,7 @@ impl App {
     /// `asked` is ready with each time that it is asked.
     pub async fn run(self, mut asked: impl AsyncFnMut()) {
         let (listeners, page) = (Drain::new(), Drain::new());
-        find(&self.backends, &self.resolver, &page).await;
+        find(&self.backends, &self.resolver, &self.desk, &page).await;
         let metrics = &self.intake.metrics;
         let pool = &self.intake.pool;
         let certs = self

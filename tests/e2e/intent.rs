@@ -214,6 +214,11 @@ async fn weights_count_and_end_with_their_time() {
         shown.contains("unused") && shown.contains("0 of 1"),
         "{shown}"
     );
+    let said = ask_well(&world, &["set", "site/one", "ready"]).await;
+    assert!(
+        said.contains("still gets no requests: weight 0 is asked of it"),
+        "{said}"
+    );
     world
         .gateway
         .wait_log(&["backend site: the weight 0 of server one", "is over, by "])

@@ -89,13 +89,15 @@ use greeting::SendProxy;
 use hash::Key;
 pub(crate) use metrics::encode;
 use names::config::Resolver;
-use names::{Asker, Named};
+use names::{Asker, Named, With};
 use queue::{Queue, Room};
 pub use search::Caller;
 use secured::{Secured, Tls};
+pub(crate) use server::Seated;
 pub use server::Server;
 
 use crate::failure::Failure;
+use crate::intent::Desk;
 
 /// Servers that do the same.
 #[derive(Debug)]
@@ -309,18 +311,16 @@ const FIRST: Duration = Duration::from_secs(1);
 
 /// Starts to look up the servers whose addresses come from DNS, and waits a moment for the first answers: visitors who come right
 /// after a start are to find somebody.
-pub async fn find(backends: &[Arc<Backend>], resolver: &Resolver, drain: &Drain) {
-    let asker = Arc::new(Asker::new(resolver));
+pub async fn find(backends: &[Arc<Backend>], resolver: &Resolver, desk: &Arc<Desk>, drain: &Drain) {
+    let with = With {
+        asker: Arc::new(Asker::new(resolver)),
+        terms: resolver.clone(),
+        desk: Arc::clone(desk),
+    };
     let (first, mut every) = mpsc::channel(1);
     for named in backends.iter().flat_map(|backend| backend.named()) {
-        let (named, asker, first) = (Arc::clone(named), Arc::clone(&asker), first.clone());
-        drain.spawn(names::keep(
-            named,
-            asker,
-            resolver.clone(),
-            first,
-            drain.clone(),
-        ));
+        let (named, first) = (Arc::clone(named), first.clone());
+        drain.spawn(names::keep(named, with.clone(), first, drain.clone()));
     }
     drop(first);
     // Nothing is ever sent: it ends when everybody has let go. Whoever has not by then is asked for as before.

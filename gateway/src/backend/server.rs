@@ -8,7 +8,7 @@ mod blame; // and judged
 
 mod misfit; // it is spoken to otherwise than it expects
 
-mod orders; // what an operator asks
+mod orders; // where it is, and what an operator asks of it there
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -38,22 +38,27 @@ use super::mismatch::Mismatches;
 use super::queue::{Permit, Room};
 use super::secured::Secured;
 use super::slow_start::SlowStart;
-use super::whereabouts::{Found, Here, Whereabouts};
+use super::whereabouts::{Here, Whereabouts};
 use crate::complaint::Complaint;
-use crate::intent::{Identity, Mode};
+use crate::intent::Mode;
 
 pub(super) use in_flight::InFlight;
+pub(crate) use orders::Seated;
 
 /// See the module's head.
 pub struct Server {
     pub name: String,
     whereabouts: Whereabouts,
-    identity: Identity,
+    /// What the operator calls it: of a slot, the server that DNS finds.
+    called: String,
+    is_slot: bool,
+    /// See [`Self::sit`].
+    seat: Mutex<()>,
     backend: Arc<str>,
     /// `backend=… server=…`, for the access log.
     label: String,
     declared_weight: u16,
-    /// What counts: an operator may have asked for another one, or for none while it is drained or in maintenance.
+    /// What an operator asks, or [`AS_DECLARED`].
     weight: AtomicU16,
     /// A [`Mode`], or [`READY`].
     mode: AtomicU8,
@@ -116,6 +121,9 @@ const WHATS: usize = 6;
 
 /// In no [`Mode`].
 const READY: u8 = u8::MAX;
+
+/// No weight that may be asked for.
+const AS_DECLARED: u16 = u16::MAX;
 
 impl What {
     pub(super) const ALL: [Self; WHATS] = [
@@ -220,13 +228,15 @@ impl Server {
             config::Place::Addresses { .. } | config::Place::Services { .. } => None,
         };
         Self {
-            identity: Identity::of(&backend, &name, &server.place.to_string()),
+            called: server.name.clone(),
+            is_slot: here.is_none(),
+            seat: Mutex::default(),
             whereabouts: Whereabouts::new(here),
             label: format!("backend={backend} server={name}"),
             name,
             backend,
             declared_weight: server.weight,
-            weight: AtomicU16::new(server.weight),
+            weight: AtomicU16::new(AS_DECLARED),
             mode: AtomicU8::new(READY),
             backup: server.backup,
             tls,
@@ -274,9 +284,14 @@ impl Server {
         self.room.open()
     }
 
-    /// Which one it is, for what operators ask of it.
-    pub(crate) const fn identity(&self) -> Identity {
-        self.identity
+    /// What the operator calls it: of a slot, the server that DNS finds.
+    pub(crate) fn called(&self) -> &str {
+        &self.called
+    }
+
+    /// Whether DNS says where it is.
+    pub(crate) const fn is_slot(&self) -> bool {
+        self.is_slot
     }
 
     /// Where it is for the time being, as people read it.
@@ -300,26 +315,6 @@ impl Server {
         self.whereabouts.with(|_here| ()).is_none()
     }
 
-    /// What DNS gives it from here on: an address, another one, or none. Connections to a former one that rest are closed; what
-    /// is in flight there ends in its own time, and says nothing of this server any more. `joins` where others are there already.
-    pub(super) fn sit(&self, found: Option<Found>, joins: bool) {
-        if !self.whereabouts.change(found) {
-            return;
-        }
-        // Who comes is not to blame for who was there.
-        self.with_fitness(|fitness| *fitness = Fitness::default());
-        self.chose_http1.store(false, Relaxed);
-        self.manners.forget();
-        if let Some(checks) = &self.checks {
-            checks.forget();
-        }
-        self.close_resting();
-        if joins {
-            self.slow_start.begin(clock::now_ms());
-        }
-        self.room.changed();
-    }
-
     /// Closes what rests, and lets nobody else onto what is shared.
     fn close_resting(&self) {
         let now = clock::now_ms();
@@ -338,13 +333,18 @@ impl Server {
 
     /// Whether nothing is sent to it: it was given no share or DNS gives it no address, or it is drained or in maintenance.
     pub(super) fn is_idle(&self) -> bool {
-        self.share() == 0 || self.is_vacant()
+        self.share() == 0
     }
 
     /// Its part of what comes.
-    pub(super) fn share(&self) -> u16 {
+    pub(super) fn share(&self) -> u32 {
+        let share = self.whereabouts.with(|here| self.share_at(here));
+        share.unwrap_or_default()
+    }
+
+    fn share_at(&self, here: &Here) -> u32 {
         if self.mode.load(Relaxed) == READY {
-            self.weight.load(Relaxed)
+            self.weight_at(here)
         } else {
             0
         }
@@ -376,7 +376,7 @@ impl Server {
 
     fn candidate_at(&self, here: &Here, tried: bool, now: u64) -> Candidate {
         let until = self.out_until.load(Relaxed);
-        let weight = self.share();
+        let weight = self.share_at(here);
         let backup = self.backup || here.is_backup();
         let standing = match (weight, tried, until > now, backup) {
             (0, ..) => Standing::Idle,
@@ -389,7 +389,7 @@ impl Server {
         };
         Candidate {
             standing,
-            weight: u32::from(weight) * self.slow_start.share(now) * here.share(),
+            weight: weight * self.slow_start.share(now),
             outstanding: self.outstanding(),
             room: self.room.has_room()
                 || self.has_resting()

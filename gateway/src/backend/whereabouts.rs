@@ -48,7 +48,7 @@ impl Here {
     }
 
     /// Where DNS says. Visitors keep the address over restarts and at other gateways, where it may be in another slot.
-    fn found(found: Found) -> Self {
+    pub(super) fn found(found: Found) -> Self {
         Self {
             address: Address {
                 host: found.at.ip().to_string(),

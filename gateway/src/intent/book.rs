@@ -118,7 +118,32 @@ pub(super) struct Orders {
     pub(super) weight: Option<Held<u16>>,
 }
 
-/// A server that something is asked of, as people call it.
+/// What is asked of one server, without who and why.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Bidding {
+    pub(crate) mode: Option<Mode>,
+    pub(crate) weight: Option<u16>,
+}
+
+impl Orders {
+    pub(super) fn bidding(&self) -> Bidding {
+        Bidding {
+            mode: self.mode.as_ref().map(|held| held.value),
+            weight: self.weight.as_ref().map(|held| held.value),
+        }
+    }
+
+    /// One after the other.
+    pub(super) fn each(&self) -> impl Iterator<Item = (Change, &Note)> {
+        let mode = self.mode.as_ref();
+        let weight = self.weight.as_ref();
+        let mode = mode.map(|held| (Change::Mode(held.value), &held.note));
+        let weight = weight.map(|held| (Change::Weight(Some(held.value)), &held.note));
+        mode.into_iter().chain(weight)
+    }
+}
+
+/// A server that something is asked of, as the operator calls it in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) backend: String,
@@ -130,6 +155,9 @@ pub(super) struct Entry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Over {
     pub(super) identity: Identity,
+    pub(super) backend: String,
+    /// As the operator calls it.
+    pub(super) server: String,
     /// `drain` or `weight 20`.
     pub(super) what: String,
     pub(super) note: Note,
@@ -180,6 +208,8 @@ impl Book {
             let mut over = |what: String, note: Note| {
                 all.push(Over {
                     identity: *identity,
+                    backend: entry.backend.clone(),
+                    server: entry.server.clone(),
                     what,
                     note,
                 });
@@ -196,10 +226,35 @@ impl Book {
         all
     }
 
+    /// Strikes out what was asked of a server, but for those machines of it that are `here`. How many were struck out.
+    pub(super) fn take_back(
+        &mut self,
+        (backend, server): (&str, &str),
+        change: Change,
+        here: impl Fn(Identity) -> bool,
+    ) -> usize {
+        let mut count = 0;
+        for (identity, entry) in &mut self.0 {
+            if entry.backend != backend || entry.server != server || here(*identity) {
+                continue;
+            }
+            let orders = &mut entry.orders;
+            let taken = match change {
+                Change::Ready => orders.mode.take().is_some(),
+                Change::Weight(None) => orders.weight.take().is_some(),
+                Change::Mode(_) | Change::Weight(Some(_)) => false,
+            };
+            count += usize::from(taken);
+        }
+        self.tidy();
+        count
+    }
+
     /// Strikes out everything asked of servers that are not `known`.
-    pub(super) fn keep_known(&mut self, known: impl Fn(Identity) -> bool) -> Vec<Entry> {
+    pub(super) fn keep_known(&mut self, known: impl Fn(Identity, &Entry) -> bool) -> Vec<Entry> {
         let all = std::mem::take(&mut self.0).into_iter();
-        let (here, gone): (Vec<_>, Vec<_>) = all.partition(|(identity, _)| known(*identity));
+        let (here, gone): (Vec<_>, Vec<_>) =
+            all.partition(|(identity, entry)| known(*identity, entry));
         self.0 = here.into_iter().collect();
         gone.into_iter().map(|(_, entry)| entry).collect()
     }
@@ -274,8 +329,30 @@ mod tests {
         let one = Identity::of("alb", "one", "10.0.0.1:80");
         let moved = Identity::of("alb", "one", "10.0.0.1:81");
         book.write(one, ("alb", "one"), Change::Mode(Mode::Drain), note(None));
-        assert_eq!(book.keep_known(|known| known == one).len(), 0);
-        assert_eq!(book.keep_known(|known| known == moved)[0].server, "one");
+        assert_eq!(book.keep_known(|known, _| known == one).len(), 0);
+        assert_eq!(book.keep_known(|known, _| known == moved)[0].server, "one");
         assert_eq!(book, Book::default());
+    }
+
+    #[test]
+    fn what_was_asked_of_absent_machines_alone_can_be_taken_back() {
+        let mut book = Book::default();
+        let (one, two) = (
+            Identity::of("alb", "one", "10.0.0.1:80"),
+            Identity::of("alb", "one", "10.0.0.2:80"),
+        );
+        let name = ("alb", "one");
+        for machine in [one, two] {
+            book.write(machine, name, Change::Mode(Mode::Drain), note(None));
+            book.write(machine, name, Change::Weight(Some(5)), note(None));
+        }
+        let here = |machine| machine == one;
+        assert_eq!(book.take_back(("alb", "two"), Change::Ready, here), 0);
+        assert_eq!(book.take_back(name, Change::Ready, here), 1);
+        assert_eq!(book.take_back(name, Change::Ready, here), 0);
+        assert_eq!(book.orders(two).bidding().weight, Some(5));
+        assert_eq!(book.take_back(name, Change::Weight(None), here), 1);
+        assert_eq!(book.entries().count(), 1);
+        assert_eq!(book.orders(one).bidding().mode, Some(Mode::Drain));
     }
 }

@@ -1,5 +1,7 @@
 //! Orders are written down, kept, and carried out; and struck out when their time is over.
 
+mod away; // for machines that DNS finds, or does not
+
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -9,12 +11,13 @@ use tidegate_shared::when;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{error, info, warn};
 
-use super::book::{Book, Orders};
+use super::book::{Book, Entry, Orders};
 use super::keep::{self, Keeper};
-use super::talk::{Answer, Asked, Change, Order, Row, Which, tidied};
+use super::talk::{Answer, Asked, Order, Place, Row, Which, tidied};
 use super::there::There;
-use super::{Identity, Mode, Note};
-use crate::backend::{Backend, Server};
+use super::words::{asked, holds};
+use super::{Bidding, Identity, Note};
+use crate::backend::{Backend, Seated, Server};
 
 /// How often orders are looked at whose time may be over.
 const EVERY: Duration = Duration::from_secs(1);
@@ -34,6 +37,8 @@ pub struct Desk {
     keeper: Option<Arc<Mutex<Keeper>>>,
     /// What holds is not in the file, for this.
     unsaved: Mutex<Option<String>>,
+    /// The file says more than holds, since it was read.
+    outdated: bool,
 }
 
 fn locked<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -64,14 +69,15 @@ impl Desk {
             }
             Arc::new(Mutex::new(keeper))
         });
-        let desk = Self {
+        let mut desk = Self {
             backends,
             book: Mutex::new(book),
             keeper,
             unsaved: Mutex::new(unsaved),
+            outdated: false,
         };
-        desk.give_up_strangers();
-        desk.expire();
+        let strangers = desk.give_up_strangers();
+        desk.outdated = desk.expire() || strangers;
         desk.carry_out();
         desk.tell_at_start();
         Arc::new(desk)
@@ -107,8 +113,11 @@ impl Desk {
         let rows: Vec<Row> = backends
             .iter()
             .flat_map(|backend| backend.servers())
-            .filter(|server| wanted(&which.server, &server.name))
+            .filter(|server| {
+                wanted(&which.server, &server.name) || wanted(&which.server, server.called())
+            })
             .map(|server| self.row(server))
+            .chain(self.absent(which))
             .collect();
         match (&which.backend, &which.server) {
             (Some(backend), Some(server)) if rows.is_empty() => {
@@ -119,7 +128,10 @@ impl Desk {
     }
 
     fn row(&self, server: &Server) -> Row {
-        let Orders { mode, weight } = locked(&self.book).orders(server.identity());
+        let orders = server
+            .seated()
+            .map(|seated| locked(&self.book).orders(seated.identity));
+        let Orders { mode, weight } = orders.unwrap_or_default();
         Row {
             mode: mode.map(|held| held.note),
             weighed: weight.map(|held| held.note),
@@ -136,10 +148,14 @@ impl Desk {
             who,
         } = order;
         let backend = self.backend(&place.backend)?;
+        if let Some(answer) = self.set_of_absent(backend, &place.server, change) {
+            return answer.inspect(|said| info!("{said}, by {user}"));
+        }
         let mut servers = backend.servers().iter();
         let server = servers
             .find(|server| server.name == place.server)
             .ok_or_else(|| self.no_such_server(&place.backend, &place.server))?;
+        let Seated { identity, address } = server.seated().ok_or_else(|| no_address(&place))?;
         // Times that a file could not say are no times that anybody means.
         let now = SystemTime::now();
         let until = seconds.map(|seconds| now + Duration::from_secs(seconds.min(LONGEST_SECONDS)));
@@ -150,21 +166,29 @@ impl Desk {
             since: now,
             until,
         };
+        let name = (server.backend(), server.called());
+        let bidding = {
+            let mut book = locked(&self.book);
+            book.write(identity, name, change, note.clone());
+            book.orders(identity).bidding()
+        };
+        let holds = holds(change, bidding, server.declared_weight());
         let said = format!(
-            "backend {}: server {} ({}) {}",
+            "backend {}: server {} ({address}) {holds}",
             server.backend(),
-            server.name,
-            server.address(),
-            asked(change)
+            server.name
         );
         info!("{said}, {note}");
-        let name = (server.backend(), server.name.as_str());
-        locked(&self.book).write(server.identity(), name, change, note);
-        self.carry_out_for(server);
-        Ok(match until {
-            Some(until) => format!("{said}, until {}", when::utc(until)),
-            None => said,
-        })
+        // DNS may have given the address to another slot meanwhile.
+        let called = server.called();
+        let alike = backend.servers().iter();
+        for server in alike.filter(|server| server.called() == called) {
+            self.carry_out_for(server);
+        }
+        let until = until.map(|until| format!(", until {}", when::utc(until)));
+        let goes = (server.is_slot() && bidding != Bidding::default())
+            .then_some("; this goes with the address, whichever server has it");
+        Ok(said + &until.unwrap_or_default() + goes.unwrap_or_default())
     }
 
     fn backend(&self, name: &str) -> Result<&Arc<Backend>, String> {
@@ -206,14 +230,16 @@ impl Desk {
     }
 
     fn carry_out_for(&self, server: &Server) {
-        let Orders { mode, weight } = locked(&self.book).orders(server.identity());
-        server.obey(mode.map(|held| held.value), weight.map(|held| held.value));
+        server.obey(&|identity| self.bidding(identity));
     }
 
-    /// Strikes out what was asked of servers that are not, or are somewhere else by now.
-    fn give_up_strangers(&self) {
-        let known = |identity: Identity| self.servers().any(|server| server.identity() == identity);
-        for gone in locked(&self.book).keep_known(known) {
+    /// Strikes out what was asked of servers that are not, or are somewhere else by now; whether there was any.
+    fn give_up_strangers(&self) -> bool {
+        let known = |identity: Identity, entry: &Entry| {
+            self.server_of(identity).is_some() || self.may_come(entry)
+        };
+        let all_gone = locked(&self.book).keep_known(known);
+        for gone in &all_gone {
             let (backend, server) = (&gone.backend, &gone.server);
             let there = self
                 .servers()
@@ -229,43 +255,52 @@ impl Desk {
                 "state file: what was asked of server {server} of backend {backend} is given up: {why}"
             );
         }
+        !all_gone.is_empty()
     }
 
     fn tell_at_start(&self) {
         for (_, entry) in locked(&self.book).entries() {
-            let (backend, server, orders) = (&entry.backend, &entry.server, &entry.orders);
-            let mode = orders
-                .mode
-                .as_ref()
-                .map(|held| (Change::Mode(held.value), &held.note));
-            let weight = orders.weight.as_ref();
-            let weight = weight.map(|held| (Change::Weight(Some(held.value)), &held.note));
-            for (change, note) in mode.into_iter().chain(weight) {
+            let (backend, server) = (&entry.backend, &entry.server);
+            let whose = if self.may_come(entry) {
+                format!("of what DNS finds for {server}, the machine of which it was asked")
+            } else {
+                format!("server {server}")
+            };
+            for (change, note) in entry.orders.each() {
                 info!(
-                    "backend {backend}: server {server} {}, {note} (state file)",
+                    "backend {backend}: {whose} {}, {note} (state file)",
                     asked(change)
                 );
             }
         }
     }
 
+    /// The server at whose place there is this machine.
+    fn server_of(&self, identity: Identity) -> Option<&Arc<Server>> {
+        let is = |server: &Server| {
+            server
+                .seated()
+                .is_some_and(|seated| seated.identity == identity)
+        };
+        self.servers().find(|server| is(server))
+    }
+
     /// Ends what has an end; whether there was any.
     fn expire(&self) -> bool {
         let over = locked(&self.book).expire(SystemTime::now());
         for over in &over {
-            let Some(server) = self
-                .servers()
-                .find(|server| server.identity() == over.identity)
-            else {
+            let (backend, what, note) = (&over.backend, &over.what, &over.note);
+            let Some(server) = self.server_of(over.identity) else {
+                info!(
+                    "backend {backend}: the {what} asked of an address of {} that DNS does not give is over, {note}",
+                    over.server
+                );
                 continue;
             };
             info!(
-                "backend {}: the {} of server {} ({}) is over, {}",
-                server.backend(),
-                over.what,
+                "backend {backend}: the {what} of server {} ({}) is over, {note}",
                 server.name,
-                server.address(),
-                over.note
+                server.address()
             );
             self.carry_out_for(server);
         }
@@ -312,17 +347,12 @@ impl Desk {
 /// A century.
 const LONGEST_SECONDS: u64 = 100 * 366 * 86_400;
 
-/// What a server does from then on, in words.
-fn asked(change: Change) -> String {
-    match change {
-        Change::Ready => "is used as declared".to_owned(),
-        Change::Mode(Mode::Drain) => "is drained: it gets no new requests".to_owned(),
-        Change::Mode(Mode::Maintenance) => {
-            "is in maintenance: it gets no new requests and no checks".to_owned()
-        }
-        Change::Weight(Some(weight)) => format!("has weight {weight}"),
-        Change::Weight(None) => "has its declared weight".to_owned(),
-    }
+/// Why nothing can be asked of a slot.
+fn no_address(place: &Place) -> String {
+    format!(
+        "DNS gives {place} no address for the time being, and an order is for the machine at an address: `tidegated get {}` shows those that have one",
+        place.backend
+    )
 }
 
 /// Ends orders whose time is over, and writes what could not be written, until everything finishes.
@@ -330,13 +360,14 @@ pub async fn attend(desk: Arc<Desk>, drain: Drain) {
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut tried = Instant::now();
+    let mut outdated = desk.outdated;
     loop {
         tokio::select! {
             () = drain.finishing() => return,
             _ = ticks.tick() => {}
         }
         let again = desk.is_unsaved() && tried.elapsed() >= AGAIN;
-        if desk.expire() || again {
+        if desk.expire() || std::mem::take(&mut outdated) || again {
             tried = Instant::now();
             let _told = desk.save().await;
         }

@@ -17,7 +17,7 @@ use super::there::{There, followed, is_expendable, look};
 
 const HEAD: &str = "# What operators asked of servers with `tidegated set`, kept by the gateway over its restarts. It is read at the start and\n\
                     # rewritten with each order. An entry counts for the server that it was made for, as long as that is declared at the same\n\
-                    # address; where servers are stands in the configuration alone.\n";
+                    # address, or where DNS finds servers for the machine at the same address; where servers are stands elsewhere.\n";
 
 /// All of the file.
 #[derive(Debug, Default, Serialize, Deserialize)]

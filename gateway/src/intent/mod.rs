@@ -17,6 +17,8 @@ pub mod control; // the socket
 
 pub mod desk; // orders are carried out
 
+mod words; // as people read them
+
 mod book; // what holds
 
 mod keep; // the file
@@ -25,6 +27,7 @@ mod there; // what stands in its place
 
 mod identity; // which server an order was for
 
+pub(crate) use book::Bidding;
 pub use book::{Mode, Note};
 pub use desk::Desk;
 pub use identity::Identity;

@@ -138,7 +138,7 @@ impl FromStr for Change {
 }
 
 /// A server, as `tidegated get` shows it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     pub backend: String,
     pub server: String,

@@ -2,6 +2,8 @@
 
 mod odd; // long, false and useless answers
 
+mod orders; // what operators ask of whom
+
 mod uploads; // what is lost meanwhile: nothing
 
 use std::collections::{HashMap, HashSet};

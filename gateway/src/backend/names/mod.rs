@@ -45,6 +45,7 @@ use voice::Voice;
 
 use super::config::Server as Said;
 use super::server::Server;
+use crate::intent::Desk;
 
 /// One server of an operator's whose addresses come from DNS, and its slots.
 #[derive(Debug)]
@@ -125,34 +126,43 @@ impl Named {
     }
 
     /// The slots take what has changed. `joins` unless it is the first answer.
-    fn seat(&self, changes: &[Change], joins: bool) {
+    fn seat(&self, changes: &[Change], joins: bool, desk: &Desk) {
+        let asked = |identity| desk.bidding(identity);
         for change in changes {
-            match *change {
+            let (slot, found, joins) = match *change {
                 Change::Came { slot, found, .. } | Change::Weighed { slot, found } => {
-                    self.slots[slot].sit(Some(found), joins);
+                    (slot, Some(found), joins)
                 }
-                Change::Left { slot, .. } => self.slots[slot].sit(None, false),
-                Change::Missing { .. } => {}
-            }
+                Change::Left { slot, .. } => (slot, None, false),
+                Change::Missing { .. } => continue,
+            };
+            let slot = &self.slots[slot];
+            let former = slot.seated();
+            slot.sit(found, joins, &asked);
+            desk.moved(slot, former);
         }
     }
 }
 
+/// Whom names are kept with.
+#[derive(Clone, Debug)]
+pub(crate) struct With {
+    pub(crate) asker: Arc<Asker>,
+    pub(crate) terms: Resolver,
+    /// Knows what operators ask of whoever has an address.
+    pub(crate) desk: Arc<Desk>,
+}
+
 /// Keeps a name's addresses until everything finishes. `first` is let go of with the first answer, whatever it is.
-pub(crate) async fn keep(
-    named: Arc<Named>,
-    asker: Arc<Asker>,
-    terms: Resolver,
-    first: mpsc::Sender<()>,
-    drain: Drain,
-) {
+pub(crate) async fn keep(named: Arc<Named>, with: With, first: mpsc::Sender<()>, drain: Drain) {
     tokio::select! {
         () = drain.finishing() => {}
-        () = keep_for_ever(&named, &asker, &terms, first) => {}
+        () = keep_for_ever(&named, &with, first) => {}
     }
 }
 
-async fn keep_for_ever(named: &Named, asker: &Asker, terms: &Resolver, first: mpsc::Sender<()>) {
+async fn keep_for_ever(named: &Named, with: &With, first: mpsc::Sender<()>) {
+    let With { asker, terms, desk } = with;
     let hold_ms = u64::try_from(terms.hold.as_millis()).unwrap_or(u64::MAX);
     let mut slots = Slots::new(named.slots.len(), hold_ms, random());
     let mut round = Round::default();
@@ -169,7 +179,7 @@ async fn keep_for_ever(named: &Named, asker: &Asker, terms: &Resolver, first: mp
         } else {
             slots.passed(now)
         };
-        named.seat(&changes, was_known);
+        named.seat(&changes, was_known, desk);
         was_known |= outcome.is_known;
         named
             .counts
@@ -187,7 +197,7 @@ async fn keep_for_ever(named: &Named, asker: &Asker, terms: &Resolver, first: mp
                 () = &mut again => {}
                 () = sleep(Duration::from_millis(left.unwrap_or_default())), if left.is_some() => {
                     let changes = slots.passed(clock::now_ms());
-                    named.seat(&changes, was_known);
+                    named.seat(&changes, was_known, desk);
                     voice.passed(&changes, slots.taken());
                 }
             }

@@ -1,15 +1,79 @@
-//! What an operator asks of a server, and what he is shown of it.
+//! Where a server is for the time being, what an operator asks of whoever is there, and what he is shown of it. An order is for a
+//! machine: of a slot, whose address DNS may give to another one any moment, it goes with the address.
 
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{MutexGuard, PoisonError};
 
 use tidegate_shared::clock;
 
 use super::super::check::Checks;
-use super::{READY, Server};
-use crate::intent::Mode;
+use super::super::fitness::Fitness;
+use super::super::whereabouts::{Found, Here};
+use super::{AS_DECLARED, READY, Server};
 use crate::intent::talk::Row;
+use crate::intent::{Bidding, Identity, Mode};
+
+/// Which machine a server is for the time being.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Seated {
+    pub(crate) identity: Identity,
+    /// As people read it.
+    pub(crate) address: String,
+}
 
 impl Server {
+    /// Which machine it is, for what operators ask of it; `None` where DNS has given it no address.
+    pub(crate) fn seated(&self) -> Option<Seated> {
+        self.whereabouts.with(|here| {
+            let address = here.address.to_string();
+            let identity = self.identity_at(&address);
+            Seated { identity, address }
+        })
+    }
+
+    fn identity_at(&self, address: &str) -> Identity {
+        Identity::of(&self.backend, &self.called, address)
+    }
+
+    /// What DNS gives it from here on: an address, another one, or none. Connections to a former one that rest are closed; what
+    /// is in flight there ends in its own time, and says nothing of this server any more. `joins` where others are there already.
+    /// `asked` says what operators ask of whoever is at an address.
+    pub(in crate::backend) fn sit(
+        &self,
+        found: Option<Found>,
+        joins: bool,
+        asked: &dyn Fn(Identity) -> Bidding,
+    ) {
+        let seat = self.seat();
+        let next = found.map(|found| self.identity_at(&Here::found(found).address.to_string()));
+        let bidding = next.map(asked).unwrap_or_default();
+        // Whoever is not to be used is not, in between either.
+        let idle = bidding.mode.is_some() || bidding.weight == Some(0);
+        if idle {
+            self.take_orders(bidding);
+        }
+        let moved = self.whereabouts.change(found);
+        if !idle {
+            self.take_orders(bidding);
+        }
+        drop(seat);
+        if !moved {
+            return;
+        }
+        // Who comes is not to blame for who was there.
+        self.with_fitness(|fitness| *fitness = Fitness::default());
+        self.chose_http1.store(false, Relaxed);
+        self.manners.forget();
+        if let Some(checks) = &self.checks {
+            checks.forget();
+        }
+        self.close_resting();
+        if joins {
+            self.slow_start.begin(clock::now_ms());
+        }
+        self.room.changed();
+    }
+
     /// What an operator asks of it, if anything.
     pub(in crate::backend) fn mode(&self) -> Option<Mode> {
         [Mode::Drain, Mode::Maintenance]
@@ -17,14 +81,14 @@ impl Server {
             .find(|mode| *mode as u8 == self.mode.load(Relaxed))
     }
 
-    /// Does what an operator asks: in this mode, with this weight, and as declared where there is none.
-    pub(crate) fn obey(&self, mode: Option<Mode>, weight: Option<u16>) {
+    /// Does what operators ask of whoever has its address, as `asked` says.
+    pub(crate) fn obey(&self, asked: &dyn Fn(Identity) -> Bidding) {
+        let seat = self.seat();
+        let bidding = self.seated().map(|seated| asked(seated.identity));
         let was_idle = self.is_idle();
-        self.weight
-            .store(weight.unwrap_or(self.declared_weight), Relaxed);
-        self.mode
-            .store(mode.map_or(READY, |mode| mode as u8), Relaxed);
-        if mode == Some(Mode::Maintenance) {
+        self.take_orders(bidding.unwrap_or_default());
+        drop(seat);
+        if self.mode() == Some(Mode::Maintenance) {
             self.close_resting();
         }
         if was_idle && !self.is_idle() {
@@ -34,24 +98,56 @@ impl Server {
         self.room.changed();
     }
 
+    fn take_orders(&self, bidding: Bidding) {
+        let weight = bidding.weight.unwrap_or(AS_DECLARED);
+        self.weight.store(weight, Relaxed);
+        let mode = bidding.mode.map_or(READY, |mode| mode as u8);
+        self.mode.store(mode, Relaxed);
+    }
+
+    /// An address and what is asked of whoever has it change together.
+    fn seat(&self) -> MutexGuard<'_, ()> {
+        self.seat.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its part in what comes while it is used: what is declared, by the operator or in its records, unless another one is asked.
+    pub(super) fn weight_at(&self, here: &Here) -> u32 {
+        match self.weight.load(Relaxed) {
+            AS_DECLARED => self.declared_weight_at(here),
+            asked => asked.into(),
+        }
+    }
+
+    fn declared_weight_at(&self, here: &Here) -> u32 {
+        u32::from(self.declared_weight) * here.share()
+    }
+
+    /// What is declared of it, for whoever asks for something else.
+    pub(crate) fn declared_weight(&self) -> u32 {
+        let there = self.whereabouts.with(|here| self.declared_weight_at(here));
+        there.unwrap_or_else(|| self.declared_weight.into())
+    }
+
     /// As `tidegated get` shows it, but for who asked for what.
     pub(crate) fn row(&self) -> Row {
         let state = match self.mode() {
             Some(mode) => mode.to_string(),
-            None if self.share() == 0 => "unused".to_owned(),
             None if self.is_vacant() => "no address".to_owned(),
+            None if self.share() == 0 => "unused".to_owned(),
             None if self.is_down() => "down".to_owned(),
             None if self.is_out() => "left out".to_owned(),
             None => "in use".to_owned(),
         };
+        let declared_weight = self.declared_weight();
+        let weight = self.whereabouts.with(|here| self.weight_at(here));
         Row {
             backend: self.backend().to_owned(),
             server: self.name.clone(),
             address: self.address(),
             state,
             backup: self.backup,
-            weight: self.weight.load(Relaxed).into(),
-            declared_weight: self.declared_weight.into(),
+            weight: weight.unwrap_or(declared_weight),
+            declared_weight,
             in_flight: self.outstanding(),
             connections: self.open(),
             requests: self.counts.requests.get(),
