@@ -233,6 +233,48 @@ async fn weights_count_and_end_with_their_time() {
     assert!(!state.contains("[[intent]]"), "{state}");
 }
 
+#[tokio::test]
+async fn what_keeps_a_server_from_its_share_is_shown() {
+    let one = HttpApp::start("one").await;
+    let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let servers = [("one", one.address()), ("two", gone.local_addr().unwrap())];
+    drop(gone);
+    let more =
+        "eject_after = 1\neject_time = \"60s\"\neject_time_most = \"60s\"\nslow_start = \"60s\"";
+    let world = World::builder().config(&file(&servers, more)).start().await;
+    assert_eq!(
+        answers(&world, 2).await,
+        ["one", "one"],
+        "the other is tried and left out"
+    );
+    let shown = ask_well(&world, &["get", "site/two"]).await;
+    for part in [
+        "left out",
+        "its requests failed",
+        "connection refused",
+        "it is tried again in ",
+    ] {
+        assert!(shown.contains(part), "{shown}");
+    }
+    let list: Value =
+        serde_json::from_str(&ask_well(&world, &["get", "site/two", "--json"]).await).unwrap();
+    let fault = list[0]["fault"].as_str().unwrap();
+    assert!(fault.contains("connection refused"), "{fault}");
+    let weight = async || {
+        let metrics = world.metrics().await;
+        metrics.sum("tidegate_backend_server_weight", &["server=\"one\""])
+    };
+    assert_eq!(weight().await, 1.0);
+    ask_well(&world, &["set", "site/one", "drain"]).await;
+    assert_eq!(weight().await, 0.0);
+    ask_well(&world, &["set", "site/one", "ready"]).await;
+    let shown = ask_well(&world, &["get", "site/one"]).await;
+    for part in ["in use, slow start", "0.05 of 1"] {
+        assert!(shown.contains(part), "{shown}");
+    }
+    assert!(weight().await < 0.2);
+}
+
 /// The incident of a site whose saved state restored a port that was not declared any more: here it cannot.
 #[tokio::test]
 async fn what_was_asked_outlives_the_gateway_and_not_a_change_of_the_server() {

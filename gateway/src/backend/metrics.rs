@@ -109,10 +109,28 @@ pub(crate) fn encode(
         encoder,
         (
             "backend_server_weight",
-            "The share that a server of a backend has, as declared or as an operator asked",
+            "The share that a server of a backend has for the time being: as declared, in its SRV record, or as an operator asked, less while it starts slowly, and 0 while it is drained, in maintenance or without an address",
         ),
         None,
-        each(|server| f64::from(server.share())),
+        each(|server| server.effective_weight()),
+    )?;
+    gauges(
+        encoder,
+        (
+            "backend_server_backup",
+            "1 for a server of a backend that is used only while none of the others is fit",
+        ),
+        None,
+        each(|server| f64::from(u8::from(server.is_backup()))),
+    )?;
+    gauges(
+        encoder,
+        (
+            "backend_server_priority",
+            "The priority in the SRV record of a server of a backend: the lowest are used, the others are backups",
+        ),
+        None,
+        servers().filter_map(|server| Some((labels(server), f64::from(server.priority()?)))),
     )?;
     gauges(
         encoder,

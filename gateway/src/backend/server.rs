@@ -90,6 +90,8 @@ pub struct Server {
     /// An answer would change something in `fitness`.
     blemished: AtomicBool,
     fitness: Mutex<Fitness>,
+    /// What was wrong last while it is left out.
+    fault: Mutex<String>,
     slow_start: SlowStart,
     complaints: Mutex<[Complaint; WHATS]>,
     /// Where it is checked.
@@ -257,6 +259,7 @@ impl Server {
             out_until: AtomicU64::new(0),
             blemished: AtomicBool::new(false),
             fitness: Mutex::default(),
+            fault: Mutex::default(),
             slow_start: SlowStart::new(terms.slow_start),
             complaints: Mutex::default(),
             checks,

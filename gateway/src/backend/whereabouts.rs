@@ -35,6 +35,8 @@ pub(super) struct Found {
     pub(super) share: u16,
     /// Used only while none of the others is fit; an SRV record of lower priority.
     pub(super) backup: bool,
+    /// An SRV record's, where there is one.
+    pub(super) priority: Option<u16>,
 }
 
 impl Here {
@@ -66,6 +68,11 @@ impl Here {
 
     pub(super) fn is_backup(&self) -> bool {
         self.found.is_some_and(|found| found.backup)
+    }
+
+    /// As an SRV record has it: the lower, the sooner it is used.
+    pub(super) fn priority(&self) -> Option<u16> {
+        self.found.and_then(|found| found.priority)
     }
 }
 

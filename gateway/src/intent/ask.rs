@@ -168,19 +168,14 @@ fn table(rows: &[Row]) -> String {
     ];
     let mut lines = vec![titles.map(str::to_owned)];
     lines.extend(rows.iter().map(|row| {
-        let weight = if row.weight == row.declared_weight {
-            row.weight.to_string()
-        } else {
-            format!("{} of {}", row.weight, row.declared_weight)
-        };
         let notes = row.mode.iter().chain(&row.weighed);
         let notes = notes.map(ToString::to_string);
         let why: Vec<String> = row.fault.clone().into_iter().chain(notes).collect();
         [
             format!("{}/{}", row.backend, row.server),
             row.address.clone(),
-            row.state.clone() + if row.backup { ", backup" } else { "" },
-            weight,
+            state(row),
+            weight(row),
             row.in_flight.to_string(),
             row.connections.to_string(),
             row.requests.to_string(),
@@ -188,4 +183,30 @@ fn table(rows: &[Row]) -> String {
         ]
     }));
     columns(&lines)
+}
+
+/// Whether it is used, in words.
+fn state(row: &Row) -> String {
+    let mut state = row.state.clone();
+    if row.backup {
+        state.push_str(", backup");
+    }
+    if let Some(priority) = row.priority {
+        state.push_str(&format!(", priority {priority}"));
+    }
+    state
+}
+
+/// Its weight: what is asked, of what is declared; while it starts slowly, what it gets of that.
+fn weight(row: &Row) -> String {
+    let whole = if row.weight == row.declared_weight {
+        row.weight.to_string()
+    } else {
+        format!("{} of {}", row.weight, row.declared_weight)
+    };
+    let effective = row.effective_weight;
+    if effective == 0.0 || effective == f64::from(row.weight) {
+        return whole;
+    }
+    format!("{effective:.2} of {whole}")
 }

@@ -147,7 +147,12 @@ pub struct Row {
     pub state: String,
     pub backup: bool,
     pub weight: u32,
+    /// The operator's, or that of its SRV record.
     pub declared_weight: u32,
+    /// What it gets for the time being: nothing while it is drained, and less than its weight while it starts slowly.
+    pub effective_weight: f64,
+    /// Of its SRV record: the lower, the sooner it is used.
+    pub priority: Option<u16>,
     pub in_flight: usize,
     pub connections: usize,
     pub requests: u64,
@@ -155,7 +160,7 @@ pub struct Row {
     pub mode: Option<Note>,
     /// The same of another weight.
     pub weighed: Option<Note>,
-    /// Why its checks fail.
+    /// Why it is down or left out.
     pub fault: Option<String>,
 }
 

@@ -9,10 +9,13 @@ use tidegate_tests::program::{Finished, built, run};
 use super::*;
 
 async fn ordered(dns: &Dns, port: u16) -> World {
+    declared(dns, &at(port, 3)).await
+}
+
+async fn declared(dns: &Dns, server: &str) -> World {
     let text = format!(
-        "control = \"control\"\nstate_file = \"state.toml\"\n[backends.site.servers]\none = {}\n[[routes]]\nhost = \"{HOST}\"\n\
+        "control = \"control\"\nstate_file = \"state.toml\"\n[backends.site.servers]\none = {server}\n[[routes]]\nhost = \"{HOST}\"\n\
          backend = \"site\"\n[resolver]\nservers = \"{}\"\nhold = 0\n",
-        at(port, 3),
         dns.address
     );
     World::builder().config(&text).start().await
@@ -178,4 +181,70 @@ async fn an_order_whose_machine_is_gone_ends_with_its_time_or_is_taken_back() {
     let state = fs::read_to_string(world.file("state.toml")).unwrap();
     assert!(!state.contains("[[intent]]"), "{state}");
     assert!(rows(&world).await.iter().all(|row| row["state"] != "away"));
+}
+
+#[tokio::test]
+async fn what_records_say_is_shown() {
+    const SERVICE: &str = "_http._tcp.app.internal";
+    let dns = Dns::start().await;
+    let (port, _apps) = apps(3).await;
+    let service = |priority, weight, last: u8| {
+        let target = format!("h{last}.internal");
+        dns.set_addresses(&target, 1, &[ip(last)]);
+        Record {
+            name: SERVICE.to_owned(),
+            ttl: 1,
+            data: Data::Service {
+                priority,
+                weight,
+                port,
+                target,
+            },
+        }
+    };
+    let all = vec![service(10, 30, 1), service(10, 10, 2), service(20, 5, 3)];
+    dns.set(SERVICE, Kind::Srv, Answer::Records(all));
+    let world = declared(&dns, &format!("{{ srv = \"{SERVICE}\", slots = 3 }}")).await;
+    for (last, weight, priority, backup) in
+        [(1, 30, 10, false), (2, 10, 10, false), (3, 5, 20, true)]
+    {
+        let address = format!("{}:{port}", ip(last));
+        let slot = slot(&world, &address).await;
+        let name = slot.trim_start_matches("site/");
+        let all = rows(&world).await;
+        let row = all.iter().find(|row| row["server"] == name).unwrap();
+        assert_eq!(
+            (&row["weight"], &row["declared_weight"]),
+            (&weight.into(), &weight.into())
+        );
+        assert_eq!(
+            (&row["priority"], &row["backup"]),
+            (&priority.into(), &backup.into())
+        );
+        let metrics = world.metrics().await;
+        let label = format!("server=\"{name}\"");
+        let value = |metric| metrics.sum(metric, &[&label]);
+        assert_eq!(value("tidegate_backend_server_weight"), f64::from(weight));
+        assert_eq!(
+            value("tidegate_backend_server_priority"),
+            f64::from(priority)
+        );
+        assert_eq!(
+            value("tidegate_backend_server_backup"),
+            f64::from(u8::from(backup))
+        );
+    }
+    let shown = ask(&world, &["get"]).await.stdout;
+    assert!(shown.contains("in use, backup, priority 20"), "{shown}");
+    // Another weight than the records', and not a multiple of it.
+    let heavy = slot(&world, &format!("{}:{port}", ip(1))).await;
+    ask(&world, &["set", &heavy, "weight=10"]).await;
+    let mut seen = HashMap::<String, usize>::new();
+    for _ in 0..10 {
+        *seen.entry(who(&world).await).or_default() += 1;
+    }
+    assert_eq!(
+        seen,
+        HashMap::from([("1".to_owned(), 5), ("2".to_owned(), 5)])
+    );
 }

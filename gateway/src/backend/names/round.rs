@@ -68,7 +68,8 @@ enum Known {
 /// Where servers are, by one record.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Host {
-    priority: u16,
+    /// `None` where no record says it.
+    priority: Option<u16>,
     name: Name,
     port: u16,
     weight: u16,
@@ -120,7 +121,7 @@ impl Round {
         let mut asked = BTreeSet::new();
         let hosts = match wanted.port {
             Some(port) => vec![Host {
-                priority: 0,
+                priority: None,
                 name: wanted.name.clone(),
                 port,
                 weight: 1,
@@ -198,6 +199,7 @@ impl Round {
                         at: SocketAddr::new(ip, host.port),
                         share: host.weight.max(1),
                         backup: Some(host.priority) != best,
+                        priority: host.priority,
                     });
                 }
             }
@@ -223,7 +225,7 @@ fn hosts(services: Option<&Known>, slots: usize) -> Vec<Host> {
         .iter()
         .filter_map(service)
         .map(|service| Host {
-            priority: service.priority,
+            priority: Some(service.priority),
             name: service.target.clone(),
             port: service.port,
             weight: service.weight,
@@ -269,7 +271,7 @@ mod tests {
 
     fn host(priority: u16, of: &str, port: u16, weight: u16) -> Host {
         Host {
-            priority,
+            priority: Some(priority),
             name: name(of),
             port,
             weight,

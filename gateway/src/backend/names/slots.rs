@@ -195,6 +195,7 @@ mod tests {
             at: at(n),
             share: 1,
             backup: false,
+            priority: None,
         }
     }
 

@@ -280,6 +280,7 @@ mod tests {
             at: at(last),
             share: 1,
             backup: false,
+            priority: None,
         };
         let changes = [
             Change::Missing { slot: 0, at: at(1) },

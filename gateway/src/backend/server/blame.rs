@@ -28,7 +28,25 @@ impl Server {
         self.count(what, why);
         let now = clock::now_ms();
         let change = self.with_fitness(|fitness| fitness.failed(now, &self.terms));
+        if self.is_out() {
+            why.clone_into(&mut self.fault());
+        }
         self.tell(change, why);
+    }
+
+    /// Why it is left out, and for how long.
+    pub(super) fn left_out_for(&self) -> Option<String> {
+        let until = self.out_until.load(Relaxed);
+        let left = until.checked_sub(clock::now_ms())?;
+        let left = Duration::from_millis(left).as_secs_f64();
+        Some(format!(
+            "its requests failed, the last one for this: {}; it is tried again in {left:.1} s",
+            self.fault()
+        ))
+    }
+
+    fn fault(&self) -> MutexGuard<'_, String> {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Something went wrong that says nothing of the next request.

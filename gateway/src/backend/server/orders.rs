@@ -8,6 +8,7 @@ use tidegate_shared::clock;
 
 use super::super::check::Checks;
 use super::super::fitness::Fitness;
+use super::super::slow_start::WHOLE;
 use super::super::whereabouts::{Found, Here};
 use super::{AS_DECLARED, READY, Server};
 use crate::intent::talk::Row;
@@ -122,6 +123,26 @@ impl Server {
         u32::from(self.declared_weight) * here.share()
     }
 
+    /// Its part in what comes for the time being: less than its weight while it starts slowly.
+    pub(in crate::backend) fn effective_weight(&self) -> f64 {
+        let part = self.slow_start.share(clock::now_ms());
+        f64::from(self.share()) * f64::from(part) / f64::from(WHOLE)
+    }
+
+    fn starts(&self) -> bool {
+        self.slow_start.share(clock::now_ms()) < WHOLE
+    }
+
+    /// Whether it is used only while none of the others is fit.
+    pub(in crate::backend) fn is_backup(&self) -> bool {
+        self.backup || self.whereabouts.with(Here::is_backup).unwrap_or_default()
+    }
+
+    /// Of its SRV record.
+    pub(in crate::backend) fn priority(&self) -> Option<u16> {
+        self.whereabouts.with(Here::priority).flatten()
+    }
+
     /// What is declared of it, for whoever asks for something else.
     pub(crate) fn declared_weight(&self) -> u32 {
         let there = self.whereabouts.with(|here| self.declared_weight_at(here));
@@ -136,7 +157,13 @@ impl Server {
             None if self.share() == 0 => "unused".to_owned(),
             None if self.is_down() => "down".to_owned(),
             None if self.is_out() => "left out".to_owned(),
+            None if self.starts() => "in use, slow start".to_owned(),
             None => "in use".to_owned(),
+        };
+        let fault = match () {
+            () if self.is_down() => self.checks.as_ref().and_then(Checks::fault),
+            () if self.is_out() => self.left_out_for(),
+            () => None,
         };
         let declared_weight = self.declared_weight();
         let weight = self.whereabouts.with(|here| self.weight_at(here));
@@ -145,15 +172,17 @@ impl Server {
             server: self.name.clone(),
             address: self.address(),
             state,
-            backup: self.backup,
+            backup: self.is_backup(),
+            priority: self.priority(),
             weight: weight.unwrap_or(declared_weight),
             declared_weight,
+            effective_weight: self.effective_weight(),
             in_flight: self.outstanding(),
             connections: self.open(),
             requests: self.counts.requests.get(),
             mode: None,
             weighed: None,
-            fault: self.checks.as_ref().and_then(Checks::fault),
+            fault,
         }
     }
 }
