@@ -29,7 +29,7 @@ use crate::backend::{Backend, attend, check, find};
 use crate::certificates::Certificates;
 use crate::config::listeners::{Listener, Named};
 use crate::config::passing::Onward;
-use crate::config::{Config, Goal, Problem, Run};
+use crate::config::{Config, Goal, Loaded, Problem, Run};
 use crate::door::{Complaints, Door, Expect};
 use crate::exchange::{Gateway, Target};
 use crate::failure::Failure;
@@ -81,6 +81,7 @@ pub struct App {
     handshakes: Sources,
     sink: Sink,
     drain_within: Duration,
+    loaded: Option<Loaded>,
     hangup: Hangup,
     unasked: Unasked,
 }
@@ -193,6 +194,7 @@ impl App {
             handshakes: Sources::new(run.limits.max_handshakes_per_source),
             sink,
             drain_within: run.patience.drain,
+            loaded: config.loaded.clone(),
             // Taken over before anybody is told that the gateway is ready, and may send one.
             hangup: Hangup::listen(),
             unasked: Unasked::listen(),
@@ -274,6 +276,7 @@ impl App {
             Certificates::new(self.trust, certs),
             Arc::clone(pool),
             self.watch,
+            self.loaded,
             self.hangup,
             page.clone(),
         ));
@@ -595,6 +598,7 @@ async fn housekeeping(
     mut certificates: Certificates,
     pool: Arc<Pool>,
     watch: Arc<Watch>,
+    loaded: Option<Loaded>,
     mut hangup: Hangup,
     drain: Drain,
 ) {
@@ -606,10 +610,16 @@ async fn housekeeping(
             () = drain.finishing() => return,
             _ = ticks.tick() => {}
             () = hangup.recv() => {
-                info!("SIGHUP: looking at the files of certificates and of sources");
-                let watch = Arc::clone(&watch);
+                let (watch, loaded) = (Arc::clone(&watch), loaded.clone());
                 // A list may be long, and the disk slow.
-                let _looked = spawn_blocking(move || watch.lists.look()).await;
+                let _looked = spawn_blocking(move || {
+                    if let Some(changed) = loaded.and_then(|loaded| loaded.changed()) {
+                        warn!("SIGHUP: {changed}; certificates and lists of sources alone are read again");
+                    }
+                    info!("SIGHUP: looking at the files of certificates and of sources");
+                    watch.lists.look();
+                })
+                .await;
             }
         }
         certificates.look();

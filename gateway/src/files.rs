@@ -13,7 +13,7 @@ use tidegate_shared::tls::{Anchors, End, SwapIdentity, Trust, tunnel_server, vis
 
 use crate::app::workers;
 use crate::backend::{Backend, Unusable};
-use crate::config::{Config, Problem};
+use crate::config::{Config, Placed, Problem};
 use crate::rates::lists::{Listed, Lists};
 use crate::visitor::Secured;
 
@@ -46,24 +46,27 @@ pub(crate) fn read(config: &Config) -> Result<Files, Vec<Problem>> {
                     named: files.named.clone(),
                 }),
                 Err(fault) => {
-                    problems.push(files.named.problem(fault.to_string()));
+                    let each = files.value.iter();
+                    let each =
+                        each.filter_map(|file| visitor_server(std::slice::from_ref(file)).err());
+                    let mut faults: Vec<_> = each.map(|fault| fault.to_string()).collect();
+                    // Each may be well, and all of them together not.
+                    if faults.is_empty() {
+                        faults.push(fault.to_string());
+                    }
+                    problems.extend(faults.into_iter().map(|text| files.named.problem(text)));
                     None
                 }
             }
         };
         fronts.push(front);
     }
-    let trust = trust(config).unwrap_or_else(|problem| {
-        problems.push(problem);
-        None
-    });
+    let trust = trust(config, &mut problems);
     let mut backends = Vec::with_capacity(config.backends.len());
     for placed in &config.backends {
         match Backend::new(&placed.backend, workers(&config.run)) {
             Ok(backend) => backends.push(backend),
-            Err(Unusable { key, fault }) => {
-                problems.push(placed.problem_of(key, fault.to_string()));
-            }
+            Err(unusable) => problems.extend(tls_problems(placed, unusable)),
         }
     }
     let lists = lists(config, &mut problems);
@@ -78,6 +81,18 @@ pub(crate) fn read(config: &Config) -> Result<Files, Vec<Problem>> {
     } else {
         Err(problems)
     }
+}
+
+/// What is wrong with the files of a backend's TLS, given one of them: the other one is judged by itself.
+fn tls_problems(placed: &Placed, Unusable { key, fault }: Unusable) -> Vec<Problem> {
+    let mut all = vec![placed.problem_of(key, fault.to_string())];
+    let mut rest = placed.backend.clone();
+    if let Some(tls) = rest.tls.as_mut().filter(|_| key == "client_certificate") {
+        tls.client_certificate = None;
+        let other = Backend::new(&rest, 1).err();
+        all.extend(other.map(|other| placed.problem_of(other.key, other.fault.to_string())));
+    }
+    all
 }
 
 /// What is allowed and not advised.
@@ -106,24 +121,33 @@ fn lists(config: &Config, problems: &mut Vec<Problem>) -> Lists {
     Lists::new(lists)
 }
 
-fn trust(config: &Config) -> Result<Option<Arc<Trust<ServerConfig>>>, Problem> {
+fn trust(config: &Config, problems: &mut Vec<Problem>) -> Option<Arc<Trust<ServerConfig>>> {
     let run = &config.run;
     let (Some(_), Some(file), Some(ca)) = (run.tunnels, &run.identity, &run.ca) else {
-        return Ok(None);
+        return None;
     };
-    let of = |id: &'static str| {
-        move |fault: &dyn fmt::Display| config.sources.problem(id, fault.to_string())
-    };
-    let loaded = SwapIdentity::load(file).map_err(|fault| of("identity")(&fault))?;
-    gateway_identity(loaded.current().leaf()).map_err(|refusal| {
-        of("identity")(&format_args!(
-            "agents will refuse the certificate in {}: {refusal}",
-            file.display()
-        ))
-    })?;
+    let of = |id: &str, fault: &dyn fmt::Display| config.sources.problem(id, fault.to_string());
+    let identity = SwapIdentity::load(file)
+        .map_err(|fault| of("identity", &fault))
+        .and_then(|loaded| match gateway_identity(loaded.current().leaf()) {
+            Ok(_) => Ok(loaded),
+            Err(refusal) => Err(of(
+                "identity",
+                &format_args!(
+                    "agents will refuse the certificate in {}: {refusal}",
+                    file.display()
+                ),
+            )),
+        });
     let anchors =
-        Anchors::load(ca, End::Gateway, anchor::require).map_err(|fault| of("ca")(&fault))?;
-    Trust::new(loaded, anchors, tunnel_server)
-        .map(Some)
-        .map_err(|fault| of("ca")(&fault))
+        Anchors::load(ca, End::Gateway, anchor::require).map_err(|fault| of("ca", &fault));
+    match (identity, anchors) {
+        (Ok(identity), Ok(anchors)) => Trust::new(identity, anchors, tunnel_server)
+            .map_err(|fault| problems.push(of("ca", &fault)))
+            .ok(),
+        (identity, anchors) => {
+            problems.extend(identity.err().into_iter().chain(anchors.err()));
+            None
+        }
+    }
 }

@@ -124,6 +124,7 @@ tunnel = "c"
             "off, required and optional",
         ),
         ("a.toml:16:8: listeners.two.mode: ", "tpc"),
+        ("a.toml:20:6: tunnels.ca: ", "cannot read 7"),
         (
             "a.toml:21:9: tunnels.clear: ",
             "both to listen on 127.0.0.1:8443",
@@ -459,6 +460,11 @@ balance = { name = "x" }
 balance = { hash = "source", name = "x" }
 [backends.l]
 balance = { hash = "cookie", name = "a b" }
+[backends.m]
+check = { path = "bad", status = [] }
+[backends.n]
+eject_time = "100s"
+servers = { one = "10.0.0.1:80" }
 "#;
     let told = told(wrong);
     let places = [
@@ -504,6 +510,18 @@ balance = { hash = "cookie", name = "a b" }
         (
             "a.toml:26:37: backends.l.balance.name: ",
             "no name of a cookie",
+        ),
+        (
+            "a.toml:28:18: backends.m.check.path: ",
+            "write one like /health",
+        ),
+        (
+            "a.toml:28:34: backends.m.check.status: ",
+            "such as \"200-399\"",
+        ),
+        (
+            "a.toml:29:1: backends.n: ",
+            "eject_time = 100s at first and eject_time_most = 60s",
         ),
     ];
     for (place, part) in places {
@@ -720,4 +738,30 @@ fn a_file_of_a_backends_tls_is_told_of_at_its_own_line() {
         assert!(told.iter().any(found), "{place}{file}: {told:#?}");
     }
     assert_eq!(told.len(), 2, "{told:#?}");
+}
+
+/// One mistake hides no other, where two files are wrong that belong together.
+#[test]
+fn every_file_that_cannot_be_used_is_told() {
+    let text = "[listeners.web]\naddress = \"127.0.0.1:443\"\ncertificates = [\"one.pem\", \"two.pem\"]\n\
+                [tunnels]\naddress = \"127.0.0.1:8443\"\nidentity = \"id.pem\"\nca = \"ca.pem\"\n\
+                [[routes]]\nbackend = \"api\"\n[backends.api.servers]\na = \"10.0.0.1:443\"\n\
+                [backends.api.tls]\nca = \"their-ca.pem\"\nclient_certificate = \"ours.pem\"\n";
+    let told = told(text);
+    let places = [
+        ("a.toml:3:16: listeners.web.certificates: ", "one.pem"),
+        ("a.toml:3:16: listeners.web.certificates: ", "two.pem"),
+        ("a.toml:6:12: tunnels.identity: ", "id.pem"),
+        ("a.toml:7:6: tunnels.ca: ", "ca.pem"),
+        ("a.toml:13:6: backends.api.tls.ca: ", "their-ca.pem"),
+        (
+            "a.toml:14:22: backends.api.tls.client_certificate: ",
+            "ours.pem",
+        ),
+    ];
+    for (place, file) in places {
+        let found = |line: &String| line.starts_with(place) && line.contains(file);
+        assert!(told.iter().any(found), "{place}{file}: {told:#?}");
+    }
+    assert_eq!(told.len(), places.len(), "{told:#?}");
 }

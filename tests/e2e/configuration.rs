@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 
+use rustix::process::Signal;
 use tidegate_tests::apps::HttpApp;
 use tidegate_tests::eventually::SOON;
 use tidegate_tests::pki::Pki;
@@ -272,5 +273,35 @@ async fn the_example_for_a_load_balancer_found_by_dns_is_fine() {
         checked.stdout, "ok: 1 for visitors, 1 routes, 1 backends\n",
         "{}",
         checked.stderr
+    );
+}
+
+/// Whoever changes the file and sends SIGHUP hears what that does, and what it does not.
+#[tokio::test]
+async fn a_changed_file_is_told_of_at_a_sighup() {
+    let world = World::builder()
+        .config("[[routes]]\nhost = \"www.test\"\ntunnel = \"shop.test\"\n")
+        .start()
+        .await;
+    let seen = ["SIGHUP: looking at the files"];
+    let changed = [
+        "gateway.toml has changed since it was read",
+        "until the gateway is restarted",
+    ];
+    world.gateway.signal(Signal::HUP);
+    world.gateway.wait_log(&seen).await;
+    let file = world.file("gateway.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text + "# more\n").unwrap();
+    world.gateway.signal(Signal::HUP);
+    let line = world.gateway.wait_log(&changed).await;
+    assert!(
+        line.contains("certificates and lists of sources alone"),
+        "{line}"
+    );
+    assert_eq!(
+        world.gateway.logged(&changed).len(),
+        1,
+        "not where it was the same"
     );
 }

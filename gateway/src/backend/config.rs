@@ -454,9 +454,9 @@ impl Terms {
                 ));
             }
         }
-        if self.eject_after > 0 && (self.eject.is_zero() || self.eject_most < self.eject) {
+        if self.eject.is_zero() || self.eject_most < self.eject {
             found.push(format!(
-                "backend `{backend}`: a server is left out for {:?} at first and {:?} at most; the first must be above 0 and not above the second",
+                "backend `{backend}`: a server is left out for eject_time = {:?} at first and eject_time_most = {:?} at most; the first must be above 0 and not above the second",
                 self.eject, self.eject_most
             ));
         }
@@ -551,7 +551,7 @@ mod tests {
             "`a b` cannot be a certificate's name",
             "11 retries",
             "connect timeout of 0",
-            "left out for 5s",
+            "left out for eject_time = 5s",
         ] {
             assert!(
                 problems.iter().any(|problem| problem.contains(part)),

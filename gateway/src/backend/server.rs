@@ -555,7 +555,8 @@ impl Server {
 
     /// Takes back a connection that is ready for another request.
     pub(super) fn take_back(self: &Arc<Self>, mut kept: Kept) {
-        if self.mode() == Some(Mode::Maintenance) || self.epoch() != kept.epoch {
+        let rests = !self.terms.keep_alive.is_zero() && self.mode() != Some(Mode::Maintenance);
+        if !rests || self.epoch() != kept.epoch {
             return;
         }
         let now = clock::now_ms();

@@ -1,6 +1,7 @@
 //! `check` of a backend: a word, or a table that says more. Pure; what becomes of it is `backend::check`'s.
 
 use http::header::HeaderValue;
+use http::uri::PathAndQuery;
 use http::{Method, Uri};
 use tidegate_shared::args::{some_time, whole};
 
@@ -64,13 +65,19 @@ fn ask(table: &mut Table<'_>) -> Option<Ask> {
         }
         return None;
     };
-    let mut ask = Ask::of(asked.parsed(path)?);
+    // What is wrong with one key hides nothing of another.
+    let mut ask = Ask::of(asked.parsed(path).unwrap_or(PathAndQuery::from_static("/")));
     let [said, host, status] = of_requests;
     if let Some(said) = said.and_then(|value| value.parsed(method)) {
         ask.method = said;
     }
     ask.host = host.and_then(|value| value.parsed(authority));
     if let Some(status) = status {
+        if status.is_empty_list() {
+            status.complain(
+                "an empty list is no status, and every check would fail; write those of a server that is well, such as \"200-399\", or leave it out",
+            );
+        }
         let all = status.list();
         let all = all
             .iter()

@@ -1,8 +1,6 @@
 //! A configuration file, from its octets to what stands in it. A file is read to its end before anything of it counts, and tells
 //! all of its mistakes at once.
 
-use std::fs::File as Open;
-use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,15 +10,13 @@ use toml::de::DeTable;
 
 use super::backends::{self, Placed};
 use super::listeners::{self, Listener, Said, ranges, said};
+use super::loaded::{Loaded, MOST, octets};
 use super::passing::Passed;
 use super::resolver::{self, Resolving};
 use super::routes::{self, Goals, Known, Routed};
 use super::settings::{self, Setting};
 use super::table::{Document, Problem, Table, Value};
 use crate::forward::Range;
-
-/// Octets of the longest file: some 500,000 routes.
-const MOST: u64 = 64 << 20;
 
 /// What a file says.
 #[derive(Debug, Default)]
@@ -33,6 +29,8 @@ pub(super) struct File {
     pub(super) resolving: Resolving,
     pub(super) routes: Vec<Routed>,
     pub(super) passed: Vec<Passed>,
+    /// `None` of a text that stands in no file.
+    pub(super) loaded: Option<Loaded>,
 }
 
 /// Reads a file; `run` has the options that may stand in it.
@@ -46,10 +44,7 @@ pub(super) fn load(path: &Path, run: &Command) -> Result<(File, Vec<Problem>), V
             "the configuration file {name} (--config) cannot be read: {why}"
         ))]
     };
-    let mut octets = Vec::new();
-    Open::open(path)
-        .and_then(|file| file.take(MOST + 1).read_to_end(&mut octets))
-        .map_err(|error| wrong(&error))?;
+    let octets = octets(path).map_err(|error| wrong(&error))?;
     if octets.len() as u64 > MOST {
         return Err(wrong(&format_args!("it has more than {} MiB", MOST >> 20)));
     }
@@ -62,12 +57,10 @@ pub(super) fn load(path: &Path, run: &Command) -> Result<(File, Vec<Problem>), V
             return Err(wrong(&format_args!("line {line} is not UTF-8")));
         }
     };
-    parse(
-        &name,
-        text,
-        path.parent().unwrap_or_else(|| Path::new("")),
-        run,
-    )
+    let folder = path.parent().unwrap_or_else(|| Path::new(""));
+    let (mut file, problems) = parse(&name, text, folder, run)?;
+    file.loaded = Some(Loaded::of(path, &octets));
+    Ok((file, problems))
 }
 
 /// Reads a file's text: what it says, as far as it can be understood, and what is wrong with it. What it names of files is
@@ -143,6 +136,7 @@ fn read(document: &Document<'_>, mut root: Table<'_>, folder: &Path, run: &Comma
         backends,
         resolving,
         passed,
+        loaded: None,
     }
 }
 

@@ -20,6 +20,8 @@ mod file; // a file's text
 
 mod limits; // how much, how long
 
+mod loaded; // the file as it was read
+
 pub mod listeners; // where visitors come in
 
 mod options; // the command line
@@ -49,6 +51,7 @@ use crate::forward::Range;
 pub use backends::Placed;
 pub use limits::{Limits, Patience};
 use listeners::{Listener, Named, Said};
+pub use loaded::Loaded;
 pub use options::{Cli, Command, Run, Shown, Tunnels};
 pub use passing::Passed;
 pub use rates::Ruled;
@@ -74,6 +77,8 @@ pub struct Config {
     /// For each of the listeners, in their order.
     pub ruled: Vec<Ruled>,
     pub sources: Sources,
+    /// The file that it is from, if any.
+    pub loaded: Option<Loaded>,
     matches: ArgMatches,
 }
 
@@ -183,6 +188,7 @@ impl Config {
             passed: file.passed,
             ruled: Vec::new(),
             sources,
+            loaded: file.loaded,
             matches,
         };
         for listener in &config.listeners {
