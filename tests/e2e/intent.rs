@@ -506,6 +506,34 @@ async fn paths_that_the_gateway_may_not_write_over_are_refused() {
     }
 }
 
+/// Whoever writes last writes what holds.
+#[tokio::test]
+async fn orders_given_at_once_are_kept_as_they_hold() {
+    let one = HttpApp::start("one").await;
+    let world = world(&[("one", one.address())]).await;
+    for _ in 0..8 {
+        let mut waiting = Vec::new();
+        for weight in 1..=12 {
+            let mut stream = UnixStream::connect(world.file("control")).await.unwrap();
+            let order = format!(
+                "{{\"set\":{{\"place\":{{\"backend\":\"site\",\"server\":\"one\"}},\"change\":{{\"weight\":{weight}}},\"seconds\":null,\"why\":null,\"who\":null}}}}\n"
+            );
+            stream.write_all(order.as_bytes()).await.unwrap();
+            waiting.push(stream);
+        }
+        for mut stream in waiting {
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.contains("\"unsaved\":null"), "{answer}");
+        }
+        let list: Value =
+            serde_json::from_str(&ask_well(&world, &["get", "site/one", "--json"]).await).unwrap();
+        let state = fs::read_to_string(world.file("state.toml")).unwrap();
+        let kept = format!("weight = {}\n", list[0]["weight"]);
+        assert!(state.contains(&kept), "{kept}: {state}");
+    }
+}
+
 #[tokio::test]
 async fn a_state_file_that_cannot_be_written_is_told_of_and_tried_again() {
     let one = HttpApp::start("one").await;

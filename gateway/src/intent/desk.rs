@@ -32,11 +32,11 @@ const DISK_WITHIN: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Desk {
     backends: Arc<[Arc<Backend>]>,
-    book: Mutex<Book>,
+    book: Arc<Mutex<Book>>,
     /// `None` where nothing is kept.
     keeper: Option<Arc<Mutex<Keeper>>>,
     /// What holds is not in the file, for this.
-    unsaved: Mutex<Option<String>>,
+    unsaved: Arc<Mutex<Option<String>>>,
     /// The file says more than holds, since it was read.
     outdated: bool,
 }
@@ -71,9 +71,9 @@ impl Desk {
         });
         let mut desk = Self {
             backends,
-            book: Mutex::new(book),
+            book: Arc::new(Mutex::new(book)),
             keeper,
-            unsaved: Mutex::new(unsaved),
+            unsaved: Arc::new(Mutex::new(unsaved)),
             outdated: false,
         };
         let strangers = desk.give_up_strangers();
@@ -310,27 +310,24 @@ impl Desk {
     /// Writes what holds into the file. The value is why it is not there.
     async fn save(&self) -> Option<String> {
         let keeper = Arc::clone(self.keeper.as_ref()?);
-        let text = keep::text(&locked(&self.book));
+        let (book, unsaved) = (Arc::clone(&self.book), Arc::clone(&self.unsaved));
         let before = Instant::now();
         let writing = tokio::task::spawn_blocking(move || {
-            let text = text.map_err(|error| error.to_string())?;
-            locked(&keeper).save(&text)
+            let keeper = locked(&keeper);
+            // What holds by then: whoever writes last must not write what somebody else has changed since.
+            let text = keep::text(&locked(&book));
+            let written = text.map_err(|error| error.to_string());
+            let written = written.and_then(|text| keeper.save(&text));
+            note(&unsaved, written.err())
         });
-        let outcome = match timeout(DISK_WITHIN, writing).await {
-            Ok(Ok(written)) => written,
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_elapsed) => Err(format!("the disk took longer than {:?}", before.elapsed())),
-        };
-        let why = outcome.err();
-        let known = std::mem::replace(&mut *locked(&self.unsaved), why.clone());
-        match (&known, &why) {
-            (None, Some(why)) => error!(
-                "the state file is not up to date: {why}; what was asked holds until the gateway ends, and writing it is tried again every {AGAIN:?}"
-            ),
-            (Some(_), None) => info!("the state file is up to date again"),
-            _ => {}
+        match timeout(DISK_WITHIN, writing).await {
+            Ok(Ok(why)) => why,
+            Ok(Err(error)) => note(&self.unsaved, Some(error.to_string())),
+            Err(_elapsed) => {
+                let why = format!("the disk took longer than {:?}", before.elapsed());
+                note(&self.unsaved, Some(why))
+            }
         }
-        why
     }
 
     /// Whether there is a state file.
@@ -346,6 +343,19 @@ impl Desk {
 
 /// A century.
 const LONGEST_SECONDS: u64 = 100 * 366 * 86_400;
+
+/// Tells the log whether the file is up to date, where that has changed, and hands on why it is not.
+fn note(unsaved: &Mutex<Option<String>>, why: Option<String>) -> Option<String> {
+    let known = std::mem::replace(&mut *locked(unsaved), why.clone());
+    match (&known, &why) {
+        (None, Some(why)) => error!(
+            "the state file is not up to date: {why}; what was asked holds until the gateway ends, and writing it is tried again every {AGAIN:?}"
+        ),
+        (Some(_), None) => info!("the state file is up to date again"),
+        _ => {}
+    }
+    why
+}
 
 /// Why nothing can be asked of a slot.
 fn no_address(place: &Place) -> String {
