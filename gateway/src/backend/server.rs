@@ -1,6 +1,8 @@
 //! One server of a backend while the gateway runs: its connections, what becomes of its requests, and whether it is fit.
 
-mod open; // connections come about
+mod grant; // a request is given a connection
+
+mod open; // others come about
 
 mod in_flight; // requests are counted
 
@@ -11,14 +13,13 @@ mod misfit; // it is spoken to otherwise than it expects
 mod orders; // where it is, and what an operator asks of it there
 
 use std::fmt;
-use std::ops::RangeInclusive;
 use std::sync::atomic::{
     AtomicBool, AtomicU8, AtomicU16, AtomicU64, AtomicUsize, Ordering::Relaxed,
 };
 use std::sync::{Arc, Mutex};
 
 use prometheus_client::metrics::counter::Counter;
-use tidegate_shared::origin::{self, Pool, RESTING};
+use tidegate_shared::origin::{self, Pool};
 use tidegate_shared::{clock, workers};
 use tracing::info;
 
@@ -403,109 +404,6 @@ impl Server {
 
     fn has_resting(&self) -> bool {
         !self.bound.is_empty() || self.pools.iter().any(|pool| !pool.is_empty())
-    }
-
-    /// A connection that rests, or the right to open one. `None` where there are as many as there may be. `tie` is the
-    /// visitor's, where each connection is one visitor's.
-    pub(super) fn grant(&self, may: May, tie: Option<&Arc<Tie>>) -> Option<Grant> {
-        let epoch = self.epoch();
-        let now = clock::now_ms();
-        let until = self.out_until.load(Relaxed);
-        if until != 0 && until <= now {
-            self.with_fitness(|fitness| fitness.tried(now));
-        }
-        let here = self.here();
-        let fit = match may {
-            May::Rested => Some(ANY),
-            May::Recent => Some(self.manners.fit(now)),
-            May::Fresh => None,
-        };
-        if self.send_proxy.is_some() {
-            return self.grant_bound(now, fit, tie);
-        }
-        if fit.is_some()
-            && self.shares()
-            && let Some(seat) = self.links().take()
-        {
-            return Some(Grant::Shared(seat));
-        }
-        let kept = |home: usize, fit: &Option<RangeInclusive<u64>>| {
-            let link = self.pools[home].take(now, fit.as_ref()?)?;
-            let home = Home::Worker(home);
-            Some(Grant::Kept(Kept { link, home, epoch }))
-        };
-        if let Some(grant) = kept(here, &fit) {
-            return Some(grant);
-        }
-        // Those that have hardly rested do not become ever more; nor do ports that wait for the end of one (RFC 9293 §3.6.1).
-        let unsettled = fit.as_ref().is_some_and(|fit| *fit.start() > 0);
-        if unsettled
-            && self.pools[here].len() >= RESTING / 2
-            && let Some(surplus) = self.pools[here].take(now, &ANY)
-        {
-            surplus.close_abruptly();
-        }
-        if let Some(permit) = self.room.permit() {
-            return Some(Grant::Fresh(permit));
-        }
-        // What other workers have counts as well. A place on a connection of theirs costs a wake-up more than one here.
-        if fit.is_some()
-            && self.shares()
-            && let Some(seat) = self.links.iter().find_map(Links::take)
-        {
-            return Some(Grant::Shared(seat));
-        }
-        // What rests there is used from here, or makes room.
-        for (home, pool) in self.pools.iter().enumerate() {
-            if let Some(grant) = kept(home, &fit) {
-                return Some(grant);
-            }
-            if let Some(stale) = pool.take(now, &ANY) {
-                if unsettled {
-                    stale.close_abruptly();
-                } else {
-                    drop(stale);
-                }
-                if let Some(permit) = self.room.permit() {
-                    return Some(Grant::Fresh(permit));
-                }
-            }
-        }
-        // A connection in doubt is better than none.
-        if fit.is_some() && self.shares() {
-            return self
-                .links
-                .iter()
-                .find_map(Links::take_any)
-                .map(Grant::Shared);
-        }
-        None
-    }
-
-    /// Where each connection is one visitor's.
-    fn grant_bound(
-        &self,
-        now: u64,
-        fit: Option<RangeInclusive<u64>>,
-        tie: Option<&Arc<Tie>>,
-    ) -> Option<Grant> {
-        let epoch = self.epoch();
-        if let Some(tie) = tie {
-            if let Some(link) = fit.as_ref().and_then(|fit| self.bound.take(tie, now, fit)) {
-                let home = Home::Visitor(Arc::clone(tie));
-                return Some(Grant::Kept(Kept { link, home, epoch }));
-            }
-            // The one that is opened takes the place of one that has rested for too long.
-            let too_long = fit.map_or(0, |fit| fit.end().saturating_add(1));
-            drop(self.bound.take(tie, now, &(too_long..=u64::MAX)));
-        }
-        loop {
-            if let Some(permit) = self.room.permit() {
-                return Some(Grant::Fresh(permit));
-            }
-            // Somebody else's makes room.
-            drop(self.bound.oldest()?);
-        }
     }
 
     fn here(&self) -> usize {
