@@ -394,6 +394,15 @@ async fn tls_to_a_server_is_checked_and_a_certificate_shown() {
             .wait_log(&["server one", "cannot be reached", why])
             .await;
     }
+    let bare = format!("ca = \"{}\", server_name = \"app.internal\"", ca.display());
+    let bare = world(&servers, &tls(&bare)).await;
+    assert_eq!(bare.get(HOST, "/hello").await.status(), 502);
+    let said = [
+        "server one",
+        "demands a certificate",
+        "tls.client_certificate",
+    ];
+    bare.gateway.wait_log(&said).await;
     let loose = format!(
         "verify = false, client_certificate = \"{}\"",
         client.display()

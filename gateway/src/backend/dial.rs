@@ -145,9 +145,12 @@ fn unreachable(error: &io::Error) -> String {
     }
 }
 
-/// What is wrong with TLS, and what to write about it.
-fn untrusted(fault: &HandshakeFault) -> String {
+/// What is wrong with TLS, and what to write about it, as it follows the server's name.
+pub(super) fn untrusted(fault: &HandshakeFault) -> String {
     match fault.label {
+        "no-certificate" if fault.by == By::Peer => {
+            "it demands a certificate and got none; give one that it takes as tls.client_certificate".to_owned()
+        }
         "not-tls" => "it does not speak TLS".to_owned(),
         "alpn-mismatch" => {
             "it refuses the protocol by ALPN; give the one that it speaks as `protocol`".to_owned()

@@ -305,7 +305,7 @@ impl<'a> Errand<'a> {
                     Lost::Failed { what, why, sent }
                         if !rested && !slow && began.elapsed() < AT_ONCE =>
                     {
-                        let why = server.broke_off(why, kept.link.first().octets());
+                        let why = server.broke_off(why, kept.link.first());
                         Lost::Failed { what, why, sent }
                     }
                     lost => lost,

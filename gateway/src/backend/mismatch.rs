@@ -50,11 +50,11 @@ pub struct End {
 
 impl End {
     /// Whether it bears out what the server seems to show. A visitor who is answered in what he does not speak may be the first
-    /// to go; one who is told nothing, or 400, may have had his reasons.
-    pub fn bears_out(self, got: Got) -> bool {
-        match got {
-            Got::Alert | Got::Http => self.soon || self.by_server,
-            Got::BadRequest | Got::Nothing => self.by_server,
+    /// to go, and leaves no doubt; one who is told nothing, or 400, may have had his reasons.
+    pub fn bears_out(self, mismatch: Mismatch) -> bool {
+        match mismatch {
+            Mismatch::TlsWanted | Mismatch::TlsUnwanted => self.soon || self.by_server,
+            Mismatch::HeaderWanted | Mismatch::HeaderUnwanted => self.by_server,
         }
     }
 }
@@ -301,6 +301,16 @@ mod tests {
     const HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01";
     const ALERT: &[u8] = b"\x15\x03\x01\x00\x02\x02\x0a";
     const GET: &[u8] = b"GET / HTTP/1.1\r\n";
+
+    #[test]
+    fn who_ends_a_connection_matters_only_where_the_answer_leaves_doubt() {
+        let of_visitor = End {
+            soon: true,
+            by_server: false,
+        };
+        let borne_out = MISMATCHES.map(|mismatch| of_visitor.bears_out(mismatch));
+        assert_eq!(borne_out, [false, false, true, true]);
+    }
 
     #[test]
     fn what_a_server_says_first_tells_what_does_not_fit() {

@@ -422,7 +422,11 @@ impl Tcp {
             }
             return;
         };
-        let Some(server) = relayed.record.server.filter(|_| relayed.end.bears_out(got)) else {
+        let Some(server) = relayed
+            .record
+            .server
+            .filter(|_| relayed.end.bears_out(mismatch))
+        else {
             return;
         };
         if !servers.mismatches.is_credible() {

@@ -157,8 +157,10 @@ impl AsyncRead for Line {
             }
             haste.found_nothing(way.tcp());
         } else {
-            if matches!(polled, Poll::Ready(Ok(()))) {
-                first.heard(&buf.filled()[before..]);
+            match &polled {
+                Poll::Ready(Ok(())) => first.heard(&buf.filled()[before..]),
+                Poll::Ready(Err(error)) => first.failed(error),
+                Poll::Pending => {}
             }
             let octets = buf.filled().len() - before;
             if octets > 0 {

@@ -3,10 +3,12 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use http::StatusCode;
+use tidegate_shared::origin::First;
 use tracing::warn;
 
 use super::super::check::terms::Check;
 use super::super::config::Address;
+use super::super::dial::untrusted;
 use super::super::mismatch::{Asked, End, Got, Mismatch, Setting, Spoken};
 use super::Server;
 
@@ -46,8 +48,11 @@ impl Server {
 
     /// It broke off a connection on which it had said this first and nothing was answered before, and does so at once. What
     /// that shows goes behind the reason.
-    pub(in crate::backend) fn broke_off(&self, why: String, first: Option<&[u8]>) -> String {
-        let first = first.unwrap_or_default();
+    pub(in crate::backend) fn broke_off(&self, why: String, first: &First) -> String {
+        if let Some(refusal) = first.refusal() {
+            return format!("{why}; {}", untrusted(refusal));
+        }
+        let first = first.octets().unwrap_or_default();
         if is_settings(first) {
             return format!("{why}; {}", self.wants_http2());
         }
@@ -161,7 +166,7 @@ impl Server {
     /// What it has said first, and how that ended, shows on a connection in TCP mode.
     pub(crate) fn carried(&self, asked: &[u8], said: &[u8], end: End) {
         match Mismatch::of_first(self.send_proxy.is_some(), asked, said) {
-            Some((mismatch, got)) if end.bears_out(got) && self.mismatches.is_credible() => {
+            Some((mismatch, got)) if end.bears_out(mismatch) && self.mismatches.is_credible() => {
                 self.complain_of(mismatch, got, Spoken::Untouched);
             }
             None if !said.is_empty() => self.mismatches.understood(),
