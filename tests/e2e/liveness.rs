@@ -228,12 +228,12 @@ async fn the_only_agent_cut_off_leaves_the_pool_and_then_503_is_immediate() {
         "{}",
         answer.reason()
     );
+    // One may meet a busy machine; none waits for a tunnel, which takes seconds.
+    let mut slow = 0;
     for _ in 0..5 {
-        assert!(
-            quick().await.is_some(),
-            "every 503 takes under 50 ms from here on"
-        );
+        slow += usize::from(quick().await.is_none());
     }
+    assert!(slow <= 1, "{slow} of 5 took 50 ms or more");
 }
 
 /// What is idempotent may be repeated although the agent has its body (RFC 9110 §9.2.2), as long as that is kept.
