@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 
 use rustix::process::Signal;
+use serde_json::Value;
 use tidegate_tests::apps::{HttpApp, RawApp};
 use tidegate_tests::eventually::{SOON, eventually};
 use tidegate_tests::haproxy::free_ports;
@@ -488,4 +489,48 @@ async fn checks_end_when_the_gateway_is_to_stop() {
     assert_eq!(visitor.answer("GET").await.status(), 200);
     assert!(world.gateway.ended(SOON).await.success());
     assert!(met() <= before + 1, "{} after {before}", met());
+}
+
+/// What a machine wants to know of a line is not in its sentence alone.
+#[tokio::test]
+async fn what_is_said_of_servers_has_fields_in_json() {
+    let one = Switch::start(200).await;
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gone = closed.local_addr().unwrap();
+    drop(closed);
+    let text = format!(
+        "log = \"json\"\n[backends.site]\neject_after = 1\nretries = 0\n[backends.site.servers]\none = \"{gone}\"\n\
+         [backends.seen]\n[backends.seen.check]\n{OFTEN}path = \"/\"\nfall = 1\n[backends.seen.servers]\none = \"{}\"\n\
+         [[routes]]\nhost = \"{HOST}\"\nbackend = \"site\"\n",
+        one.at()
+    );
+    let world = World::builder().config(&text).start().await;
+    let event = async |backend: &str, what: &str| -> Value {
+        let words = [
+            format!("\"backend\":\"{backend}\""),
+            format!("\"what\":\"{what}\""),
+        ];
+        let words = words.each_ref().map(String::as_str);
+        serde_json::from_str(&world.gateway.wait_log(&words).await).unwrap()
+    };
+    assert_eq!(world.get(HOST, "/").await.status(), 502);
+    for what in ["unreachable", "left-out"] {
+        let said = event("site", what).await;
+        assert_eq!(said["server"], "one", "{said}");
+        assert_eq!(said["address"], gone.to_string(), "{said}");
+        assert_eq!(said["why"], "connection refused", "{said}");
+    }
+    wait_checks(&world, "one", "passed", 1.0).await;
+    one.say(500);
+    let said = event("seen", "down").await;
+    assert_eq!(said["address"], one.at().to_string(), "{said}");
+    assert_eq!(
+        said["why"], "HTTP status 500 where 200-399 was expected",
+        "{said}"
+    );
+    event("seen", "all-down").await;
+    one.say(200);
+    let said = event("seen", "up").await;
+    assert_eq!(said["server"], "one", "{said}");
+    assert!(said["after_ms"].is_u64(), "{said}");
 }

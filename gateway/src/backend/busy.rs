@@ -37,6 +37,9 @@ impl Backend {
                 Busy::TooLong => format!("none became free within {within:?} (queue_timeout)"),
             };
             warn!(
+                said.what = "busy",
+                said.backend = %name,
+                said.why = %why,
                 times,
                 "backend {name}: visitors are turned away (backend-busy): every server that is fit has as many connections as it may (max_connections), and {why}; raise what is too low in {declared}, or add servers"
             );

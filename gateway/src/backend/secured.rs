@@ -57,6 +57,8 @@ impl Tls {
         };
         if told.unverified {
             warn!(
+                said.what = "unverified",
+                said.backend = %backend,
                 "backend {backend}: its servers' certificates are NOT verified (verify = false): whoever can answer at their addresses can read and change everything"
             );
         }
@@ -92,11 +94,18 @@ impl Tls {
             Some(Ok(true)) => {
                 // Made anew, because a session that is resumed shows what it was begun with.
                 if self.make(backend) {
-                    info!("backend {backend}: the client certificate was read again");
+                    info!(
+                        said.what = "tls-renewed",
+                        said.backend = %backend,
+                        "backend {backend}: the client certificate was read again"
+                    );
                 }
             }
             None | Some(Ok(false)) => {}
             Some(Err(fault)) => error!(
+                said.what = "tls-unusable",
+                said.backend = %backend,
+                said.why = %fault,
                 "backend {backend}: the client certificate was changed and is not used, the one in use stays: {fault}"
             ),
         }
@@ -105,7 +114,11 @@ impl Tls {
             && self.make(backend)
         {
             let path = Path::display(file.path());
-            info!("backend {backend}: the authorities in {path} were read again");
+            info!(
+                said.what = "tls-renewed",
+                said.backend = %backend,
+                "backend {backend}: the authorities in {path} were read again"
+            );
         }
     }
 
@@ -118,6 +131,9 @@ impl Tls {
             }
             Err(fault) => {
                 error!(
+                    said.what = "tls-unusable",
+                    said.backend = %backend,
+                    said.why = %fault,
                     "backend {backend}: a file of its tls was changed and is not used, what is in use stays: {fault}"
                 );
                 false

@@ -444,6 +444,10 @@ impl Server {
         if self.manners.closed_after(rested, taken) {
             let rested = rested.max(1);
             info!(
+                said.what = "closes-early",
+                said.backend = %self.backend,
+                said.server = %self.name,
+                said.rested_ms = rested,
                 "backend {}: server {} closed a connection within {rested} ms of an answer that did not say so; for 10 minutes, \
                  requests that cannot be repeated go on connections that have rested for {SETTLED_MS} ms, or on fresh ones",
                 self.backend, self.name

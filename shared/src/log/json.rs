@@ -11,6 +11,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use super::human::SAID;
 use crate::when;
 
 /// What `tracing` is told to write events with.
@@ -79,6 +80,7 @@ impl Fields {
         if name.starts_with("log.") {
             return;
         }
+        let name = name.strip_prefix(SAID).unwrap_or(name);
         self.rest.push(b',');
         // A name that every line has can be taken by one field only.
         if matches!(name, "time" | "level" | "kind") {
@@ -146,7 +148,7 @@ mod tests {
             .event_format(Events)
             .finish();
         tracing::subscriber::with_default(subscriber, || {
-            tracing::warn!(count = 3, kind = "x", who = ?"a\"\n", open = true, "it is {}", "so\n");
+            tracing::warn!(count = 3, kind = "x", who = ?"a\"\n", open = true, said.server = "one", "it is {}", "so\n");
         });
         let line = fs::read_to_string(written.path()).unwrap();
         assert_eq!(line.lines().count(), 1, "{line}");
@@ -163,6 +165,7 @@ mod tests {
         assert_eq!(value["kind_"], "x");
         assert_eq!(value["who"], "\"a\\\"\\n\"");
         assert_eq!(value["open"], true);
+        assert_eq!(value["server"], "one", "{line}");
         assert!(value["time"].as_str().unwrap().ends_with('Z'), "{line}");
     }
 

@@ -13,6 +13,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::text;
 
+mod human; // what a person reads behind a message
 mod json; // events in the shape of every other line
 
 /// How lines look.
@@ -262,7 +263,11 @@ pub fn init(format: Format, filter: &str) -> Result<Sink, String> {
         .with_writer(sink.clone())
         .with_target(false);
     let installed = match format {
-        Format::Human => builder.with_ansi(false).compact().try_init(),
+        Format::Human => builder
+            .with_ansi(false)
+            .compact()
+            .fmt_fields(human::Fields)
+            .try_init(),
         Format::Json => builder.event_format(json::Events).try_init(),
     };
     installed.map_err(|error| format!("a second logger was installed: {error}"))?;

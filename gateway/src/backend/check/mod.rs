@@ -241,20 +241,43 @@ fn follow(backend: &Backend, server: &Server, at: &Address, change: Change, why:
     let (name, of) = (&server.name, &backend.name);
     match change {
         Change::Shaken { left } => info!(
+            said.what = "check-failed",
+            said.backend = %of,
+            said.server = %name,
+            said.address = %at,
+            said.why = %why,
+            said.left = left,
             "backend {of}: a check of server {name} ({at}) failed; it is down if the next {left} in a row do: {why}"
         ),
         Change::StillDown => {
-            info!("backend {of}: server {name} ({at}) is still down, for another reason: {why}");
+            info!(
+                said.what = "still-down",
+                said.backend = %of,
+                said.server = %name,
+                said.address = %at,
+                said.why = %why,
+                "backend {of}: server {name} ({at}) is still down, for another reason: {why}"
+            );
         }
         Change::Down { failed } => {
             let times = match failed {
                 1 => "a check failed".to_owned(),
                 _ => format!("{failed} checks in a row failed, the last one for this"),
             };
-            warn!("backend {of}: server {name} ({at}) is down: {times}: {why}");
+            warn!(
+                said.what = "down",
+                said.backend = %of,
+                said.server = %name,
+                said.address = %at,
+                said.why = %why,
+                said.failed = failed,
+                "backend {of}: server {name} ({at}) is down: {times}: {why}"
+            );
             server.is_down_now();
             if backend.are_all_down() && !backend.deserted.swap(true, Relaxed) {
                 error!(
+                    said.what = "all-down",
+                    said.backend = %of,
                     "backend {of}: every server is down by its checks; until one is up, visitors get 503 servers-down"
                 );
             }
@@ -265,7 +288,15 @@ fn follow(backend: &Backend, server: &Server, at: &Address, change: Change, why:
                 1 => "a check passed".to_owned(),
                 _ => format!("{passed} checks in a row passed"),
             };
-            info!("backend {of}: server {name} ({at}) is up again, after {after:?}: {times}");
+            info!(
+                said.what = "up",
+                said.backend = %of,
+                said.server = %name,
+                said.address = %at,
+                said.passed = passed,
+                said.after_ms = after_ms,
+                "backend {of}: server {name} ({at}) is up again, after {after:?}: {times}"
+            );
             backend.deserted.store(false, Relaxed);
             server.is_up_again();
         }

@@ -57,6 +57,11 @@ impl Doubts {
             _ => format!(" ({times} connections since this was last said)"),
         };
         warn!(
+            said.what = "in-doubt",
+            said.backend = %backend,
+            said.server = %server,
+            said.in_flight = load,
+            said.times = times,
             "backend {backend}: server {server} says nothing on an HTTP/2 connection with {load} requests in flight, not even to a PING: other requests go on another connection, and this one is closed after {end:?} of silence{often}"
         );
     }

@@ -18,8 +18,9 @@ const NAMED: usize = 8;
 /// See the module's head.
 #[derive(Debug)]
 pub(super) struct Voice {
-    /// `backend api: app.internal`.
-    whose: String,
+    backend: String,
+    /// The name, as it is asked for.
+    name: String,
     /// What the operator calls the server.
     server: String,
     slots: usize,
@@ -40,7 +41,8 @@ impl Voice {
         let name = named.wanted.name.to_string();
         let name = name.strip_suffix('.').unwrap_or(&name);
         Self {
-            whose: format!("backend {}: {name}", named.backend),
+            backend: named.backend.to_string(),
+            name: name.to_owned(),
             server: named.server.clone(),
             slots: named.wanted.slots,
             hold,
@@ -70,8 +72,15 @@ impl Voice {
             let told = "unusable";
             if !outcome.unusable.is_empty() && self.complaints.due(told, now).is_some() {
                 let all = listed(outcome.unusable.iter().map(ToString::to_string));
-                let whose = &self.whose;
-                warn!("{whose} has addresses that no server can have, which are left out: {all}");
+                let (backend, name) = (&self.backend, &self.name);
+                warn!(
+                    said.what = "dns-unusable",
+                    said.backend = %backend,
+                    said.server = %self.server,
+                    said.name = %name,
+                    said.address = %all,
+                    "backend {backend}: {name} has addresses that no server can have, which are left out: {all}"
+                );
             }
             self.unusable.clone_from(&outcome.unusable);
         }
@@ -86,9 +95,16 @@ impl Voice {
             if self.complaints.due("too many", now).is_none() {
                 return;
             }
-            let (whose, server, slots) = (&self.whose, &self.server, self.slots);
+            let (backend, name) = (&self.backend, &self.name);
+            let (server, slots) = (&self.server, self.slots);
             warn!(
-                "{whose} has {addresses} addresses, and `{server}` {slots} slots: the others are not used; give it more slots if they should be"
+                said.what = "dns-too-many",
+                said.backend = %backend,
+                said.server = %server,
+                said.name = %name,
+                said.addresses = addresses,
+                said.slots = slots,
+                "backend {backend}: {name} has {addresses} addresses, and `{server}` {slots} slots: the others are not used; give it more slots if they should be"
             );
         }
     }
@@ -102,25 +118,45 @@ impl Voice {
         let Some(text) = told(changes, &self.server, self.hold) else {
             return;
         };
-        let whose = &self.whose;
+        let (backend, name, server) = (&self.backend, &self.name, &self.server);
         if taken == 0 {
             warn!(
-                "{whose}: {text}; there is no other: until there is, nothing is sent to `{}`",
-                self.server
+                said.what = "dns-changed",
+                said.backend = %backend,
+                said.server = %server,
+                said.name = %name,
+                said.why = %text,
+                said.addresses = taken,
+                "backend {backend}: {name}: {text}; there is no other: until there is, nothing is sent to `{server}`"
             );
         } else {
-            info!("{whose}: {text}");
+            info!(
+                said.what = "dns-changed",
+                said.backend = %backend,
+                said.server = %server,
+                said.name = %name,
+                said.why = %text,
+                said.addresses = taken,
+                "backend {backend}: {name}: {text}"
+            );
         }
     }
 
     fn hear(&mut self, now: Instant, unheard: Option<&Gap>, taken: usize) {
-        let whose = &self.whose;
+        let (backend, name, server) = (&self.backend, &self.name, &self.server);
         let Some(Gap { question, why }) = unheard else {
             if let Some(since) = self.failing.take()
                 && std::mem::take(&mut self.told)
             {
                 let after = now.saturating_duration_since(since);
-                info!("{whose} is looked up again, after {after:.1?}");
+                info!(
+                    said.what = "dns-well",
+                    said.backend = %backend,
+                    said.server = %server,
+                    said.name = %name,
+                    said.after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX),
+                    "backend {backend}: {name} is looked up again, after {after:.1?}"
+                );
             }
             return;
         };
@@ -138,7 +174,15 @@ impl Voice {
         } else {
             "what is known of it stays in use"
         };
-        warn!("{whose} cannot be looked up: {question}: {why}; {stays}{often}");
+        warn!(
+            said.what = "dns-failing",
+            said.backend = %backend,
+            said.server = %server,
+            said.name = %name,
+            said.why = %why,
+            said.times = times,
+            "backend {backend}: {name} cannot be looked up: {question}: {why}; {stays}{often}"
+        );
     }
 
     fn tell_nothing(&mut self, now: Instant, nothing: Option<&'static str>, taken: usize) {
@@ -150,15 +194,21 @@ impl Voice {
         if self.complaints.due(why, now).is_none() {
             return;
         }
-        let (whose, hold) = (&self.whose, self.hold);
-        if taken == 0 {
-            warn!(
-                "{whose} {why}; nothing is sent to `{}` until that changes",
-                self.server
-            );
+        let (backend, name, server) = (&self.backend, &self.name, &self.server);
+        let then = if taken == 0 {
+            format!("nothing is sent to `{server}` until that changes")
         } else {
-            warn!("{whose} {why}; the addresses that it had stay in use for {hold:?}");
-        }
+            let hold = self.hold;
+            format!("the addresses that it had stay in use for {hold:?}")
+        };
+        warn!(
+            said.what = "dns-nothing",
+            said.backend = %backend,
+            said.server = %server,
+            said.name = %name,
+            said.why = %why,
+            "backend {backend}: {name} {why}; {then}"
+        );
     }
 }
 

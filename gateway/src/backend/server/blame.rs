@@ -73,7 +73,15 @@ impl Server {
             What::Cut => "broke off its answer",
             What::Stalled => "stopped in the middle of its answer",
         };
-        warn!("backend {backend}: server {name} ({address}) {said}: {why}{often}");
+        warn!(
+            said.what = what.label(),
+            said.backend = %backend,
+            said.server = %name,
+            said.address = %address,
+            said.why = %why,
+            said.times = times,
+            "backend {backend}: server {name} ({address}) {said}: {why}{often}"
+        );
     }
 
     /// Nothing more has come of an answer for as long as it may take, so that it is given up.
@@ -101,10 +109,22 @@ impl Server {
         let (backend, name, address) = (&self.backend, &self.name, self.address());
         match change {
             Some(Change::Out { for_ms, failures }) => warn!(
+                said.what = "left-out",
+                said.backend = %backend,
+                said.server = %name,
+                said.address = %address,
+                said.why = %why,
+                said.failures = failures,
+                said.for_ms = for_ms,
                 "backend {backend}: server {name} ({address}) is left out for {:?}, and longer if it stays so: {failures} requests in a row failed, the last one for this: {why}",
                 Duration::from_millis(for_ms)
             ),
             Some(Change::Back { after_ms }) => info!(
+                said.what = "back",
+                said.backend = %backend,
+                said.server = %name,
+                said.address = %address,
+                said.after_ms = after_ms,
                 "backend {backend}: server {name} ({address}) answers again, after {:?}",
                 Duration::from_millis(after_ms)
             ),

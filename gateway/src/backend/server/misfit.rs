@@ -181,6 +181,11 @@ impl Server {
         let (backend, name, address) = (&self.backend, &self.name, self.address());
         let sentence = self.misfit(mismatch, got, spoken);
         warn!(
+            said.what = mismatch.label(),
+            said.backend = %backend,
+            said.server = %name,
+            said.address = %address,
+            said.why = %sentence,
             times,
             "backend {backend}: server {name} ({address}) does not fit how it is spoken to: {sentence}"
         );
