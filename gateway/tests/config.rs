@@ -138,7 +138,7 @@ tunnel = "c"
         ),
         (
             "a.toml:31:1: routes: ",
-            "the route in line 29 wants the same",
+            "no request comes here: the route at a.toml:29:1 takes all that it wants",
         ),
     ];
     for (place, part) in places {
@@ -603,7 +603,7 @@ tunnel = "d.test"
         ("a.toml:30:1: routes: ", "it goes nowhere; add tunnel"),
         (
             "a.toml:37:1: routes: ",
-            "the route in line 33 wants the same",
+            "no connection comes here: the route at a.toml:33:1 takes all that it wants",
         ),
     ];
     for (place, part) in places {
@@ -718,6 +718,87 @@ one = "10.0.0.1:5432"
         assert!(told.iter().any(found), "{place}{part}: {told:#?}");
     }
     assert_eq!(told.len(), places.len(), "{told:#?}");
+}
+
+/// A mistake wherever all that a route is for is taken before it, by however many; none where anything is left to it.
+#[test]
+fn a_route_that_nobody_can_meet_is_told_with_those_that_hide_it() {
+    let listeners = "[tunnels]\nclear = '127.0.0.1:1'\nclear_names = ['a.test']\n[listeners.a]\naddress = '127.0.0.1:80'\n\
+                     [listeners.b]\naddress = '127.0.0.1:81'\n[listeners.c]\naddress = '127.0.0.1:82'\nmode = 'tcp'\n\
+                     [listeners.d]\naddress = '127.0.0.1:83'\nmode = 'tcp'\ntunnel = 'a.test'\n";
+    let file = |routes: &[&str]| {
+        let mut text = listeners.to_owned();
+        for route in [&["sni = 'none.test'"], routes].concat() {
+            text.push_str(&format!("[[routes]]\ntunnel = 'a.test'\n{route}\n"));
+        }
+        text
+    };
+    for (routes, by) in [
+        (&["", "listeners = 'b'"][..], "18:1"),
+        (
+            &["path = '/x'", "path = '/x'\nlisteners = ['b', 'b', 'a']"],
+            "18:1",
+        ),
+        (
+            &[
+                "listeners = 'a'\nhost = '*.test'",
+                "listeners = 'b'\nhost = '*.test'",
+                "host = '*.test'",
+            ],
+            "18:1 and a.toml:22:1",
+        ),
+        (
+            &[
+                "headers = { X-A = '1', x-b = '2' }",
+                "headers = { x-b = '2', x-a = '1' }\nlisteners = 'a'",
+            ],
+            "18:1",
+        ),
+        (
+            &[
+                "headers = { x-a = '1', X-A = '1' }",
+                "headers = { x-a = '1' }",
+            ],
+            "18:1",
+        ),
+        (
+            &["sni = 'a.test'", "sni = 'a.test'\nlisteners = 'c'"],
+            "18:1",
+        ),
+        (
+            &[
+                "sni = '*.test'\nlisteners = 'd'",
+                "sni = '*.test'\nlisteners = 'c'",
+                "sni = '*.test'",
+            ],
+            "18:1 and a.toml:22:1",
+        ),
+    ] {
+        let told = told(&file(routes));
+        assert_eq!(told.len(), 1, "{routes:?}: {told:#?}");
+        assert!(
+            told[0].contains(": routes: no ")
+                && told[0].contains(" comes here: the route")
+                && told[0].contains(&format!("at a.toml:{by} take")),
+            "{routes:?}: {told:#?}"
+        );
+    }
+    for routes in [
+        &["listeners = 'a'", ""][..],
+        &["listeners = 'a'", "listeners = 'b'"],
+        &["", "path = '/'"],
+        &["path = '/x'", "path = '/x/'"],
+        &["host = '*.test'", "host = 'a.test'", ""],
+        &["headers = { x-a = '1' }", "headers = { x-a = '2' }"],
+        &["", "headers = { x-a = '2' }"],
+        &["sni = 'a.test'\nlisteners = 'c'", "sni = 'a.test'"],
+        &["sni = '*.test'", "sni = 'a.test'", "host = 'a.test'"],
+    ] {
+        let folder = folder(&[("a.toml", &file(routes))]);
+        let output = tidegated(folder.path(), &["check", "--config", "a.toml"], &[]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{routes:?}: {said}");
+    }
 }
 
 #[test]

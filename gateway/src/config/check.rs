@@ -9,6 +9,7 @@ use super::Config;
 use super::passing::{Onward, SOMEWHERE};
 use super::rates;
 use super::routes::Goal;
+use super::shadow;
 use super::table::Problem;
 use crate::backend::config::Place;
 use crate::door::Expect;
@@ -30,6 +31,7 @@ pub(super) fn problems(config: &Config, whole: bool) -> Vec<Problem> {
     all.extend(addresses(config));
     all.extend(proxies(config));
     all.extend(leading_nowhere(config));
+    all.extend(shadow::problems(config, whole));
     all.extend(rates::problems(config));
     for (id, text) in config.run.limits.check() {
         all.push(config.sources.problem(id, text));

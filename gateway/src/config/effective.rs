@@ -63,15 +63,11 @@ pub(super) fn text(config: &Config, all: bool) -> String {
         backend(placed, &mut out);
     }
     resolver(config, all, &mut out);
-    let file = config.run.config.as_ref();
-    let file = file
-        .map(|file| file.display().to_string())
-        .unwrap_or_default();
     for routed in &config.routes {
-        route(routed, &file, &mut out);
+        route(routed, &mut out);
     }
     for passed in &config.passed {
-        passing_route(passed, &file, &mut out);
+        passing_route(passed, &mut out);
     }
     out
 }
@@ -265,9 +261,9 @@ fn send_proxy(proxy: &SendProxy) -> String {
     text
 }
 
-fn passing_route(passed: &Passed, file: &str, out: &mut String) {
+fn passing_route(passed: &Passed, out: &mut String) {
     out.push('\n');
-    out.push_str(&entry("[[routes]]", &format!("{file}:{}", passed.line)));
+    out.push_str(&entry("[[routes]]", &passed.spot.to_string()));
     let _infallible = writeln!(out, "sni = {}", quoted(&passed.sni.to_string()));
     if !passed.listeners.is_empty() {
         let names = passed.listeners.iter().map(|name| quoted(name));
@@ -470,10 +466,10 @@ fn resolver(config: &Config, all: bool, out: &mut String) {
     }
 }
 
-fn route(routed: &Routed, file: &str, out: &mut String) {
+fn route(routed: &Routed, out: &mut String) {
     let route = &routed.route;
     out.push('\n');
-    out.push_str(&entry("[[routes]]", &format!("{file}:{}", routed.line)));
+    out.push_str(&entry("[[routes]]", &routed.spot.to_string()));
     if let Some(host) = &route.host {
         let _infallible = writeln!(out, "host = {}", quoted(&host.to_string()));
     }

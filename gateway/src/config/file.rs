@@ -84,11 +84,11 @@ pub(super) fn parse(
         return Err(document.into_problems());
     }
     let root = Table::root(&document, parsed.get_ref());
-    let file = read(&document, root, folder, run);
+    let file = read(root, folder, run);
     Ok((file, document.into_problems()))
 }
 
-fn read(document: &Document<'_>, mut root: Table<'_>, folder: &Path, run: &Command) -> File {
+fn read(mut root: Table<'_>, folder: &Path, run: &Command) -> File {
     let mut tunnels = root.table("tunnels");
     let settings = settings::read(&mut root, tunnels.as_mut(), run, folder);
     let mut names = None;
@@ -123,7 +123,7 @@ fn read(document: &Document<'_>, mut root: Table<'_>, folder: &Path, run: &Comma
         listeners: &listeners,
         goals,
     };
-    let (routes, passed) = routes::read(document, routes, known);
+    let (routes, passed) = routes::read(routes, known);
     root.finish(|key| settings::home_of(key, run));
     File {
         settings,

@@ -34,6 +34,8 @@ mod resolver; // where servers' addresses come from
 
 mod routes; // what goes where
 
+mod shadow; // routes that nobody meets
+
 mod settings; // options that stand in a file
 
 mod table; // a file's tables, key by key

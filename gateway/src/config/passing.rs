@@ -10,7 +10,7 @@ use tidegate_shared::name::{AgentName, NamePattern};
 use super::backends::{Placed, send_proxy};
 use super::listeners::{Said, said};
 use super::routes::{Goals, Known, backend_named, host_pattern, listeners_of};
-use super::table::{Table, Value};
+use super::table::{Spot, Table, Value};
 use crate::backend::config::Address;
 use crate::backend::greeting::SendProxy;
 
@@ -47,7 +47,7 @@ pub struct Passed {
     pub sni: NamePattern,
     pub goal: Onward,
     /// Where it stands.
-    pub line: usize,
+    pub spot: Spot,
     pub listeners: Vec<Arc<str>>,
 }
 
@@ -100,7 +100,7 @@ pub(super) fn route(
     sni: &Value<'_>,
     Known { listeners, goals }: Known<'_>,
 ) -> Option<Passed> {
-    let line = table.spot().line;
+    let spot = table.spot();
     let sni = sni.parsed(host_pattern);
     let named = listeners_of(&mut table, listeners);
     if !listeners.iter().any(|listener| listener.passing.is_some()) {
@@ -130,7 +130,7 @@ pub(super) fn route(
     Some(Passed {
         sni: sni?,
         goal: goal?,
-        line,
+        spot,
         listeners: named
             .into_iter()
             .map(|(name, _)| name)

@@ -1,6 +1,5 @@
 //! `[[routes]]`: what a request must be like, and where it goes then. Pure; the table that is asked is `route`'s.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use http::header::{HeaderName, HeaderValue};
@@ -9,7 +8,7 @@ use tidegate_shared::name::{AgentName, NamePattern};
 use super::backends::Placed;
 use super::listeners::Listener;
 use super::passing::{self, Passed};
-use super::table::{Document, Table, Value, alike};
+use super::table::{Spot, Table, Value, alike};
 use crate::route::Route;
 
 /// Where requests go.
@@ -41,7 +40,7 @@ pub(super) struct Known<'a> {
 pub struct Routed {
     pub route: Route<Goal>,
     /// Where it stands.
-    pub line: usize,
+    pub spot: Spot,
     pub listeners: Vec<Arc<str>>,
 }
 
@@ -53,68 +52,21 @@ impl Routed {
 }
 
 /// Reads all of `[[routes]]`.
-pub(super) fn read(
-    document: &Document<'_>,
-    routes: Option<Value<'_>>,
-    known: Known<'_>,
-) -> (Vec<Routed>, Vec<Passed>) {
+pub(super) fn read(routes: Option<Value<'_>>, known: Known<'_>) -> (Vec<Routed>, Vec<Passed>) {
     let tables = routes.map(Value::tables).unwrap_or_default();
     let mut found = Vec::with_capacity(tables.len());
     let mut passed: Vec<Passed> = Vec::new();
-    let mut places: HashMap<String, usize> = HashMap::with_capacity(tables.len());
     for mut table in tables {
-        let at = table.at;
-        if let Some(sni) = table.take("sni") {
-            let Some(route) = passing::route(table, &sni, known) else {
-                continue;
-            };
-            let first = *places.entry(like_passed(&route)).or_insert(at);
-            if first != at {
-                let line = document.spot(first).line;
-                let text =
-                    format!("no connection comes here: the route in line {line} wants the same");
-                document.complain(at, "routes", text);
-            }
-            passed.push(route);
-            continue;
+        match table.take("sni") {
+            Some(sni) => passed.extend(passing::route(table, &sni, known)),
+            None => found.extend(one(table, known)),
         }
-        let Some(routed) = one(table, known) else {
-            continue;
-        };
-        let first = *places.entry(like(&routed)).or_insert(at);
-        if first != at {
-            let line = document.spot(first).line;
-            let text = format!("no request comes here: the route in line {line} wants the same");
-            document.complain(at, "routes", text);
-        }
-        found.push(routed);
     }
     (found, passed)
 }
 
-/// As [`like`], by server name.
-fn like_passed(passed: &Passed) -> String {
-    let mut listeners = passed.listeners.clone();
-    listeners.sort_unstable();
-    format!("sni {:?} {listeners:?}", passed.sni)
-}
-
-/// What is the same for two routes of which only the first is ever taken.
-fn like(routed: &Routed) -> String {
-    let route = &routed.route;
-    let mut fields: Vec<String> = route
-        .fields
-        .iter()
-        .map(|(name, value)| format!("{name}: {value:?}"))
-        .collect();
-    fields.sort_unstable();
-    let mut listeners = routed.listeners.clone();
-    listeners.sort_unstable();
-    format!("{:?} {:?} {fields:?} {listeners:?}", route.host, route.path)
-}
-
 fn one(mut table: Table<'_>, known: Known<'_>) -> Option<Routed> {
-    let line = table.spot().line;
+    let spot = table.spot();
     let host = table.take("host").map(|host| host.parsed(host_pattern));
     let path = table.take("path").map(|value| {
         let path = value.text()?;
@@ -126,13 +78,20 @@ fn one(mut table: Table<'_>, known: Known<'_>) -> Option<Routed> {
         ));
         None
     });
-    let fields: Vec<_> = table
+    let mut fields: Vec<_> = table
         .table("headers")
         .map(Table::entries)
         .unwrap_or_default()
         .into_iter()
         .map(|(name, value)| field(&name, &value))
         .collect();
+    // `X-Team` and `x-team` with one value are one field, and make a route no more specific than that.
+    let all = std::mem::take(&mut fields);
+    for field in all {
+        if field.is_none() || !fields.contains(&field) {
+            fields.push(field);
+        }
+    }
     let named = listeners_of(&mut table, known.listeners);
     for (name, value) in &named {
         let passes = |listener: &Listener| {
@@ -164,7 +123,7 @@ fn one(mut table: Table<'_>, known: Known<'_>) -> Option<Routed> {
             fields: fields.into_iter().collect::<Option<_>>()?,
             target: target?,
         },
-        line,
+        spot,
         listeners: named
             .into_iter()
             .map(|(name, _)| name)
