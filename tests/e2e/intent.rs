@@ -26,7 +26,7 @@ fn file(servers: &[(&str, SocketAddr)], more: &str) -> String {
     )
 }
 
-async fn world(servers: &[(&str, SocketAddr)]) -> World {
+pub(super) async fn world(servers: &[(&str, SocketAddr)]) -> World {
     World::builder().config(&file(servers, "")).start().await
 }
 
@@ -39,7 +39,7 @@ async fn ask(world: &World, words: &[&str]) -> Finished {
 }
 
 /// The same where nothing goes wrong.
-async fn ask_well(world: &World, words: &[&str]) -> String {
+pub(super) async fn ask_well(world: &World, words: &[&str]) -> String {
     let finished = ask(world, words).await;
     assert_eq!(
         (finished.code, finished.stderr.as_str()),

@@ -18,6 +18,7 @@ mod chain_a;
 mod checks;
 mod command_line;
 mod configuration;
+mod control_socket;
 mod dns;
 mod early_answers;
 mod expiry;

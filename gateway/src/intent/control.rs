@@ -1,6 +1,8 @@
 //! The socket that `tidegated set` and `get` ask. Whoever may connect is root or the gateway's own user: the socket is made in a
 //! folder that nobody else can enter, gets its mode there, and only then its name.
 
+use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{
@@ -13,19 +15,23 @@ use std::time::Duration;
 use tidegate_shared::drain::Drain;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::sleep;
 use tracing::debug;
 
 use super::Desk;
 use super::keep::folder;
 use super::talk::{Answer, Asked, LONGEST_QUESTION};
 
-/// Connections served at once. One more waits.
-const MOST: usize = 16;
+/// Connections at once. One more waits.
+const MOST: usize = 128;
 
-/// How long one is served, whatever it does.
-const WITHIN: Duration = Duration::from_secs(10);
+/// Those of them that may wait for the other end to say or to take something. One more, and the one that has been there the
+/// longest goes, so that whoever talks is served whoever else is silent.
+const MOST_SILENT: usize = 64;
+
+/// How long the other end may take to ask, and to take the answer: `tidegated` does both at once.
+const SILENCE: Duration = Duration::from_secs(3);
 
 /// What a socket is called until it has its mode.
 const SOCKET: &str = "s";
@@ -63,6 +69,7 @@ impl Control {
     /// Answers whoever asks, until everything has finished.
     pub async fn serve(self, desk: Arc<Desk>, until: Drain) {
         let seats = Arc::new(Semaphore::new(MOST));
+        let mut here: VecDeque<oneshot::Sender<Infallible>> = VecDeque::new();
         loop {
             let Ok(seat) = Arc::clone(&seats).acquire_owned().await else {
                 return;
@@ -75,15 +82,17 @@ impl Control {
                 sleep(Duration::from_millis(100)).await;
                 continue;
             };
+            here.retain(|stays| !stays.is_closed());
+            if here.len() >= MOST_SILENT {
+                here.pop_front();
+            }
+            let (stays, leaves) = oneshot::channel();
+            here.push_back(stays);
             let desk = Arc::clone(&desk);
             until.spawn(async move {
                 let _seat = seat;
-                match timeout(WITHIN, answer(stream, &desk)).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => debug!("a connection of the control socket failed: {error}"),
-                    Err(_elapsed) => {
-                        debug!("a connection of the control socket took longer than {WITHIN:?}")
-                    }
+                if let Err(error) = answer(stream, &desk, leaves).await {
+                    debug!("a connection of the control socket failed: {error}");
                 }
             });
         }
@@ -157,19 +166,35 @@ fn bind(path: &Path) -> io::Result<Control> {
     made
 }
 
-async fn answer(stream: UnixStream, desk: &Desk) -> io::Result<()> {
+/// Hears a question and answers it. Whoever is silent meanwhile may have to leave, and the gateway's own time does not count.
+async fn answer(
+    stream: UnixStream,
+    desk: &Desk,
+    mut leaves: oneshot::Receiver<Infallible>,
+) -> io::Result<()> {
     let user = format!("uid {}", stream.peer_cred()?.uid());
     let (reader, mut writer) = stream.into_split();
     let mut line = Vec::new();
-    BufReader::new(reader)
-        .take(LONGEST_QUESTION)
-        .read_until(b'\n', &mut line)
-        .await?;
+    let mut reader = BufReader::new(reader).take(LONGEST_QUESTION);
+    unless_silent(&mut leaves, reader.read_until(b'\n', &mut line)).await?;
     let answer = match serde_json::from_slice::<Asked>(&line) {
         Ok(asked) => desk.answer(asked, &user).await,
         Err(error) => Answer::Refused(format!("this is not understood: {error}")),
     };
     let mut text = serde_json::to_vec(&answer)?;
     text.push(b'\n');
-    writer.write_all(&text).await
+    unless_silent(&mut leaves, writer.write_all(&text)).await
+}
+
+/// What the other end has a part in: not for long, and not where others are waiting.
+async fn unless_silent<T>(
+    leaves: &mut oneshot::Receiver<Infallible>,
+    io: impl Future<Output = io::Result<T>>,
+) -> io::Result<T> {
+    tokio::select! {
+        biased;
+        done = io => done,
+        _gone = leaves => Err(io::Error::other("it was silent while others came")),
+        () = sleep(SILENCE) => Err(io::Error::other(format!("it was silent for {SILENCE:?}"))),
+    }
 }
