@@ -11,7 +11,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, StatusCode, Version};
 use serde::Serialize;
 use tidegate_shared::log::{Format, Sink};
-use tidegate_shared::when;
+use tidegate_shared::{text, when};
 
 use crate::backend::Server;
 use crate::failure::Failure;
@@ -74,7 +74,11 @@ impl Access {
             line.clear();
             fill(self.format, line);
             line.push(b'\n');
-            sink.line(line);
+            let safe = match self.format {
+                Format::Json => text::in_json(line),
+                Format::Human => None,
+            };
+            sink.line(safe.as_ref().unwrap_or(line));
         });
     }
 
@@ -568,5 +572,13 @@ mod tests {
         let value: serde_json::Value = serde_json::from_str(json.trim()).unwrap();
         assert_eq!(value["status"], 499);
         assert_eq!(value["id"], "000000ab-1");
+        let path = "/\u{2028}\u{202e}x";
+        let odd = |record: &mut Record| record.path = path.parse().ok();
+        let human = line(Format::Human, odd);
+        assert!(human.contains(r#"-/\u{2028}\u{202e}x HTTP"#), "{human:?}");
+        let json = line(Format::Json, odd);
+        assert!(json.contains(r#""/\u2028\u202ex""#), "{json:?}");
+        let value: serde_json::Value = serde_json::from_str(json.trim()).unwrap();
+        assert_eq!(value["path"], path);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tidegate_shared::text;
 use tidegate_shared::when::padded;
 
 /// A number in decimal.
@@ -56,7 +57,9 @@ pub(crate) fn plain(text: &str, out: &mut Vec<u8>) {
                 out.push(b'\\');
                 out.push(part as u8);
             }
-            part if part.is_control() => out.extend(part.escape_default().map(|octet| octet as u8)),
+            part if text::steers(part) => {
+                out.extend(part.escape_default().map(|octet| octet as u8))
+            }
             part => out.extend_from_slice(part.encode_utf8(&mut [0; 4]).as_bytes()),
         }
     }
@@ -87,6 +90,10 @@ mod tests {
         assert_eq!(
             text(|out| plain("a\"\n\u{1b}[31mü", out)),
             "a\\\"\\n\\u{1b}[31mü"
+        );
+        assert_eq!(
+            text(|out| plain("/\u{2028}\u{202e}\u{85}水", out)),
+            "/\\u{2028}\\u{202e}\\u{85}水"
         );
     }
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Identity;
 use super::book::{Book, Entry, Mode, Note, moment};
-use super::talk::Change;
+use super::talk::{Change, tidied};
 use super::there::{There, followed, is_expendable, look};
 
 const HEAD: &str = "# What operators asked of servers with `tidegated set`, kept by the gateway over its restarts. It is read at the start and\n\
@@ -95,9 +95,10 @@ pub(super) fn read(text: &str) -> Result<Book, String> {
         until,
     } in whole.intent
     {
+        // Whoever wrote the file by hand may have copied it from anywhere.
         let note = Note {
-            who,
-            why,
+            who: tidied(&who),
+            why: why.map(|why| tidied(&why)),
             since,
             until,
         };

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use tidegate_shared::args::whole;
+use tidegate_shared::text;
 
 use super::{Mode, Note};
 
@@ -164,13 +165,12 @@ pub struct Row {
     pub fault: Option<String>,
 }
 
-/// Somebody's words, fit for a log and a file: one line, not too long.
+/// Somebody's words, fit for a log and a file: one line that steers no terminal, and not too long. Done twice it is as done once.
 pub(super) fn tidied(words: &str) -> String {
-    let plain = words
-        .chars()
-        .map(|char| if char.is_control() { ' ' } else { char });
-    let text: String = plain.take(LONGEST_WORDS).collect();
-    text.trim().to_owned()
+    let spaced = words.replace(['\t', '\n', '\r'], " ");
+    let text = text::quoted(spaced.trim().as_bytes());
+    let most: String = text.chars().take(LONGEST_WORDS).collect();
+    most.trim_end().to_owned()
 }
 
 impl fmt::Display for Place {
@@ -215,7 +215,13 @@ mod tests {
 
     #[test]
     fn words_are_one_line_and_not_too_long() {
-        assert_eq!(tidied(" a\nb\u{1b}[31m "), "a b [31m");
+        assert_eq!(tidied(" a\nb\u{1b}[31m "), "a b\\u{1b}[31m");
+        let turned = tidied("für \u{202e}ksid\u{2028}\u{85}x");
+        assert_eq!(turned, "für \\u{202e}ksid\\u{2028}\\u{85}x");
+        assert_eq!(tidied(&turned), turned);
+        let long = tidied(&"\u{202e}".repeat(1000));
+        assert_eq!(long.chars().count(), LONGEST_WORDS);
+        assert_eq!(tidied(&long), long);
         assert_eq!(tidied(&"x".repeat(1000)).len(), LONGEST_WORDS);
     }
 }

@@ -12,7 +12,7 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use super::human::SAID;
-use crate::when;
+use crate::{text, when};
 
 /// What `tracing` is told to write events with.
 pub(super) struct Events;
@@ -32,6 +32,7 @@ where
         event.record(&mut fields);
         let mut line = Vec::with_capacity(256);
         write_line(event.metadata().level(), &fields, &mut line);
+        let line = text::in_json(&line).unwrap_or(line);
         writer.write_str(&String::from_utf8_lossy(&line))
     }
 }
