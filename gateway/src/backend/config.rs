@@ -9,6 +9,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
+use tidegate_shared::args::whole;
 
 pub use super::check::terms::Check;
 use super::greeting::SendProxy;
@@ -45,6 +46,15 @@ pub struct Server {
     pub backup: bool,
     /// Connections to it, resting ones included; `None` for any number.
     pub max_connections: Option<NonZeroUsize>,
+}
+
+/// A server's share, whoever says it.
+///
+/// # Errors
+/// A sentence that says which there are.
+pub fn share(text: &str) -> Result<u16, String> {
+    let share = whole(text, 0..=256)?;
+    u16::try_from(share).map_err(|error| error.to_string())
 }
 
 /// Where a server is.

@@ -14,7 +14,7 @@ use super::checks;
 use super::listeners::{Said, is_plain, said};
 use super::table::{Problem, Spot, Table, Value};
 use crate::backend::config::{
-    Address, Backend, Balance, By, Family, Hash, Place, Protocol, Server, Terms, Tls,
+    Address, Backend, Balance, By, Family, Hash, Place, Protocol, Server, Terms, Tls, share,
 };
 use crate::backend::greeting::{SendProxy, Told};
 use crate::backend::names::dns_name;
@@ -287,9 +287,7 @@ fn server(name: &str, value: Value<'_>) -> Option<Server> {
     }
     let mut table = value.table()?;
     let mut server = place(&mut table).map(|place| Server::at(name, place));
-    let weight = or(&mut table, "weight", 1, |text| {
-        whole(text, 0..=256).map(|weight| u16::try_from(weight).unwrap_or(u16::MAX))
-    });
+    let weight = or(&mut table, "weight", 1, share);
     let backup = table.take("backup").and_then(|value| value.boolean());
     if matches!(&server, Some(server) if matches!(server.place, Place::Services { .. })) {
         for value in ["weight", "backup"]

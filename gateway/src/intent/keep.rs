@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Identity;
 use super::book::{Book, Entry, Mode, Note, moment};
-use super::talk::{Change, tidied};
+use super::talk::{Change, asked_share, tidied};
 use super::there::{There, followed, is_expendable, look};
 
 const HEAD: &str = "# What operators asked of servers with `tidegated set`, kept by the gateway over its restarts. It is read at the start and\n\
@@ -37,7 +37,11 @@ struct Line {
     identity: Identity,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mode: Option<Mode>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "asked_share",
+        skip_serializing_if = "Option::is_none"
+    )]
     weight: Option<u16>,
     who: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -258,8 +262,8 @@ mod tests {
             0u64..4_000_000_000,
         )
             .prop_map(|(who, why, since)| Note {
-                who,
-                why,
+                who: tidied(&who),
+                why: why.map(|why: String| tidied(&why)),
                 since: UNIX_EPOCH + Duration::from_secs(since),
                 until: (since % 2 == 0).then(|| UNIX_EPOCH + Duration::from_secs(since + 60)),
             });
@@ -299,12 +303,27 @@ mod tests {
             (format!("{good}mode = \"gone\"\n"), ""),
             (format!("x = 1\n{good}"), "1:1"),
             (good.replace("2026-11-20T14", "yesterday"), ""),
+            (
+                format!("{good}weight = 257\n"),
+                "7:10: `257` is not a whole number from 0 to 256",
+            ),
             ("intent = 5\n".to_owned(), "1:10"),
             ("[[intent".to_owned(), "1:"),
         ] {
             let error = read(&text).unwrap_err();
             assert!(error.contains(said), "{error}");
         }
+    }
+
+    #[test]
+    fn what_was_written_by_hand_is_one_line_like_the_rest() {
+        let line = "[[intent]]\nbackend = \"a\"\nserver = \"b\"\nidentity = \"00112233445566778899aabbccddeeff\"\nwho = \"x\\u202Ey\"\n\
+                    since = \"2026-11-20T14:03:22Z\"\nmode = \"drain\"\nwhy = \"\\u001b[31m\\nb\"\n";
+        let book = read(line).unwrap();
+        let (_, entry) = book.entries().next().unwrap();
+        let note = &entry.orders.mode.as_ref().unwrap().note;
+        assert_eq!(note.who, "x\\u{202e}y");
+        assert_eq!(note.why.as_deref(), Some("\\u{1b}[31m b"));
     }
 
     #[test]

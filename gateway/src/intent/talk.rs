@@ -4,11 +4,12 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
-use tidegate_shared::args::whole;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use tidegate_shared::text;
 
 use super::{Mode, Note};
+use crate::backend::config::share;
 
 /// Longest question that is read, in octets.
 pub(super) const LONGEST_QUESTION: u64 = 16 * 1024;
@@ -113,7 +114,7 @@ pub enum Change {
     Ready,
     Mode(Mode),
     /// Its share; `None` for the one that is declared.
-    Weight(Option<u16>),
+    Weight(#[serde(deserialize_with = "asked_share")] Option<u16>),
 }
 
 impl FromStr for Change {
@@ -126,16 +127,20 @@ impl FromStr for Change {
             "maintenance" => Ok(Self::Mode(Mode::Maintenance)),
             "weight=declared" => Ok(Self::Weight(None)),
             _ => match text.strip_prefix("weight=") {
-                Some(weight) => {
-                    let weight = whole(weight, 0..=256)?;
-                    Ok(Self::Weight(u16::try_from(weight).ok()))
-                }
+                Some(weight) => share(weight).map(|weight| Self::Weight(Some(weight))),
                 None => Err(format!(
                     "`{text}` cannot be asked of a server; write ready, drain, maintenance, weight=N or weight=declared"
                 )),
             },
         }
     }
+}
+
+/// A share where a machine says it.
+pub(super) fn asked_share<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u16>, D::Error> {
+    let number = Option::<i64>::deserialize(from)?;
+    let share = number.map(|number| share(&number.to_string()));
+    share.transpose().map_err(D::Error::custom)
 }
 
 /// A server, as `tidegated get` shows it.
@@ -211,6 +216,23 @@ mod tests {
         }
         assert_eq!("alb/one".parse::<Place>().unwrap().to_string(), "alb/one");
         assert_eq!("alb".parse::<Which>().unwrap().server, None);
+    }
+
+    #[test]
+    fn a_weight_is_bounded_whoever_says_it() {
+        let read = |weight: &str| {
+            serde_json::from_str::<Change>(&format!("{{\"weight\":{weight}}}"))
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(read("null").unwrap(), Change::Weight(None));
+        assert_eq!(read("256").unwrap(), Change::Weight(Some(256)));
+        for beyond in ["257", "65535", "65536", "-1"] {
+            let why = read(beyond).unwrap_err();
+            assert!(
+                why.contains(&format!("`{beyond}` is not a whole number from 0 to 256")),
+                "{why}"
+            );
+        }
     }
 
     #[test]
