@@ -123,6 +123,25 @@ async fn false_answers_and_addresses_that_are_nobodys_do_no_harm() {
     assert_eq!(apps[0].count("/hello"), seen, "nothing went to the former");
 }
 
+/// A resolver that is wrong in another way each time is one that is wrong.
+#[tokio::test]
+async fn what_is_odd_otherwise_each_time_is_one_line() {
+    let dns = Dns::start().await;
+    let (port, _apps) = apps(1).await;
+    dns.set_addresses(NAME, 1, &[ip(1)]);
+    let more = "least_ttl = \"50ms\"\nmost_ttl = \"100ms\"\nhold = \"1h\"";
+    let world = world(&dns, &at(port, 1), more).await;
+    assert_eq!(who(&world).await, "1");
+    for code in 6..=15 {
+        dns.set(NAME, Kind::A, Answer::Code(code));
+        dns.set(NAME, Kind::Aaaa, Answer::Code(code));
+        dns.wait_asked(NAME, Kind::A, 2).await;
+    }
+    let told = world.gateway.logged(&["app.internal cannot be looked up"]);
+    assert_eq!(told.len(), 1, "{told:#?}");
+    assert_eq!(who(&world).await, "1");
+}
+
 #[tokio::test]
 async fn mistakes_are_told_where_they_stand_and_values_are_shown() {
     let dir = tempfile::tempdir().unwrap();

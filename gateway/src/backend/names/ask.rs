@@ -63,9 +63,24 @@ impl fmt::Debug for Servers {
     }
 }
 
-/// Why nobody answered: what each server did, as one sentence.
+/// Why nobody answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Unheard(pub(super) String);
+pub(super) struct Unheard {
+    /// Of what servers did the same one, whoever of them is asked first.
+    pub(super) kind: &'static str,
+    /// What each server did, as one sentence.
+    pub(super) why: String,
+}
+
+impl Unheard {
+    /// There is nobody to ask.
+    fn alone(why: String) -> Self {
+        Self {
+            kind: "unreachable",
+            why,
+        }
+    }
+}
 
 impl Asker {
     pub(crate) fn new(terms: &Resolver) -> Self {
@@ -87,7 +102,7 @@ impl Asker {
     ) -> Result<Reply, Unheard> {
         let servers = self.servers()?;
         let first = servers.best.load(Relaxed);
-        let mut whys = Vec::new();
+        let (mut kinds, mut whys) = (Vec::new(), Vec::new());
         for nth in 0..servers.all.len() {
             let index = (first + nth) % servers.all.len();
             let server = &servers.all[index];
@@ -96,10 +111,16 @@ impl Asker {
                     servers.best.store(index, Relaxed);
                     return Ok(reply);
                 }
-                Err(refused) => whys.push(format!("{} {}", server.at, refused.why)),
+                Err(refused) => {
+                    kinds.push(refused.kind);
+                    whys.push(format!("{} {}", server.at, refused.why));
+                }
             }
         }
-        Err(Unheard(whys.join(", ")))
+        Err(Unheard {
+            kind: kinds.into_iter().max().unwrap_or_default(),
+            why: whys.join(", "),
+        })
     }
 
     async fn ask_one(
@@ -179,7 +200,7 @@ impl Asker {
                 (Ok(all), _) => all,
                 // A file that is being replaced is no reason to forget what stood in it.
                 (Err(_), Some(servers)) => return Ok(Arc::clone(servers)),
-                (Err(why), None) => return Err(Unheard(why)),
+                (Err(why), None) => return Err(Unheard::alone(why)),
             }
         } else {
             self.told.clone()
@@ -190,7 +211,7 @@ impl Asker {
                 .into_iter()
                 .map(|at| Server::new(at, self.timeout))
                 .collect::<Result<_, NetError>>()
-                .map_err(|error| Unheard(format!("nobody can be asked: {error}")))?,
+                .map_err(|error| Unheard::alone(format!("nobody can be asked: {error}")))?,
             best: AtomicUsize::new(0),
         });
         *current = Some(Arc::clone(&servers));
@@ -284,7 +305,7 @@ mod tests {
             system: path.clone(),
             ..Asker::new(&Resolver::default())
         };
-        let Err(Unheard(why)) = asker.servers() else {
+        let Err(Unheard { why, .. }) = asker.servers() else {
             panic!("there is no file")
         };
         assert!(why.contains("write `servers`"), "{why}");

@@ -45,6 +45,8 @@ pub(super) struct Nothing {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refused {
     pub(super) what: What,
+    /// What is the same of it however it differs in detail, such as in words of whoever answered.
+    pub(super) kind: &'static str,
     /// As it follows the server's address.
     pub(super) why: String,
 }
@@ -65,6 +67,7 @@ impl Refused {
     fn invalid(why: impl Into<String>) -> Self {
         Self {
             what: What::Invalid,
+            kind: "invalid",
             why: why.into(),
         }
     }
@@ -125,6 +128,7 @@ pub(super) fn too_many_aliases() -> Refused {
 pub(super) fn read_error(error: &NetError, within: Duration) -> Result<Reply, Refused> {
     let unreachable = |why: String| Refused {
         what: What::Unreachable,
+        kind: "unreachable",
         why,
     };
     Err(match error {
@@ -149,6 +153,7 @@ pub(super) fn read_error(error: &NetError, within: Duration) -> Result<Reply, Re
         NetError::Dns(DnsError::ResponseCode(code)) => answered(*code),
         NetError::Timeout => Refused {
             what: What::Timeout,
+            kind: "timeout",
             why: format!("gave no answer within {within:?}"),
         },
         NetError::Truncated => Refused::invalid("cut its answer short, over TCP too"),
@@ -169,12 +174,14 @@ fn answered(code: ResponseCode) -> Refused {
         _ => {
             return Refused {
                 what: What::Error,
+                kind: "code",
                 why: format!("answered with code {}", u16::from(code)),
             };
         }
     };
     Refused {
         what: What::Error,
+        kind: word,
         why: format!("answered {word}"),
     }
 }

@@ -80,6 +80,7 @@ struct Host {
 pub(super) struct Gap {
     /// `app.internal. (A)`.
     pub(super) question: String,
+    pub(super) kind: &'static str,
     pub(super) why: String,
 }
 
@@ -168,10 +169,13 @@ impl Round {
                 }
                 // `ask` follows aliases to their end.
                 Ok(Reply::Alias { .. }) => {}
-                Err(Unheard(why)) => {
+                Err(Unheard { kind, why }) => {
                     let (name, of) = question;
-                    let question = format!("{name} ({of})");
-                    outcome.unheard.get_or_insert(Gap { question, why });
+                    outcome.unheard.get_or_insert_with(|| Gap {
+                        question: format!("{name} ({of})"),
+                        kind,
+                        why,
+                    });
                 }
             }
         }
@@ -285,7 +289,12 @@ mod tests {
         let question = |of| (name("app.test"), of);
         let mut round = Round::default();
         let mut outcome = Outcome::default();
-        let lost = || Err(Unheard("10.0.0.2:53 answered SERVFAIL".to_owned()));
+        let lost = || {
+            Err(Unheard {
+                kind: "SERVFAIL",
+                why: "10.0.0.2:53 answered SERVFAIL".to_owned(),
+            })
+        };
         round.take(vec![(question(v4), lost())], &mut outcome);
         round.gather(&hosts, &[v4, v6], &mut outcome);
         assert!(!outcome.is_known && outcome.nothing.is_none());

@@ -1,5 +1,6 @@
 //! What an operator is told of a name: that addresses come and go, in one line for each answer that changes something; that the
-//! resolver fails, once a minute, and that it is well again; and what about an answer is odd, once.
+//! resolver fails, once a minute, and that it is well again; and what about an answer is odd, once, and where it is otherwise odd
+//! each time, once a minute.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -69,8 +70,10 @@ impl Voice {
             self.tell(changes, taken);
         }
         if outcome.unusable != self.unusable {
-            let told = "unusable";
-            if !outcome.unusable.is_empty() && self.complaints.due(told, now).is_some() {
+            if !outcome.unusable.is_empty()
+                && let Some(times) = self.complaints.due(Kind::Unusable, now)
+            {
+                let often = often(times);
                 let all = listed(outcome.unusable.iter().map(ToString::to_string));
                 let (backend, name) = (&self.backend, &self.name);
                 warn!(
@@ -79,7 +82,7 @@ impl Voice {
                     said.server = %self.server,
                     said.name = %name,
                     said.address = %all,
-                    "backend {backend}: {name} has addresses that no server can have, which are left out: {all}"
+                    "backend {backend}: {name} has addresses that no server can have, which are left out: {all}{often}"
                 );
             }
             self.unusable.clone_from(&outcome.unusable);
@@ -92,9 +95,10 @@ impl Voice {
             self.too_many = 0;
         } else if addresses > self.too_many {
             self.too_many = addresses;
-            if self.complaints.due("too many", now).is_none() {
+            let Some(times) = self.complaints.due(Kind::TooMany, now) else {
                 return;
-            }
+            };
+            let often = often(times);
             let (backend, name) = (&self.backend, &self.name);
             let (server, slots) = (&self.server, self.slots);
             warn!(
@@ -104,7 +108,7 @@ impl Voice {
                 said.name = %name,
                 said.addresses = addresses,
                 said.slots = slots,
-                "backend {backend}: {name} has {addresses} addresses, and `{server}` {slots} slots: the others are not used; give it more slots if they should be"
+                "backend {backend}: {name} has {addresses} addresses, and `{server}` {slots} slots: the others are not used; give it more slots if they should be{often}"
             );
         }
     }
@@ -144,7 +148,12 @@ impl Voice {
 
     fn hear(&mut self, now: Instant, unheard: Option<&Gap>, taken: usize) {
         let (backend, name, server) = (&self.backend, &self.name, &self.server);
-        let Some(Gap { question, why }) = unheard else {
+        let Some(Gap {
+            question,
+            kind,
+            why,
+        }) = unheard
+        else {
             if let Some(since) = self.failing.take()
                 && std::mem::take(&mut self.told)
             {
@@ -161,14 +170,11 @@ impl Voice {
             return;
         };
         self.failing.get_or_insert(now);
-        let Some(times) = self.complaints.due(why, now) else {
+        let Some(times) = self.complaints.due(Kind::Failing(kind), now) else {
             return;
         };
         self.told = true;
-        let often = match times {
-            1 => String::new(),
-            _ => format!(" ({times} times since this was last said)"),
-        };
+        let often = often(times);
         let stays = if taken == 0 {
             "nothing is sent to it until it can be"
         } else {
@@ -191,9 +197,10 @@ impl Voice {
         }
         self.nothing = nothing;
         let Some(why) = nothing else { return };
-        if self.complaints.due(why, now).is_none() {
+        let Some(times) = self.complaints.due(Kind::Nothing(why), now) else {
             return;
-        }
+        };
+        let often = often(times);
         let (backend, name, server) = (&self.backend, &self.name, &self.server);
         let then = if taken == 0 {
             format!("nothing is sent to `{server}` until that changes")
@@ -207,33 +214,43 @@ impl Voice {
             said.server = %server,
             said.name = %name,
             said.why = %why,
-            "backend {backend}: {name} {why}; {then}"
+            "backend {backend}: {name} {why}; {then}{often}"
         );
     }
 }
 
-/// What is complained of again and again, each complaint once a minute; and of many that differ not each.
-#[derive(Debug, Default)]
-struct Complaints {
-    each: Vec<(String, Complaint)>,
-    others: Complaint,
+/// How often something was to be said, where that is more than once.
+fn often(times: u64) -> String {
+    match times {
+        1 => String::new(),
+        _ => format!(" ({times} times since this was last said)"),
+    }
 }
+
+/// What can be odd about an answer. How exactly it is so may differ each time, and is told of the first alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Failing(&'static str),
+    Nothing(&'static str),
+    Unusable,
+    TooMany,
+}
+
+/// What is complained of again and again, each kind once a minute. There are few of them.
+#[derive(Debug, Default)]
+struct Complaints(Vec<(Kind, Complaint)>);
 
 impl Complaints {
     /// How often this was to be said since it last was, if it is to be said.
-    fn due(&mut self, what: &str, now: Instant) -> Option<u64> {
-        let known = self.each.iter().position(|(known, _)| known == what);
-        let complaint = match known {
-            Some(index) => &mut self.each[index].1,
-            None if self.each.len() < NAMED => {
-                let complaint = (what.to_owned(), Complaint::default());
-                self.each.push(complaint);
-                let last = self.each.len() - 1;
-                &mut self.each[last].1
-            }
-            None => &mut self.others,
-        };
-        complaint.due(now)
+    fn due(&mut self, kind: Kind, now: Instant) -> Option<u64> {
+        let known = self.0.iter_mut().find(|(known, _)| *known == kind);
+        if let Some((_, complaint)) = known {
+            return complaint.due(now);
+        }
+        let mut complaint = Complaint::default();
+        let due = complaint.due(now);
+        self.0.push((kind, complaint));
+        due
     }
 }
 
@@ -309,18 +326,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_of_complaints_is_a_few_lines_a_minute() {
+    fn what_is_odd_in_another_way_each_time_is_one_line_a_minute() {
         let began = Instant::now();
         let mut complaints = Complaints::default();
+        let kinds = [
+            Kind::Failing("SERVFAIL"),
+            Kind::Failing("invalid"),
+            Kind::Nothing("has no address"),
+            Kind::Nothing("has no server"),
+            Kind::Unusable,
+            Kind::TooMany,
+        ];
         let mut said = 0;
         for turn in 0..1000 {
             let now = began + Duration::from_millis(turn);
-            said += u32::from(complaints.due("SERVFAIL", now).is_some());
-            said += u32::from(complaints.due(&format!("code {turn}"), now).is_some());
+            said += kinds
+                .iter()
+                .filter(|kind| complaints.due(**kind, now).is_some())
+                .count();
         }
-        assert_eq!(said, 9);
+        assert_eq!(said, kinds.len());
         let later = began + Duration::from_secs(61);
-        assert_eq!(complaints.due("SERVFAIL", later), Some(1000));
+        assert_eq!(complaints.due(Kind::Unusable, later), Some(1000));
     }
 
     #[test]
