@@ -182,6 +182,13 @@ impl Record {
         if self.status.is_none() {
             self.status = Some(failure.status());
         }
+        if self
+            .limited
+            .is_some_and(|excess| excess.action == Action::Tarpit)
+            && self.hold.is_zero()
+        {
+            self.hold = self.headed.elapsed();
+        }
         if self.reason.is_none() {
             self.reason = Some(failure.reason());
             self.access.metrics.failed(failure);
@@ -194,6 +201,11 @@ impl Record {
     /// When its head was complete.
     pub(crate) fn headed_at(&self) -> Instant {
         self.headed
+    }
+
+    /// There is no head to wait for: all of its time was somebody else's.
+    pub(crate) fn headless(&mut self) {
+        self.headed = self.began;
     }
 
     /// It counts for its source from here on.

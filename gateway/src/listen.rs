@@ -153,9 +153,8 @@ pub async fn visitors(
         let admitted = match room(&crowd, &front.warden, known) {
             Ok(admitted) => admitted,
             Err(refusal) => {
-                shed(
-                    stream, visitor, &refusal, &front, &reception, &crowd, &drain,
-                );
+                let came = Came::now(stream, visitor);
+                shed(came, &refusal, &front, &reception, &crowd, &drain);
                 continue;
             }
         };
@@ -205,9 +204,14 @@ async fn visit(
     let guest = match settled(admission, &reception, front.warden.rules.tarpit).await {
         Ok(guest) => guest,
         Err(excess) => {
-            let (refusal, from) = (Refusal::Source(excess), arrival.from);
+            let refusal = Refusal::Source(excess);
             let (crowd, drain) = (&counted.crowd, &reception.drain);
-            return shed(stream, from, &refusal, &front, &reception, crowd, drain);
+            let came = Came {
+                stream,
+                from: arrival.from,
+                at: began,
+            };
+            return shed(came, &refusal, &front, &reception, crowd, drain);
         }
     };
     match &front.tcp {
@@ -388,10 +392,23 @@ fn room(
     }
 }
 
+/// A visitor's connection that is to be turned away.
+struct Came {
+    stream: TcpStream,
+    from: SocketAddr,
+    at: Instant,
+}
+
+impl Came {
+    fn now(stream: TcpStream, from: SocketAddr) -> Self {
+        let at = Instant::now();
+        Self { stream, from, at }
+    }
+}
+
 /// Turns a visitor away, with a word where there is no TLS in the way, and it would be understood.
 fn shed(
-    stream: TcpStream,
-    visitor: SocketAddr,
+    came: Came,
     refusal: &Refusal,
     front: &Front,
     reception: &Reception,
@@ -403,27 +420,21 @@ fn shed(
     access.metrics().visitors_shed.inc();
     let silent = matches!(refusal, Refusal::Source(excess) if excess.is_silent());
     if let Some(tcp) = &front.tcp {
-        tcp.shed(reception, visitor, refusal.failure());
+        tcp.shed(reception, came.from, came.at, refusal.failure());
     } else if front.secured.is_none() && !silent {
-        tell(stream, visitor, refusal, access, crowd, drain);
+        tell(came, refusal, access, crowd, drain);
     }
 }
 
 /// Tells a visitor that there is no room for it; a few at a time, the others are closed without a word. An answer has an id
 /// and a line in the access log, like every other.
-fn tell(
-    stream: TcpStream,
-    visitor: SocketAddr,
-    refusal: &Refusal,
-    access: &Arc<Access>,
-    crowd: &Arc<Crowd>,
-    drain: &Drain,
-) {
+fn tell(came: Came, refusal: &Refusal, access: &Arc<Access>, crowd: &Arc<Crowd>, drain: &Drain) {
     if crowd.telling.fetch_add(1, Relaxed) >= TELLING {
         crowd.telling.fetch_sub(1, Relaxed);
         return;
     }
-    let mut record = access.record(&visitor.to_string().into(), false, Instant::now());
+    let mut record = access.record(&came.from.to_string().into(), false, came.at);
+    record.headless();
     let failure = refusal.failure();
     if let Refusal::Source(excess) = refusal {
         record.limited(*excess);
@@ -433,7 +444,7 @@ fn tell(
         // Whoever does not take it in time does without.
         let _told = timeout(
             Duration::from_millis(500),
-            last_words(stream, failure, record),
+            last_words(came.stream, failure, record),
         )
         .await;
         crowd.telling.fetch_sub(1, Relaxed);

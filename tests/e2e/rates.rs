@@ -55,6 +55,13 @@ async fn wait_gauge(world: &World, gauge: &str, value: f64) {
     .await;
 }
 
+/// A time of an access line, in milliseconds.
+fn time(line: &str, name: &str) -> f64 {
+    let mut words = line.split(' ');
+    let word = words.find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+    word.unwrap().trim_end_matches("ms").parse().unwrap()
+}
+
 fn told(answer: &Answer) -> (u16, String) {
     (answer.status(), answer.reason().to_owned())
 }
@@ -249,10 +256,10 @@ async fn a_tarpit_holds_nothing_of_anybody_else_and_ends_with_the_gateway() {
     assert_eq!(told(&answer), (429, "too-many-requests".to_owned()));
     let took = began.elapsed();
     assert!((900..4000).contains(&took.as_millis()), "{took:?}");
-    world
-        .gateway
-        .wait_log(&["limit=request-rate action=tarpit"])
-        .await;
+    let words = ["reason=too-many-requests limit=request-rate action=tarpit"];
+    let line = world.gateway.wait_log(&words).await;
+    assert!(time(&line, "hold") >= 900.0, "{line}");
+    assert!(time(&line, "first") < time(&line, "hold"), "{line}");
     // Who leaves makes room, over HTTP/1 and over HTTP/2.
     let mut streams = H2Visitor::connect_from(2, world.visitors).await;
     let head = streams.head(Method::GET, HOST, "/hello");
@@ -295,6 +302,13 @@ async fn a_connection_in_the_tarpit_is_closed_after_its_time() {
     assert_eq!(held.closed_within(SOON).await, b"");
     let took = began.elapsed();
     assert!((900..4000).contains(&took.as_millis()), "{took:?}");
+    assert_eq!(get_from(&world, 3, "/hello").await.status(), 200);
+    assert_eq!(get_from(&world, 3, "/hello").await.status(), 429);
+    let words = ["limit=connection-rate action=tarpit in=0"];
+    let line = world.gateway.wait_log(&words).await;
+    assert!(time(&line, "hold") >= 900.0, "{line}");
+    assert!(time(&line, "total") >= time(&line, "hold"), "{line}");
+    assert!(time(&line, "head") < 100.0, "{line}");
     let _held = Visitor::connect_from(2, world.visitors_tls).await;
     wait_gauge(&world, "tidegate_tarpitted", 1.0).await;
     let began = Instant::now();

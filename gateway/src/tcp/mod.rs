@@ -166,9 +166,17 @@ impl Tcp {
     }
 
     /// A connection for which there is no room has its line as well.
-    pub fn shed(&self, reception: &Reception, visitor: SocketAddr, failure: Failure) {
+    pub fn shed(
+        &self,
+        reception: &Reception,
+        visitor: SocketAddr,
+        began: Instant,
+        failure: Failure,
+    ) {
         let access = &reception.gateway.access;
-        Record::begin(access, self, visitor, Instant::now()).end(Ended::Failed(failure));
+        let mut record = Record::begin(access, self, visitor, began);
+        record.held_back();
+        record.end(Ended::Failed(failure));
     }
 }
 

@@ -186,6 +186,12 @@ impl Record {
         format!("{:08x}-{}", self.access.run(), self.number)
     }
 
+    /// It is turned away, after all the time since it came.
+    pub(super) fn held_back(&mut self) {
+        self.arrived = self.began;
+        self.hold = self.began.elapsed();
+    }
+
     /// What the visitor said first is known.
     pub(super) fn heard(&mut self, heard: &Heard) {
         self.heard = Some(Instant::now());
