@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 use std::io::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -246,6 +246,15 @@ impl Record {
         Some((limit.label(), action.label()))
     }
 
+    /// Whose limit it was, where that is not the connection's own.
+    fn limited_for(&self) -> Option<IpAddr> {
+        match (self.limited, &self.pass) {
+            (Some(excess), _) => (!excess.own).then_some(excess.who),
+            (None, Some(pass)) if pass.marked().is_some() => pass.named(),
+            _ => None,
+        }
+    }
+
     /// A response head came from the app.
     pub(crate) fn answered(&mut self, status: StatusCode, at: Instant) {
         self.status = Some(status);
@@ -338,6 +347,10 @@ impl Record {
             for part in [" limit=", limit, " action=", action] {
                 out.extend_from_slice(part.as_bytes());
             }
+            if let Some(source) = self.limited_for() {
+                // Into memory.
+                let _infallible = write!(out, " source={source}");
+            }
         }
         for (name, value) in [(&b" in="[..], self.received), (b" out=", self.sent)] {
             out.extend_from_slice(name);
@@ -398,6 +411,7 @@ impl Record {
             reason: self.reason,
             limit: self.limit().map(|(limit, _)| limit),
             action: self.limit().map(|(_, action)| action),
+            source: self.limited_for(),
             bytes_in: self.received,
             bytes_out: self.sent,
             head_ms: ms(times.head),
@@ -499,6 +513,8 @@ struct View<'a> {
     limit: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     action: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<IpAddr>,
     bytes_in: u64,
     bytes_out: u64,
     head_ms: f64,

@@ -582,6 +582,13 @@ async fn the_source_is_whom_a_trusted_hop_names_and_nobody_elses_word_counts() {
         .await;
         assert_eq!(hop.answer("GET").await.status(), status, "{client}");
     }
+    // Its lines say whose limit it was, and only where that was somebody else's.
+    for source in ["198.51.100.1", "198.51.100.3"] {
+        let limited = format!("limit=request-rate action=429 source={source} ");
+        let words = [" 127.0.0.7:", limited.as_str()];
+        world.gateway.wait_log(&words).await;
+        assert_eq!(world.gateway.logged(&words).len(), 1);
+    }
     for (client, status) in [("198.51.100.8", 200), ("198.51.100.9", 429)] {
         stranger
             .send(format!(

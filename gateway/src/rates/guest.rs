@@ -32,6 +32,8 @@ pub struct Pass {
     guest: Arc<Guest>,
     /// Its source, where that is not the connection's.
     other: Option<Arc<Source>>,
+    /// Whom a trusted hop names as the one who asks.
+    named: Option<IpAddr>,
     /// Whether it counts at all, and as one in hand.
     counts: bool,
     in_hand: bool,
@@ -93,6 +95,7 @@ impl Guest {
         let mut pass = Pass {
             guest: Arc::clone(self),
             other: None,
+            named: None,
             counts: false,
             in_hand: false,
             marked: self.marked,
@@ -104,6 +107,7 @@ impl Guest {
         let named = trusted.and_then(|trusted| client(headers, trusted));
         let who = named.unwrap_or(self.from);
         let own = named.is_none();
+        pass.named = named;
         match self.whose(who, !own, at) {
             Whose::Own => {}
             Whose::Other(source) => pass.other = Some(source),
@@ -175,6 +179,7 @@ impl Guest {
         Pass {
             guest: Arc::clone(self),
             other: None,
+            named: None,
             counts: true,
             in_hand: false,
             marked: None,
@@ -232,6 +237,11 @@ impl Pass {
     /// Which limit its source is beyond, where that is only marked.
     pub fn marked(&self) -> Option<Limit> {
         self.marked
+    }
+
+    /// Whose it is, where that is not the connection's.
+    pub fn named(&self) -> Option<IpAddr> {
+        self.named
     }
 
     /// It ended so, at this moment.

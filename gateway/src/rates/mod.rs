@@ -77,6 +77,8 @@ pub struct Excess {
     pub action: Action,
     /// Whether the connection is the source's own, and not that of a hop which asks for many.
     pub own: bool,
+    /// Whom it is about.
+    pub who: IpAddr,
     /// When there will be room, if that is known.
     pub wait: Option<Duration>,
 }
@@ -221,6 +223,7 @@ impl Warden {
             limit,
             action,
             own,
+            who: from,
             wait: wait.map(Duration::from_nanos),
         };
         (excess, held)
@@ -241,6 +244,7 @@ impl Warden {
             limit: Limit::Deny,
             action: Action::Refuse,
             own,
+            who: from,
             wait: None,
         }
     }
