@@ -246,12 +246,16 @@ impl Record {
         Some((limit.label(), action.label()))
     }
 
-    /// Whose limit it was, where that is not the connection's own.
-    fn limited_for(&self) -> Option<IpAddr> {
+    /// Whose limit it was, where that is not the connection's own, and the line of a list that says so.
+    fn limited_for(&self) -> (Option<IpAddr>, Option<String>) {
         match (self.limited, &self.pass) {
-            (Some(excess), _) => (!excess.own).then_some(excess.who),
-            (None, Some(pass)) if pass.marked().is_some() => pass.named(),
-            _ => None,
+            (Some(excess), _) => {
+                let list = excess.list;
+                let list = list.and_then(|entry| self.access.metrics.sources.place(entry));
+                ((!excess.own).then_some(excess.who), list)
+            }
+            (None, Some(pass)) if pass.marked().is_some() => (pass.named(), None),
+            _ => (None, None),
         }
     }
 
@@ -347,9 +351,13 @@ impl Record {
             for part in [" limit=", limit, " action=", action] {
                 out.extend_from_slice(part.as_bytes());
             }
-            if let Some(source) = self.limited_for() {
-                // Into memory.
-                let _infallible = write!(out, " source={source}");
+            let (source, list) = self.limited_for();
+            let source = source.map(|source| source.to_string());
+            for (name, value) in [(" source=", source), (" list=", list)] {
+                if let Some(value) = value {
+                    out.extend_from_slice(name.as_bytes());
+                    line::plain(&value, out);
+                }
             }
         }
         for (name, value) in [(&b" in="[..], self.received), (b" out=", self.sent)] {
@@ -385,6 +393,7 @@ impl Record {
         let mut time = Vec::with_capacity(24);
         when::stamp(SystemTime::now(), &mut time);
         let times = self.times(ended);
+        let (source, list) = self.limited_for();
         let view = View {
             time: &String::from_utf8_lossy(&time),
             level: "info",
@@ -411,7 +420,8 @@ impl Record {
             reason: self.reason,
             limit: self.limit().map(|(limit, _)| limit),
             action: self.limit().map(|(_, action)| action),
-            source: self.limited_for(),
+            source,
+            list,
             bytes_in: self.received,
             bytes_out: self.sent,
             head_ms: ms(times.head),
@@ -515,6 +525,8 @@ struct View<'a> {
     action: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<IpAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    list: Option<String>,
     bytes_in: u64,
     bytes_out: u64,
     head_ms: f64,

@@ -25,7 +25,7 @@ use crate::page;
 use crate::rates::{Admission, Excess, Guest, Limit, Warden};
 use crate::route::Routes;
 use crate::source::{Entry, Sources};
-use crate::tcp::Tcp;
+use crate::tcp::{Shed, Tcp};
 use crate::tunnel::accept::{Intake, Security};
 use crate::visitor::{Reception, Secured};
 
@@ -113,6 +113,14 @@ impl Refusal {
         match self {
             Self::Full => Failure::Limit,
             Self::Source(excess) => excess.limit.failure(),
+        }
+    }
+
+    /// The line of a list that says so, if one does.
+    fn list(&self, access: &Access) -> Option<String> {
+        match self {
+            Self::Full => None,
+            Self::Source(excess) => access.metrics().sources.place(excess.list?),
         }
     }
 }
@@ -420,7 +428,11 @@ fn shed(
     access.metrics().visitors_shed.inc();
     let silent = matches!(refusal, Refusal::Source(excess) if excess.is_silent());
     if let Some(tcp) = &front.tcp {
-        tcp.shed(reception, came.from, came.at, refusal.failure());
+        let shed = Shed {
+            failure: refusal.failure(),
+            list: refusal.list(access),
+        };
+        tcp.shed(reception, came.from, came.at, shed);
     } else if front.secured.is_none() && !silent {
         tell(came, refusal, access, crowd, drain);
     }

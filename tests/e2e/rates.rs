@@ -453,11 +453,11 @@ async fn lists_say_who_is_not_served_and_whom_no_limit_concerns() {
     }
     world
         .gateway
-        .wait_log(&["tcp listener=pg", "ended=denied"])
+        .wait_log(&["tcp listener=pg", "ended=denied list=", "deny.txt:2 "])
         .await;
     world
         .gateway
-        .wait_log(&["were refused", "limit=deny"])
+        .wait_log(&["were refused", "limit=deny", "deny.txt:2"])
         .await;
     assert_eq!(limited(&world, "deny", "refuse").await, 3.0);
     for _ in 0..3 {
@@ -492,6 +492,13 @@ async fn lists_say_who_is_not_served_and_whom_no_limit_concerns() {
     let before = app.requests().len();
     here.send_get(HOST, "/hello").await;
     assert_eq!(here.closed_within(SOON).await, b"");
+    world
+        .gateway
+        .wait_log(&[
+            "reason=denied limit=deny action=refuse list=",
+            "deny.txt:1 ",
+        ])
+        .await;
     assert_eq!(app.requests().len(), before);
     assert_eq!(get_from(&world, 5, "/hello").await.status(), 200);
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::counter::Counter;
 
+use super::lists::Entry;
 use super::{Action, Limit, Watch};
 use crate::metrics::{count, counters, gauges};
 
@@ -41,6 +42,11 @@ impl Shown {
     /// Shows this from here on; once.
     pub fn show(&self, watch: Arc<Watch>) {
         let _shown_already = self.watch.set(watch);
+    }
+
+    /// `/etc/tidegate/blocked.txt:12`.
+    pub fn place(&self, entry: Entry) -> Option<String> {
+        self.watch.get()?.lists.place(entry)
     }
 
     /// Writes all of it.

@@ -10,7 +10,7 @@ use tidegate_shared::clock;
 
 use super::client::client;
 use super::table::Source;
-use super::{Action, Excess, Held, Limit, Warden};
+use super::{Action, Excess, Held, Limit, Warden, lists};
 use crate::forward::Range;
 
 /// See the module's head.
@@ -47,7 +47,8 @@ enum Whose {
     Other(Arc<Source>),
     /// Of somebody whom no limit concerns.
     Nobody,
-    Denied,
+    /// Of somebody on this line of a list.
+    Denied(lists::Entry),
 }
 
 impl Guest {
@@ -112,7 +113,7 @@ impl Guest {
             Whose::Own => {}
             Whose::Other(source) => pass.other = Some(source),
             Whose::Nobody => return Ok(pass),
-            Whose::Denied => return Err((self.warden.deny(who, own, at), None)),
+            Whose::Denied(by) => return Err((self.warden.deny(who, own, by, at), None)),
         }
         pass.counts = true;
         let Some(source) = pass.source() else {
@@ -144,8 +145,8 @@ impl Guest {
                 .as_ref()
                 .map_or(Whose::Nobody, |_source| Whose::Own);
         }
-        if warden.rules.denies(who) {
-            Whose::Denied
+        if let Some(by) = warden.on_list(who) {
+            Whose::Denied(by)
         } else if warden.rules.allows(who) {
             Whose::Nobody
         } else if !named && self.source.is_some() {

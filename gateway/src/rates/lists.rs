@@ -74,6 +74,11 @@ impl Listed {
         self.ranges.load().contains(address)
     }
 
+    /// The line that an address is in, if it is in any.
+    pub fn line_of(&self, address: IpAddr) -> Option<u32> {
+        self.ranges.load().line_of(address)
+    }
+
     /// Ranges in it.
     pub fn len(&self) -> usize {
         self.ranges.load().len()
@@ -82,6 +87,14 @@ impl Listed {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// A line of one of the lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Which list, in their order.
+    file: usize,
+    line: u32,
 }
 
 /// All of them, each file once.
@@ -109,6 +122,21 @@ impl Lists {
         self.files.iter().find(|file| file.path == path).cloned()
     }
 
+    /// A line of this list, which is one of them.
+    pub fn entry(&self, list: &Arc<Listed>, line: u32) -> Option<Entry> {
+        let file = self
+            .files
+            .iter()
+            .position(|known| Arc::ptr_eq(known, list))?;
+        Some(Entry { file, line })
+    }
+
+    /// `/etc/tidegate/blocked.txt:12`.
+    pub fn place(&self, Entry { file, line }: Entry) -> Option<String> {
+        let file = self.files.get(file)?;
+        Some(format!("{}:{line}", file.path.display()))
+    }
+
     /// Differs from what it was before whenever a list has changed.
     pub fn changes(&self) -> u64 {
         self.changes.load(Relaxed)
@@ -119,7 +147,8 @@ impl Lists {
         for file in &self.files {
             let name = file.path.display();
             match read(&file.path) {
-                Ok(next) if next == **file.ranges.load() => {}
+                // Where they stand may have changed, which is nobody's affair but the log's.
+                Ok(next) if next.is_same(&file.ranges.load()) => file.ranges.store(Arc::new(next)),
                 Ok(next) => {
                     let (before, ranges) = (file.len(), next.len());
                     file.ranges.store(Arc::new(next));

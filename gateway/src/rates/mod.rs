@@ -79,6 +79,8 @@ pub struct Excess {
     pub own: bool,
     /// Whom it is about.
     pub who: IpAddr,
+    /// Where a list says so.
+    pub list: Option<lists::Entry>,
     /// When there will be room, if that is known.
     pub wait: Option<Duration>,
 }
@@ -161,8 +163,14 @@ impl Warden {
 
     /// Whether whoever comes from there is not served, whatever it has done.
     pub fn denied(&self, from: IpAddr, at: Instant) -> Option<Excess> {
-        let denied = self.rules.denies(from);
-        denied.then(|| self.deny(from, true, at))
+        let by = self.on_list(from)?;
+        Some(self.deny(from, true, by, at))
+    }
+
+    /// The line of a list because of which whoever comes from there is not served.
+    fn on_list(&self, from: IpAddr) -> Option<lists::Entry> {
+        let (list, line) = self.rules.denies(from)?;
+        self.watch.lists.entry(list, line)
     }
 
     fn judge_connection(
@@ -224,19 +232,21 @@ impl Warden {
             action,
             own,
             who: from,
+            list: None,
             wait: wait.map(Duration::from_nanos),
         };
         (excess, held)
     }
 
     /// Somebody of a list of those who are not served has come.
-    fn deny(&self, from: IpAddr, own: bool, at: Instant) -> Excess {
+    fn deny(&self, from: IpAddr, own: bool, by: lists::Entry, at: Instant) -> Excess {
         self.counters.count(Limit::Deny, Action::Refuse);
         let due = self.watch.denied.lock();
         let due = due.unwrap_or_else(PoisonError::into_inner).due(at);
         if let Some(times) = due {
+            let list = self.watch.lists.place(by).unwrap_or_default();
             info!(
-                visitor = %from, listener = %self.listener, times, limit = %Limit::Deny.label(), action = %Action::Refuse.label(),
+                visitor = %from, listener = %self.listener, %list, times, limit = %Limit::Deny.label(), action = %Action::Refuse.label(),
                 "visitors of the lists of those who are not served (deny) were refused"
             );
         }
@@ -245,6 +255,7 @@ impl Warden {
             action: Action::Refuse,
             own,
             who: from,
+            list: Some(by),
             wait: None,
         }
     }

@@ -4,11 +4,19 @@ use std::net::IpAddr;
 
 use crate::forward::Range;
 
-/// Disjoint ranges in their order, first and last address of each.
+/// Disjoint ranges, and where in the list each stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ranges {
-    v4: Vec<(u32, u32)>,
-    v6: Vec<(u128, u128)>,
+    v4: Sorted<u32>,
+    v6: Sorted<u128>,
+}
+
+/// Those of one kind, in their order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Sorted<T> {
+    /// First and last address of each.
+    bounds: Vec<(T, T)>,
+    lines: Vec<u32>,
 }
 
 /// A line that is no range.
@@ -38,7 +46,7 @@ impl Ranges {
                 continue;
             }
             match said.parse::<Range>() {
-                Ok(range) => found.push(range),
+                Ok(range) => found.push((range, u32::try_from(at + 1).unwrap_or(u32::MAX))),
                 Err(text) if bad.len() < TOLD => bad.push(BadLine {
                     line: at + 1,
                     text: if said.len() > SHOWN || said.contains(|c: char| c.is_control()) {
@@ -51,39 +59,53 @@ impl Ranges {
             }
         }
         if bad.is_empty() {
-            Ok(Self::of(&found))
+            Ok(Self::of(found))
         } else {
             Err(bad)
         }
     }
 
-    /// In any order, and overlapping as they like.
-    pub fn of(ranges: &[Range]) -> Self {
+    /// In any order, and overlapping as they like, each with its line.
+    pub fn of(ranges: impl IntoIterator<Item = (Range, u32)>) -> Self {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
-        for range in ranges {
+        for (range, line) in ranges {
             match range.bounds() {
-                (IpAddr::V4(first), IpAddr::V4(last)) => v4.push((first.to_bits(), last.to_bits())),
-                (IpAddr::V6(first), IpAddr::V6(last)) => v6.push((first.to_bits(), last.to_bits())),
+                (IpAddr::V4(first), IpAddr::V4(last)) => {
+                    v4.push((first.to_bits(), last.to_bits(), line));
+                }
+                (IpAddr::V6(first), IpAddr::V6(last)) => {
+                    v6.push((first.to_bits(), last.to_bits(), line));
+                }
                 // Both ends of a range are of one kind.
                 _ => {}
             }
         }
         Self {
-            v4: joined(v4),
-            v6: joined(v6),
+            v4: Sorted::of(v4),
+            v6: Sorted::of(v6),
         }
     }
 
     pub fn contains(&self, address: IpAddr) -> bool {
+        self.line_of(address).is_some()
+    }
+
+    /// The line of the widest range that an address is in, of several the first.
+    pub fn line_of(&self, address: IpAddr) -> Option<u32> {
         match address.to_canonical() {
-            IpAddr::V4(address) => is_in(&self.v4, address.to_bits()),
-            IpAddr::V6(address) => is_in(&self.v6, address.to_bits()),
+            IpAddr::V4(address) => self.v4.line_of(address.to_bits()),
+            IpAddr::V6(address) => self.v6.line_of(address.to_bits()),
         }
+    }
+
+    /// Whether the same addresses are in both, wherever these stand.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.v4.bounds == other.v4.bounds && self.v6.bounds == other.v6.bounds
     }
 
     /// Ranges, those that overlap being one.
     pub fn len(&self) -> usize {
-        self.v4.len() + self.v6.len()
+        self.v4.bounds.len() + self.v6.bounds.len()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -91,22 +113,37 @@ impl Ranges {
     }
 }
 
-fn joined<T: Ord + Copy>(mut ranges: Vec<(T, T)>) -> Vec<(T, T)> {
-    ranges.sort_unstable();
-    let mut all: Vec<(T, T)> = Vec::with_capacity(ranges.len());
-    for (first, last) in ranges {
-        match all.last_mut() {
-            Some((_, end)) if first <= *end => *end = (*end).max(last),
-            _ => all.push((first, last)),
+impl<T: Ord + Copy> Sorted<T> {
+    fn of(mut ranges: Vec<(T, T, u32)>) -> Self {
+        ranges.sort_unstable();
+        let mut all = Self {
+            bounds: Vec::with_capacity(ranges.len()),
+            lines: Vec::with_capacity(ranges.len()),
+        };
+        for (first, last, line) in ranges {
+            match (all.bounds.last_mut(), all.lines.last_mut()) {
+                (Some((_, end)), Some(of)) if first <= *end => {
+                    // Of two ranges of addresses that overlap one is within the other.
+                    if last > *end {
+                        (*end, *of) = (last, line);
+                    }
+                }
+                _ => {
+                    all.bounds.push((first, last));
+                    all.lines.push(line);
+                }
+            }
         }
+        all.bounds.shrink_to_fit();
+        all.lines.shrink_to_fit();
+        all
     }
-    all.shrink_to_fit();
-    all
-}
 
-fn is_in<T: Ord + Copy>(ranges: &[(T, T)], address: T) -> bool {
-    let behind = ranges.partition_point(|(first, _)| *first <= address);
-    behind > 0 && address <= ranges[behind - 1].1
+    fn line_of(&self, address: T) -> Option<u32> {
+        let behind = self.bounds.partition_point(|(first, _)| *first <= address);
+        let at = behind.checked_sub(1)?;
+        (address <= self.bounds[at].1).then(|| self.lines[at])
+    }
 }
 
 #[cfg(test)]
@@ -135,6 +172,17 @@ mod tests {
         ] {
             assert_eq!(ranges.contains(address.parse().unwrap()), is, "{address}");
         }
+        for (address, line) in [("10.1.2.3", 2), ("192.0.2.7", 4), ("2001:db8::1", 5)] {
+            let address = address.parse().unwrap();
+            assert_eq!(ranges.line_of(address), Some(line), "{address}");
+        }
+        let twice = Ranges::parse("10.0.0.0/16\n10.0.0.0/8\n10.0.0.0/8\n10.1.0.0/16\n").unwrap();
+        assert_eq!(
+            (twice.len(), twice.line_of([10, 1, 0, 1].into())),
+            (1, Some(2))
+        );
+        let moved = Ranges::parse("\n10.0.0.0/8\n").unwrap();
+        assert!(twice.is_same(&Ranges::parse("10.0.0.0/8").unwrap()) && twice.is_same(&moved));
         let bad = Ranges::parse("10.0.0.0/8\n10.0.0.0/33\n\nx y # z\n").unwrap_err();
         assert_eq!(bad.iter().map(|bad| bad.line).collect::<Vec<_>>(), [2, 4]);
         assert!(
@@ -161,7 +209,7 @@ mod tests {
     proptest! {
         #[test]
         fn it_is_what_a_look_at_each_would_find(ranges in prop::collection::vec(range(), 0..40)) {
-            let all = Ranges::of(&ranges);
+            let all = Ranges::of(ranges.iter().copied().zip(1..));
             for bits in 0..520 {
                 for address in [IpAddr::from(Ipv4Addr::from_bits(bits)), Ipv6Addr::from_bits(1 << 120 | u128::from(bits)).into()] {
                     let naive = ranges.iter().any(|range| range.contains(address));

@@ -185,8 +185,10 @@ impl Rules {
         Key::of(address, self.v4_prefix, self.v6_prefix, self.id)
     }
 
-    pub fn denies(&self, address: IpAddr) -> bool {
-        self.deny.iter().any(|list| list.contains(address))
+    /// The list of those who are not served that an address is on, and its line there.
+    pub fn denies(&self, address: IpAddr) -> Option<(&Arc<Listed>, u32)> {
+        let mut lists = self.deny.iter();
+        lists.find_map(|list| Some((list, list.line_of(address)?)))
     }
 
     pub fn allows(&self, address: IpAddr) -> bool {

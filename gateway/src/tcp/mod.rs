@@ -99,6 +99,14 @@ struct Relayed {
     end: End,
 }
 
+/// Why a connection is turned away before it is served.
+#[derive(Debug)]
+pub struct Shed {
+    pub failure: Failure,
+    /// The line of a list that says so.
+    pub list: Option<String>,
+}
+
 /// Fatal alerts (RFC 8446 §6.2): what a client whose hello leads nowhere understands.
 const UNRECOGNIZED_NAME: u8 = 112;
 const DECODE_ERROR: u8 = 50;
@@ -166,17 +174,11 @@ impl Tcp {
     }
 
     /// A connection for which there is no room has its line as well.
-    pub fn shed(
-        &self,
-        reception: &Reception,
-        visitor: SocketAddr,
-        began: Instant,
-        failure: Failure,
-    ) {
+    pub fn shed(&self, reception: &Reception, visitor: SocketAddr, began: Instant, shed: Shed) {
         let access = &reception.gateway.access;
         let mut record = Record::begin(access, self, visitor, began);
-        record.held_back();
-        record.end(Ended::Failed(failure));
+        record.held_back(shed.list);
+        record.end(Ended::Failed(shed.failure));
     }
 }
 

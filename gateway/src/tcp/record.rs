@@ -140,6 +140,8 @@ pub(super) struct Record {
     /// On its way to a backend's.
     pub(super) carried: Progress,
     pub(super) attempts: u32,
+    /// The line of a list because of which it is not served.
+    list: Option<String>,
     received: u64,
     sent: u64,
     began: Instant,
@@ -170,6 +172,7 @@ impl Record {
             server: None,
             carried: Progress::default(),
             attempts: 0,
+            list: None,
             received: 0,
             sent: 0,
             began,
@@ -186,10 +189,11 @@ impl Record {
         format!("{:08x}-{}", self.access.run(), self.number)
     }
 
-    /// It is turned away, after all the time since it came.
-    pub(super) fn held_back(&mut self) {
+    /// It is turned away, after all the time since it came, and for this line of a list if for any.
+    pub(super) fn held_back(&mut self, list: Option<String>) {
         self.arrived = self.began;
         self.hold = self.began.elapsed();
+        self.list = list;
     }
 
     /// What the visitor said first is known.
@@ -270,6 +274,10 @@ impl Record {
         }
         out.extend_from_slice(b" ended=");
         out.extend_from_slice(self.ended().label().as_bytes());
+        if let Some(list) = &self.list {
+            out.extend_from_slice(b" list=");
+            line::plain(list, out);
+        }
         for (name, value) in [(&b" in="[..], self.received), (b" out=", self.sent)] {
             out.extend_from_slice(name);
             line::number(value, out);
@@ -315,6 +323,7 @@ impl Record {
             tunnel: self.tunnel.as_ref().map(|tunnel| tunnel.id),
             attempts: self.attempts(),
             ended: self.ended().label(),
+            list: self.list.as_deref(),
             bytes_in: self.received,
             bytes_out: self.sent,
             accept_ms: accept,
@@ -362,6 +371,8 @@ struct View<'a> {
     tunnel: Option<u64>,
     attempts: u32,
     ended: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    list: Option<&'a str>,
     bytes_in: u64,
     bytes_out: u64,
     accept_ms: f64,
