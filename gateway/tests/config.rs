@@ -802,6 +802,27 @@ fn a_route_that_nobody_can_meet_is_told_with_those_that_hide_it() {
 }
 
 #[test]
+fn a_folder_that_takes_no_state_file_is_told_of_and_one_that_does_is_left_as_it_is() {
+    let text = |state: &str| {
+        format!(
+            "state_file = \"{state}\"\n[listeners.web]\naddress = \"127.0.0.1:80\"\n[[routes]]\nbackend = \"one\"\n\
+             [backends.one.servers]\na = \"10.0.0.1:80\"\n"
+        )
+    };
+    // Nobody makes a file in /proc, not even root.
+    for (state, told) in [("state.toml", false), ("/proc/state.toml", true)] {
+        let folder = folder(&[("a.toml", &text(state))]);
+        let output = tidegated(folder.path(), &["check", "--config", "a.toml"], &[]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let said = String::from_utf8(output.stdout).unwrap();
+        let advice = "advice: a.toml:1:14: state_file: nothing can be written in its folder /proc by the user who checks: ";
+        assert_eq!(said.starts_with(advice), told, "{said}");
+        assert_eq!(said.contains("advice"), told, "{said}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}
+
+#[test]
 fn a_file_of_a_backends_tls_is_told_of_at_its_own_line() {
     let text = "[listeners.web]\naddress = \"127.0.0.1:80\"\n[[routes]]\nbackend = \"one\"\n\
                 [backends.one.servers]\na = \"10.0.0.1:443\"\n[backends.one.tls]\nca = \"absent.pem\"\n\

@@ -1,7 +1,9 @@
 //! The two places where the gateway writes, the state file and the control socket, judged before anything is opened: what it would
-//! refuse there is refused with the rest, and nothing that it reads is ever written over. Looks, and changes nothing.
+//! refuse there is refused with the rest, and nothing that it reads is ever written over. Looks, and leaves nothing behind.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::config::{Config, Problem};
@@ -24,9 +26,10 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
 /// What keeps nobody from starting, and orders from being kept.
 pub(super) fn advice(config: &Config) -> Option<Problem> {
     let path = config.run.state_file.as_deref()?;
-    let within = folder(path);
+    let at = followed(path).ok()?;
+    let within = folder(&at);
     let text = if within.is_dir() {
-        unusable(path)?
+        unusable(path).or_else(|| unwritable(&at))?
     } else {
         format!(
             "its folder {} is not there: what is asked of servers ends with the gateway until somebody makes it",
@@ -34,6 +37,26 @@ pub(super) fn advice(config: &Config) -> Option<Problem> {
         )
     };
     Some(config.sources.problem("state_file", text))
+}
+
+/// Why nothing can be kept beside a path, which is where a state file is written before it has its name. Whether it can is known
+/// for certain only from doing it: rights say nothing of a file system that takes no files, or of one that is full.
+fn unwritable(path: &Path) -> Option<String> {
+    let probe = beside(path, &format!(".check-{}", std::process::id()));
+    let made = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&probe);
+    let why = match made {
+        Ok(_empty) => fs::remove_file(&probe).err()?,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return None,
+        Err(error) => error,
+    };
+    Some(format!(
+        "nothing can be written in its folder {} by the user who checks: {why}; for a gateway that runs as the same one, what is asked of servers ends with it",
+        folder(path).display()
+    ))
 }
 
 fn wrong_with_state(
