@@ -823,6 +823,31 @@ fn a_folder_that_takes_no_state_file_is_told_of_and_one_that_does_is_left_as_it_
 }
 
 #[test]
+fn listeners_that_wait_for_tls_because_of_a_route_for_all_are_told_of() {
+    let advice = |listeners: &str| {
+        let text = format!(
+            "[listeners.tls]\naddress = \"127.0.0.1:443\"\nmode = \"tcp\"\n\
+             [listeners.ssh]\naddress = \"127.0.0.1:22\"\nmode = \"tcp\"\nservers = \"10.0.0.1:22\"\n\
+             [[routes]]\nsni = \"a.test\"\nservers = \"10.0.0.2:443\"\n{listeners}\n"
+        );
+        let folder = folder(&[("a.toml", &text)]);
+        let output = tidegated(folder.path(), &["check", "--config", "a.toml"], &[]);
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        said
+    };
+    let said = advice("");
+    assert!(
+        said.starts_with("advice: a.toml:8:1: routes: it is for every listener in tcp mode"),
+        "{said}"
+    );
+    assert!(said.contains("visitors of `ssh` (5s) come to"), "{said}");
+    for fine in ["listeners = \"tls\"", "listeners = [\"tls\", \"ssh\"]"] {
+        assert!(advice(fine).starts_with("ok: "));
+    }
+}
+
+#[test]
 fn a_file_of_a_backends_tls_is_told_of_at_its_own_line() {
     let text = "[listeners.web]\naddress = \"127.0.0.1:80\"\n[[routes]]\nbackend = \"one\"\n\
                 [backends.one.servers]\na = \"10.0.0.1:443\"\n[backends.one.tls]\nca = \"absent.pem\"\n\

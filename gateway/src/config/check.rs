@@ -2,6 +2,7 @@
 //! told, not the first alone.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use tidegate_shared::name::NamePattern;
 
@@ -77,6 +78,7 @@ pub(super) fn advice(config: &Config) -> Vec<Problem> {
         .chain(idle)
         .chain(trusting)
         .chain(rates::advice(config))
+        .chain(listening_in_vain(config))
         .chain(unasked)
         .collect()
 }
@@ -156,6 +158,40 @@ fn leading_nowhere(config: &Config) -> impl Iterator<Item = Problem> {
         listener.address.named.problem(format!(
             "its connections go nowhere; add {SOMEWHERE}, beside it or in [[routes]] with `sni`"
         ))
+    })
+}
+
+/// Routes by server name that are for every listener in TCP mode, where some of these may be for what has none: each of them waits
+/// for a ClientHello then. One that a route names is meant to, and so is one without a target of its own, or without company.
+fn listening_in_vain(config: &Config) -> impl Iterator<Item = Problem> {
+    let passing: Vec<_> = config
+        .listeners
+        .iter()
+        .filter_map(|listener| Some((&listener.name, listener.passing.as_ref()?)))
+        .collect();
+    let named = |name: &Arc<str>| {
+        let mut routes = config.passed.iter();
+        routes.any(|passed| passed.listeners.contains(name))
+    };
+    let alone = passing.len() < 2;
+    let waiting: Vec<String> = passing
+        .into_iter()
+        .filter(|(name, own)| !alone && own.goal.value.is_some() && !named(name))
+        .map(|(name, own)| format!("`{name}` ({:?})", own.hello.value))
+        .collect();
+    let for_all = config
+        .passed
+        .iter()
+        .filter(|passed| passed.listeners.is_empty());
+    // One says it of all.
+    let first = for_all.take(usize::from(!waiting.is_empty()));
+    first.map(move |passed| Problem {
+        spot: Some(passed.spot.clone()),
+        key: "routes".to_owned(),
+        text: format!(
+            "it is for every listener in tcp mode, and each of them waits for a ClientHello because of it: where none comes, as where the server speaks first (SSH, SMTP, MySQL), visitors of {} come to its own target only when `hello_timeout` is over; name those that TLS comes to, listeners = [\"NAME\"]",
+            waiting.join(" and ")
+        ),
     })
 }
 
