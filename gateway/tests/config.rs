@@ -848,6 +848,39 @@ fn listeners_that_wait_for_tls_because_of_a_route_for_all_are_told_of() {
 }
 
 #[test]
+fn what_a_backend_is_told_has_its_place_and_the_rest_is_default() {
+    let text = "[listeners.web]\naddress = \"127.0.0.1:80\"\n[[routes]]\nbackend = \"a.b\"\n\
+                [backends.\"a.b\"]\nretries = 5\ncheck = \"/health\"\ntls = { verify = false }\nsend_proxy = \"v2\"\n\
+                [backends.\"a.b\".servers]\none = \"10.0.0.1:80\"\ntwo = { address = \"a.test:80\", slots = 2 }\n\
+                [[routes]]\npath = \"/c\"\nbackend = \"c\"\n[backends.c.check]\npath = \"/\"\ninterval = \"1s\"\n\
+                [backends.c.servers]\none = \"10.0.0.1:80\"\n[resolver]\nhold = \"5s\"\n";
+    let folder = folder(&[("a.toml", text)]);
+    let shown = shown(folder.path(), &["--effective", "--config", "a.toml"], &[]);
+    for (setting, source) in [
+        ("[backends.\"a.b\"]", "a.toml:5"),
+        ("balance = \"round-robin\"", "default"),
+        ("retries = 5", "a.toml:6"),
+        ("path = \"/health\"", "a.toml:7"),
+        ("tls = { verify = false }", "a.toml:8"),
+        ("send_proxy = \"v2\"", "a.toml:9"),
+        (
+            "one = { address = \"10.0.0.1:80\", weight = 1, backup = false, max_connections = 0 }",
+            "a.toml:11",
+        ),
+        ("path = \"/\"", "a.toml:17"),
+        ("method = \"GET\"", "default"),
+        ("interval = \"1000ms\"", "a.toml:18"),
+        ("fast_interval = \"1000ms\"", "default, as `interval`"),
+        ("tls = true", "default, as requests have it"),
+        ("hold = \"5s\"", "a.toml:22"),
+        ("most_ttl = \"60s\"", "default"),
+    ] {
+        let is = |line: &(String, String)| line.0 == setting && line.1 == source;
+        assert!(shown.iter().any(is), "{setting} # {source}: {shown:#?}");
+    }
+}
+
+#[test]
 fn a_file_of_a_backends_tls_is_told_of_at_its_own_line() {
     let text = "[listeners.web]\naddress = \"127.0.0.1:80\"\n[[routes]]\nbackend = \"one\"\n\
                 [backends.one.servers]\na = \"10.0.0.1:443\"\n[backends.one.tls]\nca = \"absent.pem\"\n\

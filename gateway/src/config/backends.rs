@@ -12,7 +12,7 @@ use tidegate_shared::proxy_header::Version;
 
 use super::checks;
 use super::listeners::{Said, is_plain, said};
-use super::table::{Problem, Spot, Table, Value};
+use super::table::{Places, Problem, Spot, Table, Value};
 use crate::backend::config::{
     Address, Backend, Balance, By, Family, Hash, Place, Protocol, Server, Terms, Tls, share,
 };
@@ -24,6 +24,8 @@ use crate::backend::names::dns_name;
 pub struct Placed {
     pub backend: Backend,
     pub spot: Spot,
+    /// Where each of its keys stands.
+    pub(super) places: Places,
     /// The keys that name files of `tls`, and where they stand: `ca` and `client_certificate`.
     pub files: Vec<(&'static str, Spot)>,
     /// Every server could be read.
@@ -70,6 +72,7 @@ fn one(name: &str, value: Value<'_>, folder: &Path) -> Option<Placed> {
     }
     let spot = value.spot();
     let mut table = value.table()?;
+    let places = table.places();
     let balance = table.take("balance").and_then(balance).unwrap_or_default();
     let protocol = or(&mut table, "protocol", Protocol::default(), str::parse);
     let terms = terms(&mut table);
@@ -107,6 +110,7 @@ fn one(name: &str, value: Value<'_>, folder: &Path) -> Option<Placed> {
     Some(Placed {
         backend,
         spot,
+        places,
         files,
         whole,
     })

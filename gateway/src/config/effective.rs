@@ -1,22 +1,18 @@
 //! The configuration as it counts, written as a file that means the same: every value, and where it comes from. Pure.
 
+mod dialled; // backends, and who is asked where they are
+
 use std::fmt::{self, Write as _};
-use std::num::NonZeroUsize;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Arg, CommandFactory as _};
 use tidegate_shared::proxy_header::Version;
 
-use super::backends::Placed;
-use super::check::asks;
 use super::listeners::{Listener, Named};
 use super::passing::{Onward, Passed, Passing};
-use super::resolver::Resolving;
 use super::routes::{Goal, Routed};
 use super::settings::{Source, is_flag, is_list, key_of, long};
 use super::{Cli, Config};
-use crate::backend::config::{Backend, Balance, By, Check, Hash, Place};
 use crate::backend::greeting::SendProxy;
 use crate::door::Expect;
 
@@ -60,9 +56,9 @@ pub(super) fn text(config: &Config, all: bool) -> String {
         describe(listener, all, &mut out);
     }
     for placed in &config.backends {
-        backend(placed, &mut out);
+        dialled::backend(placed, &mut out);
     }
-    resolver(config, all, &mut out);
+    dialled::resolver(config, all, &mut out);
     for routed in &config.routes {
         route(routed, &mut out);
     }
@@ -251,14 +247,14 @@ fn onward(goal: &Onward) -> String {
 fn send_proxy(proxy: &SendProxy) -> String {
     let mut text = format!("send_proxy = \"{}\"\n", proxy.version);
     if proxy.version == Version::V2 {
-        let tlvs: Vec<String> = proxy
-            .tlvs
-            .iter()
-            .map(|told| quoted(&told.to_string()))
-            .collect();
-        let _infallible = writeln!(text, "proxy_tlvs = [{}]", tlvs.join(", "));
+        let _infallible = writeln!(text, "proxy_tlvs = {}", tlvs(proxy));
     }
     text
+}
+
+fn tlvs(proxy: &SendProxy) -> String {
+    let all = proxy.tlvs.iter().map(|told| quoted(&told.to_string()));
+    format!("[{}]", all.collect::<Vec<_>>().join(", "))
 }
 
 fn passing_route(passed: &Passed, out: &mut String) {
@@ -282,187 +278,6 @@ fn place(named: &Named) -> String {
     match named {
         Named::Option(option) => (*option).to_owned(),
         Named::Key { spot, .. } => spot.to_string(),
-    }
-}
-
-/// All of a backend, as what was not set is not known any more.
-fn backend(placed: &Placed, out: &mut String) {
-    let Backend {
-        name,
-        balance,
-        tls,
-        send_proxy: told,
-        protocol,
-        terms,
-        check,
-        servers,
-        place: _,
-    } = &placed.backend;
-    let name = key(name);
-    out.push('\n');
-    out.push_str(&entry(
-        &format!("[backends.{name}]"),
-        &placed.spot.to_string(),
-    ));
-    let for_ever = |time: Option<Duration>| time.unwrap_or_default();
-    let times = [
-        ("connect_timeout", terms.connect),
-        ("queue_timeout", terms.queue),
-        ("response_timeout", for_ever(terms.response)),
-        ("inactivity_timeout", for_ever(terms.inactivity)),
-        ("keep_alive", terms.keep_alive),
-        ("eject_time", terms.eject),
-        ("eject_time_most", terms.eject_most),
-        ("slow_start", terms.slow_start),
-    ];
-    let _infallible = writeln!(out, "balance = {}", balanced(balance));
-    let _infallible = writeln!(out, "protocol = {}", quoted(&protocol.to_string()));
-    for (key, number) in [
-        ("retries", terms.retries as usize),
-        ("max_queued", terms.queued),
-        ("eject_after", terms.eject_after as usize),
-    ] {
-        let _infallible = writeln!(out, "{key} = {number}");
-    }
-    for (key, time) in times {
-        let _infallible = writeln!(out, "{key} = \"{}ms\"", time.as_millis());
-    }
-    if let Some(tls) = tls {
-        let file = |file: &PathBuf| quoted(&file.display().to_string());
-        let all = [
-            ("ca", tls.ca.as_ref().map(file)),
-            ("server_name", tls.server_name.as_deref().map(quoted)),
-            (
-                "client_certificate",
-                tls.client_certificate.as_ref().map(file),
-            ),
-            ("verify", Some((!tls.unverified).to_string())),
-        ];
-        let all = all
-            .into_iter()
-            .filter_map(|(key, value)| Some(format!("{key} = {}", value?)));
-        let _infallible = writeln!(out, "tls = {{ {} }}", all.collect::<Vec<_>>().join(", "));
-    }
-    if let Some(told) = told {
-        out.push_str(&send_proxy(told));
-    }
-    if let Some(check) = check {
-        let _infallible = writeln!(out, "[backends.{name}.check]");
-        checks(check, tls.is_some(), told.is_some(), out);
-    }
-    let _infallible = writeln!(out, "[backends.{name}.servers]");
-    for server in servers {
-        let most = server.max_connections.map_or(0, NonZeroUsize::get);
-        let place = match &server.place {
-            Place::Fixed(address) => format!("address = {}", quoted(&address.to_string())),
-            Place::Addresses {
-                name,
-                family,
-                slots,
-            } => {
-                let name = quoted(&name.to_string());
-                format!("address = {name}, slots = {slots}, family = \"{family}\"")
-            }
-            Place::Services {
-                service,
-                family,
-                slots,
-            } => {
-                let service = quoted(service);
-                format!("srv = {service}, slots = {slots}, family = \"{family}\"")
-            }
-        };
-        let share = match &server.place {
-            Place::Services { .. } => String::new(),
-            _ => format!(", weight = {}, backup = {}", server.weight, server.backup),
-        };
-        let _infallible = writeln!(
-            out,
-            "{} = {{ {place}{share}, max_connections = {most} }}",
-            key(&server.name),
-        );
-    }
-}
-
-/// As a user would write it.
-fn balanced(balance: &Balance) -> String {
-    let Hash { by, most } = match balance {
-        Balance::RoundRobin => return quoted("round-robin"),
-        Balance::Least => return quoted("least"),
-        Balance::Hash(hash) => hash,
-    };
-    let by = match by {
-        By::Source => "hash = \"source\"".to_owned(),
-        By::Header(name) => format!("hash = \"header\", name = {}", quoted(name.as_str())),
-        By::Cookie(name) => format!("hash = \"cookie\", name = {}", quoted(name)),
-    };
-    let most = most.map(|most| format!(", most = {most}"));
-    format!("{{ {by}{} }}", most.unwrap_or_default())
-}
-
-/// `tls` is whether requests go over it.
-fn checks(check: &Check, tls: bool, told: bool, out: &mut String) {
-    if let Some(ask) = &check.ask {
-        for (key, value) in [
-            ("path", Some(ask.path.to_string())),
-            ("method", Some(ask.method.to_string())),
-            (
-                "host",
-                ask.host
-                    .as_ref()
-                    .map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned()),
-            ),
-            ("status", Some(ask.statuses.to_string())),
-        ] {
-            if let Some(value) = value {
-                let _infallible = writeln!(out, "{key} = {}", quoted(&value));
-            }
-        }
-    }
-    if let Some(port) = check.port {
-        let _infallible = writeln!(out, "port = {port}");
-    }
-    let _infallible = writeln!(
-        out,
-        "tls = {}\nsend_proxy = {}",
-        check.tls.unwrap_or(tls),
-        check.send_proxy.unwrap_or(told)
-    );
-    for (key, time) in [
-        ("interval", check.interval),
-        ("fast_interval", check.fast),
-        ("down_interval", check.down),
-        ("timeout", check.timeout),
-    ] {
-        let _infallible = writeln!(out, "{key} = \"{}ms\"", time.as_millis());
-    }
-    let _infallible = writeln!(out, "rise = {}\nfall = {}", check.rise, check.fall);
-}
-
-/// Who is asked for servers' addresses, where anybody is.
-fn resolver(config: &Config, all: bool, out: &mut String) {
-    let Resolving { resolver, spot } = &config.resolving;
-    let comment = match spot {
-        Some(spot) => spot.to_string(),
-        None if all && asks(config) => "default".to_owned(),
-        None => return,
-    };
-    out.push('\n');
-    out.push_str(&entry("[resolver]", &comment));
-    if resolver.servers.is_empty() {
-        out.push_str(&entry("# servers =", "not set; those of /etc/resolv.conf"));
-    } else {
-        let servers = resolver.servers.iter().map(|at| quoted(&at.to_string()));
-        let servers: Vec<String> = servers.collect();
-        let _infallible = writeln!(out, "servers = [{}]", servers.join(", "));
-    }
-    for (key, time) in [
-        ("timeout", resolver.timeout),
-        ("hold", resolver.hold),
-        ("least_ttl", resolver.least_ttl),
-        ("most_ttl", resolver.most_ttl),
-    ] {
-        let _infallible = writeln!(out, "{key} = {}", quoted(&shown(time)));
     }
 }
 

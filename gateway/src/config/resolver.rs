@@ -2,7 +2,7 @@
 
 use tidegate_shared::args::{duration, some_time};
 
-use super::table::{Problem, Spot, Table};
+use super::table::{Places, Problem, Spot, Table};
 use crate::backend::names::config::{Resolver, dns_server};
 
 /// The table, and where it stands; as usual where there is none.
@@ -11,6 +11,8 @@ pub struct Resolving {
     pub resolver: Resolver,
     /// `None` where nothing is said of it.
     pub spot: Option<Spot>,
+    /// Where each of its keys stands.
+    pub(super) places: Places,
 }
 
 impl Resolving {
@@ -30,7 +32,7 @@ pub(super) fn read(table: Option<Table<'_>>) -> Resolving {
         return Resolving::default();
     };
     let usual = Resolver::default();
-    let spot = Some(table.spot());
+    let (spot, places) = (Some(table.spot()), table.places());
     let servers = table.take("servers").map(|value| {
         if value.is_empty_list() {
             value.complain(
@@ -53,5 +55,9 @@ pub(super) fn read(table: Option<Table<'_>>) -> Resolving {
         most_ttl: time("most_ttl", usual.most_ttl, some_time),
     };
     table.finish(|_| None);
-    Resolving { resolver, spot }
+    Resolving {
+        resolver,
+        spot,
+        places,
+    }
 }

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -56,6 +57,16 @@ impl fmt::Display for Problem {
             write!(f, "{}: ", self.key)?;
         }
         f.write_str(&self.text)
+    }
+}
+
+/// Where the keys of a table stand: `balance`, `check.path`.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Places(HashMap<String, Spot>);
+
+impl Places {
+    pub(super) fn of(&self, key: &str) -> Option<&Spot> {
+        self.0.get(key)
     }
 }
 
@@ -161,6 +172,24 @@ impl<'d> Table<'d> {
     /// The table at a key.
     pub(super) fn table(&mut self, key: impl Into<Cow<'static, str>>) -> Option<Self> {
         self.take(key)?.table()
+    }
+
+    /// Where each of its keys stands, and those of the tables in it.
+    pub(super) fn places(&self) -> Places {
+        let mut places = Places::default();
+        self.note_places("", self.table, &mut places);
+        places
+    }
+
+    fn note_places(&self, before: &str, table: &DeTable<'_>, places: &mut Places) {
+        for (name, value) in table {
+            let key = format!("{before}{}", name.get_ref());
+            if let DeValue::Table(within) = value.get_ref() {
+                self.note_places(&format!("{key}."), within, places);
+            }
+            let spot = self.document.spot(value.span().start);
+            places.0.insert(key, spot);
+        }
     }
 
     /// Every key of a table whose keys are names of the user's own, in the order of the file.
