@@ -6,7 +6,7 @@ use std::fs;
 
 use rustix::process::Signal;
 use tidegate_tests::apps::HttpApp;
-use tidegate_tests::eventually::SOON;
+use tidegate_tests::eventually::{SOON, eventually};
 use tidegate_tests::pki::Pki;
 use tidegate_tests::program::{built, run};
 use tidegate_tests::visitors::http1::get;
@@ -106,6 +106,13 @@ async fn an_agent_that_brings_no_name_that_is_served_is_told_so() {
     agent.ready().await;
     world.wait_filed(HOST, 4, SOON).await;
     world.wait_filed("a.apps.test", 4, SOON).await;
+    let left_out = ["tunnel filed without", "nothing in tunnels.names covers"];
+    let line = world.gateway.wait_log(&left_out).await;
+    assert!(line.contains("not_served=shop.test"), "{line}");
+    eventually(SOON, "a line of each tunnel", async || {
+        (world.gateway.logged(&left_out).len() == 4).then_some(())
+    })
+    .await;
     assert_eq!(world.filed("shop.test").await, 0);
     assert_eq!(world.get("shop.test", "/").await.reason(), "no-such-name");
 }

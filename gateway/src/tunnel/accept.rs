@@ -168,11 +168,11 @@ impl Intake {
         let named = certificate
             .map_err(|refusal| (refusal.label(), refusal.to_string()))
             .and_then(|certificate| match self.served(&certificate.names) {
-                Ok(names) => Ok((names, certificate)),
+                Ok(served) => Ok((served, certificate)),
                 Err(why) => Err(("not-served", why)),
             });
         match named {
-            Ok((names, certificate)) => {
+            Ok((Served { names, left_out }, certificate)) => {
                 let agent = Agent {
                     primary: certificate.primary,
                     names,
@@ -180,7 +180,7 @@ impl Intake {
                     not_after: Some(certificate.facts.not_after),
                     fingerprint: certificate.facts.fingerprint_sha256,
                 };
-                self.reverse(tls, agent).await
+                self.reverse(tls, agent, &left_out).await
             }
             Err((label, why)) => {
                 let mut refused = Refused::new("certificate", label, why);
@@ -190,20 +190,20 @@ impl Intake {
         }
     }
 
-    /// Those of an agent's names that are served here.
-    fn served(&self, brought: &[NamePattern]) -> Result<Vec<NamePattern>, String> {
-        let Some(served) = &self.names else {
-            return Ok(brought.to_vec());
+    /// Which of an agent's names are served here.
+    fn served(&self, brought: &[NamePattern]) -> Result<Served, String> {
+        let is_served = |name: &NamePattern| match &self.names {
+            Some(served) => served.iter().any(|pattern| pattern.covers(name)),
+            None => true,
         };
-        let is_served = |name: &&NamePattern| served.iter().any(|pattern| pattern.covers(name));
-        let names: Vec<_> = brought.iter().filter(is_served).cloned().collect();
+        let (names, left_out) = brought.iter().cloned().partition::<Vec<_>, _>(is_served);
         if names.is_empty() {
             return Err(format!(
                 "the gateway does not serve {}: its tunnels.names has none of them",
                 list(brought)
             ));
         }
-        Ok(names)
+        Ok(Served { names, left_out })
     }
 
     async fn clear(
@@ -226,13 +226,14 @@ impl Intake {
             not_after: None,
             fingerprint: String::new(),
         };
-        self.reverse(stream, agent).await
+        self.reverse(stream, agent, &[]).await
     }
 
     async fn reverse<T>(
         self: &Arc<Self>,
         stream: T,
         agent: Agent,
+        left_out: &[NamePattern],
     ) -> Result<Pin<Box<dyn Future<Output = ()> + Send>>, Refused>
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -284,6 +285,14 @@ impl Intake {
             agent = %tunnel.agent.address,
             "tunnel filed"
         );
+        if !left_out.is_empty() {
+            info!(
+                tunnel = tunnel.id,
+                agent = %tunnel.agent.address,
+                not_served = %list(left_out),
+                "tunnel filed without names that its certificate holds: nothing in tunnels.names covers them, and visitors who ask for them are not sent there"
+            );
+        }
         let driving = drive(
             connection,
             Arc::clone(&tunnel),
@@ -321,6 +330,13 @@ impl Intake {
             sleep(pause).await;
         }
     }
+}
+
+/// An agent's names.
+struct Served {
+    names: Vec<NamePattern>,
+    /// Those that are not served here.
+    left_out: Vec<NamePattern>,
 }
 
 const INADEQUATE_SECURITY: u32 = 0xc;
