@@ -5,6 +5,12 @@
     reason = "a test that cannot go on stops where it stands"
 )]
 
+#[path = "config/routes.rs"]
+mod routes; // routes that nobody meets, and those that are for too many
+
+#[path = "config/values.rs"]
+mod values; // where values come from, and where they are kept
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -718,166 +724,6 @@ one = "10.0.0.1:5432"
         assert!(told.iter().any(found), "{place}{part}: {told:#?}");
     }
     assert_eq!(told.len(), places.len(), "{told:#?}");
-}
-
-/// A mistake wherever all that a route is for is taken before it, by however many; none where anything is left to it.
-#[test]
-fn a_route_that_nobody_can_meet_is_told_with_those_that_hide_it() {
-    let listeners = "[tunnels]\nclear = '127.0.0.1:1'\nclear_names = ['a.test']\n[listeners.a]\naddress = '127.0.0.1:80'\n\
-                     [listeners.b]\naddress = '127.0.0.1:81'\n[listeners.c]\naddress = '127.0.0.1:82'\nmode = 'tcp'\n\
-                     [listeners.d]\naddress = '127.0.0.1:83'\nmode = 'tcp'\ntunnel = 'a.test'\n";
-    let file = |routes: &[&str]| {
-        let mut text = listeners.to_owned();
-        for route in [&["sni = 'none.test'"], routes].concat() {
-            text.push_str(&format!("[[routes]]\ntunnel = 'a.test'\n{route}\n"));
-        }
-        text
-    };
-    for (routes, by) in [
-        (&["", "listeners = 'b'"][..], "18:1"),
-        (
-            &["path = '/x'", "path = '/x'\nlisteners = ['b', 'b', 'a']"],
-            "18:1",
-        ),
-        (
-            &[
-                "listeners = 'a'\nhost = '*.test'",
-                "listeners = 'b'\nhost = '*.test'",
-                "host = '*.test'",
-            ],
-            "18:1 and a.toml:22:1",
-        ),
-        (
-            &[
-                "headers = { X-A = '1', x-b = '2' }",
-                "headers = { x-b = '2', x-a = '1' }\nlisteners = 'a'",
-            ],
-            "18:1",
-        ),
-        (
-            &[
-                "headers = { x-a = '1', X-A = '1' }",
-                "headers = { x-a = '1' }",
-            ],
-            "18:1",
-        ),
-        (
-            &["sni = 'a.test'", "sni = 'a.test'\nlisteners = 'c'"],
-            "18:1",
-        ),
-        (
-            &[
-                "sni = '*.test'\nlisteners = 'd'",
-                "sni = '*.test'\nlisteners = 'c'",
-                "sni = '*.test'",
-            ],
-            "18:1 and a.toml:22:1",
-        ),
-    ] {
-        let told = told(&file(routes));
-        assert_eq!(told.len(), 1, "{routes:?}: {told:#?}");
-        assert!(
-            told[0].contains(": routes: no ")
-                && told[0].contains(" comes here: the route")
-                && told[0].contains(&format!("at a.toml:{by} take")),
-            "{routes:?}: {told:#?}"
-        );
-    }
-    for routes in [
-        &["listeners = 'a'", ""][..],
-        &["listeners = 'a'", "listeners = 'b'"],
-        &["", "path = '/'"],
-        &["path = '/x'", "path = '/x/'"],
-        &["host = '*.test'", "host = 'a.test'", ""],
-        &["headers = { x-a = '1' }", "headers = { x-a = '2' }"],
-        &["", "headers = { x-a = '2' }"],
-        &["sni = 'a.test'\nlisteners = 'c'", "sni = 'a.test'"],
-        &["sni = '*.test'", "sni = 'a.test'", "host = 'a.test'"],
-    ] {
-        let folder = folder(&[("a.toml", &file(routes))]);
-        let output = tidegated(folder.path(), &["check", "--config", "a.toml"], &[]);
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(0), "{routes:?}: {said}");
-    }
-}
-
-#[test]
-fn a_folder_that_takes_no_state_file_is_told_of_and_one_that_does_is_left_as_it_is() {
-    let text = |state: &str| {
-        format!(
-            "state_file = \"{state}\"\n[listeners.web]\naddress = \"127.0.0.1:80\"\n[[routes]]\nbackend = \"one\"\n\
-             [backends.one.servers]\na = \"10.0.0.1:80\"\n"
-        )
-    };
-    // Nobody makes a file in /proc, not even root.
-    for (state, told) in [("state.toml", false), ("/proc/state.toml", true)] {
-        let folder = folder(&[("a.toml", &text(state))]);
-        let output = tidegated(folder.path(), &["check", "--config", "a.toml"], &[]);
-        assert_eq!(output.status.code(), Some(0), "{output:?}");
-        let said = String::from_utf8(output.stdout).unwrap();
-        let advice = "advice: a.toml:1:14: state_file: nothing can be written in its folder /proc by the user who checks: ";
-        assert_eq!(said.starts_with(advice), told, "{said}");
-        assert_eq!(said.contains("advice"), told, "{said}");
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-    }
-}
-
-#[test]
-fn listeners_that_wait_for_tls_because_of_a_route_for_all_are_told_of() {
-    let advice = |listeners: &str| {
-        let text = format!(
-            "[listeners.tls]\naddress = \"127.0.0.1:443\"\nmode = \"tcp\"\n\
-             [listeners.ssh]\naddress = \"127.0.0.1:22\"\nmode = \"tcp\"\nservers = \"10.0.0.1:22\"\n\
-             [[routes]]\nsni = \"a.test\"\nservers = \"10.0.0.2:443\"\n{listeners}\n"
-        );
-        let folder = folder(&[("a.toml", &text)]);
-        let output = tidegated(folder.path(), &["check", "--config", "a.toml"], &[]);
-        let said = String::from_utf8(output.stdout).unwrap();
-        assert_eq!(output.status.code(), Some(0), "{said}");
-        said
-    };
-    let said = advice("");
-    assert!(
-        said.starts_with("advice: a.toml:8:1: routes: it is for every listener in tcp mode"),
-        "{said}"
-    );
-    assert!(said.contains("visitors of `ssh` (5s) come to"), "{said}");
-    for fine in ["listeners = \"tls\"", "listeners = [\"tls\", \"ssh\"]"] {
-        assert!(advice(fine).starts_with("ok: "));
-    }
-}
-
-#[test]
-fn what_a_backend_is_told_has_its_place_and_the_rest_is_default() {
-    let text = "[listeners.web]\naddress = \"127.0.0.1:80\"\n[[routes]]\nbackend = \"a.b\"\n\
-                [backends.\"a.b\"]\nretries = 5\ncheck = \"/health\"\ntls = { verify = false }\nsend_proxy = \"v2\"\n\
-                [backends.\"a.b\".servers]\none = \"10.0.0.1:80\"\ntwo = { address = \"a.test:80\", slots = 2 }\n\
-                [[routes]]\npath = \"/c\"\nbackend = \"c\"\n[backends.c.check]\npath = \"/\"\ninterval = \"1s\"\n\
-                [backends.c.servers]\none = \"10.0.0.1:80\"\n[resolver]\nhold = \"5s\"\n";
-    let folder = folder(&[("a.toml", text)]);
-    let shown = shown(folder.path(), &["--effective", "--config", "a.toml"], &[]);
-    for (setting, source) in [
-        ("[backends.\"a.b\"]", "a.toml:5"),
-        ("balance = \"round-robin\"", "default"),
-        ("retries = 5", "a.toml:6"),
-        ("path = \"/health\"", "a.toml:7"),
-        ("tls = { verify = false }", "a.toml:8"),
-        ("send_proxy = \"v2\"", "a.toml:9"),
-        (
-            "one = { address = \"10.0.0.1:80\", weight = 1, backup = false, max_connections = 0 }",
-            "a.toml:11",
-        ),
-        ("path = \"/\"", "a.toml:17"),
-        ("method = \"GET\"", "default"),
-        ("interval = \"1000ms\"", "a.toml:18"),
-        ("fast_interval = \"1000ms\"", "default, as `interval`"),
-        ("tls = true", "default, as requests have it"),
-        ("hold = \"5s\"", "a.toml:22"),
-        ("most_ttl = \"60s\"", "default"),
-    ] {
-        let is = |line: &(String, String)| line.0 == setting && line.1 == source;
-        assert!(shown.iter().any(is), "{setting} # {source}: {shown:#?}");
-    }
 }
 
 #[test]

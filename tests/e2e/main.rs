@@ -54,6 +54,7 @@ mod rates;
 mod refused_http2;
 mod reversal;
 mod routing;
+mod source_lists;
 mod stampede;
 mod stopping;
 mod tcp;

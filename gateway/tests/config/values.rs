@@ -1,0 +1,59 @@
+//! What `check` and `config` say of the state file's folder, and of where a backend's values come from.
+
+use std::fs;
+
+use super::{folder, shown, tidegated};
+
+#[test]
+fn a_folder_that_takes_no_state_file_is_told_of_and_one_that_does_is_left_as_it_is() {
+    let text = |state: &str| {
+        format!(
+            "state_file = \"{state}\"\n[listeners.web]\naddress = \"127.0.0.1:80\"\n[[routes]]\nbackend = \"one\"\n\
+             [backends.one.servers]\na = \"10.0.0.1:80\"\n"
+        )
+    };
+    // Nobody makes a file in /proc, not even root.
+    for (state, told) in [("state.toml", false), ("/proc/state.toml", true)] {
+        let folder = folder(&[("a.toml", &text(state))]);
+        let output = tidegated(folder.path(), &["check", "--config", "a.toml"], &[]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let said = String::from_utf8(output.stdout).unwrap();
+        let advice = "advice: a.toml:1:14: state_file: nothing can be written in its folder /proc by the user who checks: ";
+        assert_eq!(said.starts_with(advice), told, "{said}");
+        assert_eq!(said.contains("advice"), told, "{said}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}
+
+#[test]
+fn what_a_backend_is_told_has_its_place_and_the_rest_is_default() {
+    let text = "[listeners.web]\naddress = \"127.0.0.1:80\"\n[[routes]]\nbackend = \"a.b\"\n\
+                [backends.\"a.b\"]\nretries = 5\ncheck = \"/health\"\ntls = { verify = false }\nsend_proxy = \"v2\"\n\
+                [backends.\"a.b\".servers]\none = \"10.0.0.1:80\"\ntwo = { address = \"a.test:80\", slots = 2 }\n\
+                [[routes]]\npath = \"/c\"\nbackend = \"c\"\n[backends.c.check]\npath = \"/\"\ninterval = \"1s\"\n\
+                [backends.c.servers]\none = \"10.0.0.1:80\"\n[resolver]\nhold = \"5s\"\n";
+    let folder = folder(&[("a.toml", text)]);
+    let shown = shown(folder.path(), &["--effective", "--config", "a.toml"], &[]);
+    for (setting, source) in [
+        ("[backends.\"a.b\"]", "a.toml:5"),
+        ("balance = \"round-robin\"", "default"),
+        ("retries = 5", "a.toml:6"),
+        ("path = \"/health\"", "a.toml:7"),
+        ("tls = { verify = false }", "a.toml:8"),
+        ("send_proxy = \"v2\"", "a.toml:9"),
+        (
+            "one = { address = \"10.0.0.1:80\", weight = 1, backup = false, max_connections = 0 }",
+            "a.toml:11",
+        ),
+        ("path = \"/\"", "a.toml:17"),
+        ("method = \"GET\"", "default"),
+        ("interval = \"1000ms\"", "a.toml:18"),
+        ("fast_interval = \"1000ms\"", "default, as `interval`"),
+        ("tls = true", "default, as requests have it"),
+        ("hold = \"5s\"", "a.toml:22"),
+        ("most_ttl = \"60s\"", "default"),
+    ] {
+        let is = |line: &(String, String)| line.0 == setting && line.1 == source;
+        assert!(shown.iter().any(is), "{setting} # {source}: {shown:#?}");
+    }
+}
