@@ -1,5 +1,5 @@
 //! What a visitor is answered with, as a body: the app's octets as they come, or a few of our own. Holds the request's
-//! place on the tunnel, or its connection to a backend, and its record; they end with it. Written to HTTP/1 by hyper, to HTTP/2 by a pump; what the visitor
+//! place on the tunnel, or its connection to a backend, and its record; they end with it. Written to HTTP/1 by `visitor::talk`, to HTTP/2 by a pump; what the visitor
 //! still sends when all of it is written goes on through `Answer::poll_rest`.
 
 use std::error::Error;
@@ -12,6 +12,8 @@ use h2::Reason;
 use http::header::CONTENT_LENGTH;
 use http::{StatusCode, response};
 use http_body::{Body, Frame, SizeHint};
+use tidegate_shared::message::strip_trailers;
+use tidegate_shared::origin;
 use tidegate_shared::pump::Stop;
 
 use crate::access::Record;
@@ -69,7 +71,7 @@ pub enum Cut {
     #[error("the tunnel cut the response short: {0}")]
     Tunnel(#[source] h2::Error),
     #[error("the backend cut the response short: {0}")]
-    Backend(#[source] hyper::Error),
+    Backend(#[source] origin::Broken),
     #[error("the backend cut the response short: {0}")]
     Stream(#[source] h2::Error),
     #[error("the backend cut an upgraded connection: {0}")]
@@ -273,9 +275,14 @@ impl<B: Body<Data = Bytes, Error: Error + 'static> + Unpin> Passing<B> {
         }
         if !self.ended {
             match Pin::new(&mut self.stream.inbound).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => return Poll::Ready(Some(Ok(frame))),
+                Poll::Ready(Some(Ok(mut frame))) => {
+                    if let Some(trailers) = frame.trailers_mut() {
+                        strip_trailers(trailers);
+                    }
+                    return Poll::Ready(Some(Ok(frame)));
+                }
                 Poll::Ready(Some(Err(error))) => {
-                    // hyper gives up what it has not written when a body fails: it gets a turn to write it first.
+                    // What is not written when a body fails is given up: it gets a turn to be written first.
                     self.ended = true;
                     self.broken = true;
                     self.cut = Some(Cut::Tunnel(error));

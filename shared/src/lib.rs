@@ -33,6 +33,8 @@ pub mod visitor; // who asked, said with each request over a tunnel
 
 pub mod interim; // what is passed of what an app says before its answer
 
+pub mod http1; // HTTP/1's messages as octets
+
 pub mod origin; // HTTP/1.1 to an app, by whoever asks it
 
 pub mod text; // what a peer said, made fit for a log line or a page

@@ -27,7 +27,7 @@ pub(super) enum Trouble {
     /// The app closed the connection without an answer.
     Closed,
     /// What the app answered is not HTTP.
-    Invalid(String),
+    Invalid(Cow<'static, str>),
     /// The app ended the request's HTTP/2 stream without an answer.
     Reset(Reason),
     /// No head of a response within the limit.
@@ -178,9 +178,9 @@ pub(super) fn excess(fields: &HeaderMap) -> Option<Trouble> {
         + 42;
     let most = Terms::default().max_header_list as usize;
     (octets > most).then(|| {
-        Trouble::Invalid(format!(
-            "its head has {octets} octets, as HTTP/2 counts them, and {most} is the most"
-        ))
+        let why =
+            format!("its head has {octets} octets, as HTTP/2 counts them, and {most} is the most");
+        Trouble::Invalid(why.into())
     })
 }
 

@@ -1,7 +1,7 @@
 //! HTTP/1.1 to the app: what of it is the agent's. The request's future drives the app's connection itself.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -10,9 +10,11 @@ use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
+use http_body::{Body, Frame};
 use tidegate_shared::message::{strip_agents, strip_hop_by_hop};
-use tidegate_shared::origin::{self, FRESH_MS, Miss, fault_in_reading, is_idempotent};
+use tidegate_shared::origin::{
+    self, Broken, FRESH_MS, Head, Miss, fault_in_reading, is_idempotent,
+};
 use tidegate_shared::pump::{Pump, Stop};
 use tidegate_shared::seam::Wire;
 
@@ -38,114 +40,108 @@ pub(super) async fn relay(
     let upload = Upload::new(recv, wire);
     for_http1(&mut head, app.settings.host.as_ref(), !upload.is_none());
     let (mut link, mut response) =
-        match fetch(&app, head, upload, greeting.as_ref(), &mut respond).await {
+        match fetch(&app, &head, upload, greeting.as_ref(), &mut respond).await {
             Ok(answered) => answered,
             Err(Some(trouble)) => return asker.send(&app, respond, &trouble),
             Err(None) => return,
         };
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let why = "it changed the protocol, which nobody had asked for (RFC 9110 §7.8)";
-        return asker.send(&app, respond, &Trouble::Invalid(why.to_owned()));
+        return asker.send(&app, respond, &Trouble::Invalid(why.into()));
     }
     app.speaks(response.status());
     if let Some(excess) = excess(response.headers()) {
         return asker.send(&app, respond, &excess);
     }
     strip_agents(response.headers_mut());
-    let Some(pump) = begin(response, respond) else {
-        return;
-    };
-    let reusable = match pump {
-        Some(pump) => stream(&mut link, pump, &app).await,
-        None => link.reusable(app.settings.rest_within).await,
-    };
-    if reusable {
+    if pass(&mut link, response, respond, &app).await {
         app.rest(link, greeting.as_ref());
     }
 }
 
-/// Sends the head of the app's response, in which the agent has had its say. Returns what is left to do; nothing for a visitor who has gone.
-#[expect(
-    clippy::option_option,
-    reason = "the outer one says whether to go on, the inner one whether there is a body"
-)]
-pub(super) fn begin(
-    response: Response<Incoming>,
+/// Sends the head of the app's response, in which the agent has had its say, moves the body to the visitor, and goes on with the
+/// request's. Says whether the connection is fit for another request.
+pub(super) async fn pass(
+    link: &mut Link,
+    response: Response<()>,
     mut respond: SendResponse<Bytes>,
-) -> Option<Option<Pump<Incoming>>> {
-    use http_body::Body as _;
-
-    let (mut head, body) = response.into_parts();
+    app: &App,
+) -> bool {
+    let (mut head, ()) = response.into_parts();
     strip_hop_by_hop(&mut head.headers);
     head.version = Version::HTTP_2;
-    head.extensions.clear();
-    let empty = body.is_end_stream();
-    let stream = respond
-        .send_response(Response::from_parts(head, ()), empty)
-        .ok()?;
-    Some((!empty).then(|| Pump::new(body, stream)))
-}
-
-/// Moves the body of a response to the visitor, and goes on with the request's. Says whether the connection is fit for
-/// another request.
-pub(super) async fn stream(link: &mut Link, mut pump: Pump<Incoming>, app: &App) -> bool {
-    let ended = poll_fn(|cx| {
-        // A small body came together with the head.
-        if let Poll::Ready(ended) = pump.poll(cx) {
-            return Poll::Ready(ended);
-        }
-        link.go_on(cx);
-        let ended = pump.poll(cx);
-        if ended.is_pending() {
-            link.more_is_due(cx);
-        }
-        ended
-    })
-    .await;
-    if let Err(stop) = ended {
-        if let Stop::Body(error) = &stop
-            && let Some(why) = fault_in_reading(error)
-        {
-            app.broke_off(why);
-        }
-        // A turn for the tunnel to send what came before the end, which the reset would overtake.
-        tokio::task::yield_now().await;
-        pump.reset(Reason::CANCEL);
+    let empty = link.is_whole();
+    let Ok(stream) = respond.send_response(Response::from_parts(head, ()), empty) else {
+        // The visitor has gone.
         return false;
+    };
+    if !empty {
+        let mut pump = Pump::new(Content(link), stream);
+        if let Err(stop) = poll_fn(|cx| pump.poll(cx)).await {
+            if let Stop::Body(broken) = &stop
+                && let Some(why) = fault_in_reading(broken)
+            {
+                app.broke_off(why);
+            }
+            // A turn for the tunnel to send what came before the end, which the reset would overtake.
+            tokio::task::yield_now().await;
+            pump.reset(Reason::CANCEL);
+            return false;
+        }
     }
     link.reusable(app.settings.rest_within).await
+}
+
+/// The content of the app's response, as it comes.
+struct Content<'a>(&'a mut Link);
+
+impl Body for Content<'_> {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        self.0.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_whole()
+    }
 }
 
 /// Gets a response, on a connection that rests or on a fresh one. `Err(None)` when the visitor has gone.
 async fn fetch(
     app: &App,
-    head: Parts,
+    head: &Parts,
     upload: Upload,
     greeting: Option<&Greeting>,
     respond: &mut SendResponse<Bytes>,
-) -> Result<(Box<Link>, Response<Incoming>), Option<Trouble>> {
+) -> Result<(Box<Link>, Response<()>), Option<Trouble>> {
     let repeatable = upload.is_none() && is_idempotent(&head.method);
     let within = app.settings.first_byte_within;
-    let mut request = Request::from_parts(head, upload);
+    let asked = Head {
+        method: &head.method,
+        target: &head.uri,
+        headers: &head.headers,
+    };
+    let mut upload = upload;
     let mut refused = false;
     while !refused
         && let Some(mut link) = app.rested(if repeatable { u64::MAX } else { FRESH_MS }, greeting)
     {
-        // Apps close a connection right after a response too, so however short it rested the head is kept.
-        let again = repeatable.then(|| head_of(&request));
-        request = match (link.ask(request, respond, within).await, again) {
-            (Ok(response), _) => return Ok((link, response)),
-            (Err(Miss::Unsent(unsent)), _) => *unsent,
+        let body = std::mem::replace(&mut upload, Upload::None);
+        match link.ask(asked, body, respond, within).await {
+            Ok(response) => return Ok((link, response)),
+            Err(Miss::Unsent(unsent)) => upload = unsent,
             // The app closed while the request was on its way to it. Once is chance; a fresh connection must tell.
-            (Err(Miss::Closed), Some(again)) => {
-                refused = true;
-                again
-            }
-            (Err(miss), _) => return Err(trouble(miss, respond)),
-        };
+            Err(Miss::Closed) if repeatable => refused = true,
+            Err(miss) => return Err(trouble(miss, respond)),
+        }
     }
     let mut link = connect(app, greeting, respond).await?;
-    match link.ask(request, respond, within).await {
+    match link.ask(asked, upload, respond, within).await {
         Ok(response) => Ok((link, response)),
         Err(miss) => Err(trouble(miss, respond)),
     }
@@ -176,28 +172,14 @@ pub(super) async fn connect(
     greeting: Option<&Greeting>,
     respond: &mut SendResponse<Bytes>,
 ) -> Result<Box<Link>, Option<Trouble>> {
-    let mut opening = pin!(async {
-        Link::open(app.connect(greeting).await?)
-            .await
-            .map_err(|error| Trouble::Invalid(error.to_string()))
-    });
+    let mut opening = pin!(app.connect(greeting));
     poll_fn(|cx| {
         if let Poll::Ready(opened) = opening.as_mut().poll(cx) {
-            return Poll::Ready(opened.map_err(Some));
+            return Poll::Ready(opened.map(Link::new).map_err(Some));
         }
         respond.poll_reset(cx).map(|_gone| Err(None))
     })
     .await
-}
-
-/// The same request once more; only for one without a body.
-fn head_of(request: &Request<Upload>) -> Request<Upload> {
-    let mut copy = Request::new(Upload::None);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    copy
 }
 
 /// What to tell the visitor, if there still is one.

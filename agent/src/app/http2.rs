@@ -134,7 +134,7 @@ impl App {
     async fn fresh_link(self: &Arc<Self>, greeting: Option<&Greeting>) -> Result<Link, Trouble> {
         let of = greeting.and_then(Greeting::visitor);
         let line = self.connect(greeting).await?;
-        let invalid = |error: h2::Error| Trouble::Invalid(error.to_string());
+        let invalid = |error: h2::Error| Trouble::Invalid(error.to_string().into());
         let (requests, mut connection) = Builder::new()
             .enable_push(false)
             .initial_window_size(window::BASE)
@@ -318,7 +318,7 @@ async fn fetch(
         let mut requests = link.requests;
         let (response, stream) = requests
             .send_request(request, body.is_none())
-            .map_err(|error| Some(Trouble::Invalid(error.to_string())))?;
+            .map_err(|error| Some(Trouble::Invalid(error.to_string().into())))?;
         let mut upload = body.take().map(|body| Pump::new(body, stream));
         let limit = app.settings.first_byte_within;
         match head_of(response, &mut upload, respond, limit).await {
@@ -331,7 +331,7 @@ async fn fetch(
             }
             Err(Miss::Unwanted) => return Err(None),
             Err(Miss::Slow) => return Err(Some(Trouble::Slow)),
-            Err(Miss::Endless) => return Err(Some(Trouble::Invalid(ENDLESS.to_owned()))),
+            Err(Miss::Endless) => return Err(Some(Trouble::Invalid(ENDLESS.into()))),
             Err(Miss::Broken(error)) => match again.take() {
                 Some(copy) if error.is_io() || error.is_go_away() => request = copy,
                 _ if error.is_io() => return Err(Some(Trouble::Closed)),
@@ -345,7 +345,7 @@ async fn fetch(
 fn in_words(error: &h2::Error) -> Trouble {
     match error.reason() {
         Some(reason) if error.is_reset() => Trouble::Reset(reason),
-        _ => Trouble::Invalid(error.to_string()),
+        _ => Trouble::Invalid(error.to_string().into()),
     }
 }
 

@@ -339,7 +339,7 @@ impl App {
         let http2 = self.settings.http2;
         let garbled = match trouble {
             Trouble::Closed => true,
-            // hyper says so of what does not begin as HTTP/1 does.
+            // So it is said of what does not begin as HTTP/1 does.
             Trouble::Invalid(why) => http2 || why.contains("HTTP version"),
             _ => false,
         };

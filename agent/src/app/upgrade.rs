@@ -1,7 +1,6 @@
 //! Extended CONNECT (RFC 8441) to an HTTP/1.1 app: the request becomes `GET` with `Upgrade`, the app's 101 becomes 200, and
 //! then bytes go both ways.
 
-use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,11 +18,10 @@ use http::header::{
 };
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
 use tidegate_shared::duplex;
 use tidegate_shared::inbound::Inbound;
 use tidegate_shared::message::{STATUS, UPGRADE_OPTIONAL, strip_agents, strip_hop_by_hop};
-use tidegate_shared::origin::Line;
+use tidegate_shared::origin::{Head, Line};
 use tidegate_shared::seam::Wire;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tracing::debug;
@@ -50,7 +48,7 @@ pub(super) async fn relay(
         Ok(key) => key,
         Err(trouble) => return asker.send(&app, respond, &trouble),
     };
-    let (mut link, response) = match fetch(&app, head, greeting.as_ref(), &mut respond).await {
+    let (link, response) = match fetch(&app, head, greeting.as_ref(), &mut respond).await {
         Ok(answered) => answered,
         Err(Some(trouble)) => return asker.send(&app, respond, &trouble),
         Err(None) => return,
@@ -69,10 +67,7 @@ pub(super) async fn relay(
         );
         return asker.send(&app, respond, &wrong);
     }
-    let Some(upgraded) = switched(&mut link).await.and_then(|()| link.into_parts()) else {
-        return asker.send(&app, respond, &Trouble::Closed);
-    };
-    let (mut head, _empty) = response.into_parts();
+    let (mut head, ()) = response.into_parts();
     strip_hop_by_hop(&mut head.headers);
     strip_agents(&mut head.headers);
     head.headers.remove(SEC_WEBSOCKET_ACCEPT);
@@ -82,10 +77,8 @@ pub(super) async fn relay(
     let Ok(stream) = respond.send_response(Response::from_parts(head, ()), false) else {
         return;
     };
-    let io = Upgraded {
-        line: upgraded.0,
-        ahead: upgraded.1,
-    };
+    let (line, ahead) = link.into_parts();
+    let io = Upgraded { line, ahead };
     let (traffic, ended) = duplex::join(io, stream, Inbound::counted(recv, wire), None).await;
     debug!(
         ?traffic,
@@ -134,13 +127,15 @@ async fn fetch(
     head: Parts,
     greeting: Option<&Greeting>,
     respond: &mut SendResponse<Bytes>,
-) -> Result<(Box<Link>, Response<Incoming>), Option<Trouble>> {
+) -> Result<(Box<Link>, Response<()>), Option<Trouble>> {
     let mut link = http1::connect(app, greeting, respond).await?;
-    let request = Request::from_parts(head, Upload::None);
-    match link
-        .ask(request, respond, app.settings.first_byte_within)
-        .await
-    {
+    let asked = Head {
+        method: &head.method,
+        target: &head.uri,
+        headers: &head.headers,
+    };
+    let within = app.settings.first_byte_within;
+    match link.ask(asked, Upload::None, respond, within).await {
         Ok(response) => Ok((link, response)),
         Err(miss) => Err(http1::trouble(miss, respond)),
     }
@@ -153,7 +148,7 @@ async fn refused(
     asker: Asker,
     optional: bool,
     mut link: Box<Link>,
-    mut response: Response<Incoming>,
+    mut response: Response<()>,
     respond: SendResponse<Bytes>,
 ) {
     app.speaks(response.status());
@@ -172,14 +167,7 @@ async fn refused(
         headers.insert(STATUS, status);
         headers.insert(REASON, HeaderValue::from_static(ignored.reason()));
     }
-    if let Some(Some(pump)) = http1::begin(response, respond) {
-        let _reusable = http1::stream(&mut link, pump, app).await;
-    }
-}
-
-/// Waits until the connection has nothing more to do with HTTP.
-async fn switched(link: &mut Link) -> Option<()> {
-    poll_fn(|cx| link.drive(cx)).await.ok()
+    let _reusable = http1::pass(&mut link, response, respond, app).await;
 }
 
 /// The upgraded connection: first what was read together with the 101.

@@ -2,16 +2,14 @@
 //! connection with it, so that a slow visitor slows the server and one that leaves ends the connection at once. A connection
 //! goes back to rest when both halves of the exchange are whole.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body::{Body, Frame};
-use hyper::body::Incoming;
+use http_body::Frame;
 use tidegate_shared::message::strip_trailers;
-use tidegate_shared::origin::fault_in_reading;
+use tidegate_shared::origin::{Broken, fault_in_reading};
 
 use super::asking::Patience;
 use super::body::Feed;
@@ -29,7 +27,6 @@ pub struct Passing {
     in_flight: InFlight,
     /// `None` once it rests, or is closed.
     kept: Option<Kept>,
-    body: Incoming,
     feed: Option<Arc<dyn Feed>>,
     held_back: bool,
     patience: Option<Patience>,
@@ -49,7 +46,6 @@ impl Passing {
     pub(super) fn new(
         in_flight: InFlight,
         kept: Kept,
-        body: Incoming,
         feed: Option<Arc<dyn Feed>>,
         held_back: bool,
         within: Option<Duration>,
@@ -57,9 +53,8 @@ impl Passing {
         let patience = within.map(|within| Patience::new(within, kept.link.taken()));
         Self {
             in_flight,
+            ended: kept.link.is_whole(),
             kept: Some(kept),
-            ended: body.is_end_stream(),
-            body,
             feed,
             held_back,
             patience,
@@ -74,7 +69,7 @@ impl Passing {
 
     /// Whether all of the answer has been handed on.
     pub(super) fn is_whole(&self) -> bool {
-        (self.ended || self.body.is_end_stream()) && !self.broken
+        self.ended && !self.broken
     }
 
     /// Whether the visitor waits to be told to send a body, and will not be.
@@ -102,14 +97,12 @@ impl Passing {
         if self.ended {
             return Poll::Ready(None);
         }
-        // A small body came together with the head.
-        let mut polled = Pin::new(&mut self.body).poll_frame(cx);
-        if polled.is_pending()
-            && let Some(kept) = &mut self.kept
-        {
-            kept.link.go_on(cx);
-            polled = Pin::new(&mut self.body).poll_frame(cx);
-        }
+        let Some(kept) = &mut self.kept else {
+            return Poll::Ready(None);
+        };
+        let polled = kept.link.poll_frame(cx);
+        // The last octets are its end where the length was told.
+        self.ended = kept.link.is_whole();
         match polled {
             Poll::Ready(Some(Ok(mut frame))) => {
                 if let Some(data) = frame.data_ref() {
@@ -131,9 +124,6 @@ impl Passing {
                 self.cut_for(cut, cx)
             }
             Poll::Pending => {
-                if let Some(kept) = &self.kept {
-                    kept.link.more_is_due(cx);
-                }
                 let visitors_turn = self.feed.as_ref().is_some_and(|feed| feed.progress().waits);
                 if let Some(patience) = &mut self.patience
                     && patience.is_over(visitors_turn, cx)
@@ -147,7 +137,7 @@ impl Passing {
     }
 
     /// Whose fault it is that an answer ended before its end.
-    fn cut_by(&self, error: hyper::Error) -> Cut {
+    fn cut_by(&self, error: Broken) -> Cut {
         if let Some(failure) = self.feed.as_ref().and_then(|feed| feed.progress().fault) {
             return Cut::Visitor(failure);
         }
@@ -160,7 +150,7 @@ impl Passing {
     }
 
     fn cut_for(&mut self, cut: Cut, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        // hyper gives up what it has not written when a body fails: it gets a turn to write it first.
+        // What is not written when a body fails is given up: it gets a turn to be written first.
         self.ended = true;
         self.broken = true;
         self.kept = None;
@@ -184,8 +174,7 @@ impl Passing {
         if kept.link.is_reusable(cx) {
             return (Rest::Done, None);
         }
-        kept.link.go_on(cx);
-        let reusable = kept.link.is_reusable(cx);
+        let over = kept.link.is_over();
         let progress = feed.progress();
         if let Some(failure) = progress.fault {
             self.kept = None;
@@ -195,10 +184,7 @@ impl Passing {
                 Some(failure).filter(|failure| *failure != Failure::VisitorGone),
             );
         }
-        if reusable {
-            return (Rest::Done, None);
-        }
-        if kept.link.is_over() {
+        if over {
             self.kept = None;
             self.unwanted = !progress.finished;
             let rest = if self.unwanted {

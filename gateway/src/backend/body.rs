@@ -1,4 +1,4 @@
-//! A visitor's body on its way to a backend: hyper takes from it as the server does, and whoever asked keeps a hand on it, to
+//! A visitor's body on its way to a backend: the connection takes from it as the server does, and whoever asked keeps a hand on it, to
 //! know how far it has come, why it broke off, and to have it back whole if nothing was taken.
 
 use std::error::Error;
@@ -15,7 +15,7 @@ use crate::exchange::broken;
 use crate::failure::Failure;
 use crate::upload::{Fault, Upload};
 
-/// What hyper is given.
+/// What the connection is given.
 #[derive(Debug)]
 pub(super) struct Carried(Option<Arc<dyn Feed>>);
 

@@ -11,12 +11,11 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
-use http::{Request, Response, StatusCode, Version};
+use http::{Response, StatusCode};
 use http_body::Body;
-use hyper::body::Incoming;
 use tidegate_shared::clock;
 use tidegate_shared::message::{strip_agents, strip_hop_by_hop};
-use tidegate_shared::origin::{Miss, is_idempotent};
+use tidegate_shared::origin::{Head, Miss, is_idempotent};
 use tokio::time::sleep;
 
 use super::asking::{Asker, Patience};
@@ -109,7 +108,7 @@ pub(super) struct Errand<'a> {
 
 /// The head of an answer, and what the rest comes on.
 pub(super) enum Reply {
-    Http1(Kept, Response<Incoming>),
+    Http1(Kept, Response<()>),
     Http2(Box<Sharing>),
 }
 
@@ -278,7 +277,8 @@ impl<'a> Errand<'a> {
         let began = Instant::now();
         let mut asker = self.asker(side, &mut record.received, &taken);
         let at = clock::now_ms();
-        let asked = kept.link.ask(self.request(), &mut asker, None).await;
+        let body = Carried::new(self.feed.as_ref());
+        let asked = kept.link.ask(self.head(), body, &mut asker, None).await;
         let over = asker.over;
         if rested
             && matches!(asked, Err(Miss::Unsent(_) | Miss::Closed))
@@ -291,7 +291,7 @@ impl<'a> Errand<'a> {
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS && !self.upgrades =>
             {
                 let why = "it changed the protocol, which nobody had asked for (RFC 9110 §7.8)";
-                Err(self.missed(Miss::Invalid(why.to_owned()), over, true))
+                Err(self.missed(Miss::Invalid(why.into()), over, true))
             }
             Ok(response) => {
                 server.speaks(response.status());
@@ -356,7 +356,7 @@ impl<'a> Errand<'a> {
                 });
             }
             Err(http2::ask::Miss::Closed) => (Miss::Closed, true),
-            Err(http2::ask::Miss::Invalid(why)) => (Miss::Invalid(why), true),
+            Err(http2::ask::Miss::Invalid(why)) => (Miss::Invalid(why.into()), true),
             Err(http2::ask::Miss::Unwanted) => {
                 if let Some(fault) = feed.and_then(|feed| feed.progress().fault) {
                     return Err(Lost::Over(fault));
@@ -434,7 +434,7 @@ impl<'a> Errand<'a> {
                 let within = self.search.backend.terms.response.unwrap_or_default();
                 (What::Timeout, format!("nothing for {within:?}"))
             }
-            (Miss::Invalid(why), _) => (What::Invalid, why),
+            (Miss::Invalid(why), _) => (What::Invalid, why.into_owned()),
             (Miss::Unsent(_) | Miss::Closed, _) => {
                 // A body that broke off looks like a connection that did.
                 if let Some(failure) = self.feed.as_ref().and_then(|feed| feed.progress().fault) {
@@ -451,13 +451,12 @@ impl<'a> Errand<'a> {
         Lost::Failed { what, why, sent }
     }
 
-    fn request(&self) -> Request<Carried> {
-        let mut request = Request::new(Carried::new(self.feed.as_ref()));
-        *request.method_mut() = self.head.method.clone();
-        *request.uri_mut() = self.head.uri.clone();
-        *request.headers_mut() = self.head.headers.clone();
-        *request.version_mut() = Version::HTTP_11;
-        request
+    fn head(&self) -> Head<'_> {
+        Head {
+            method: &self.head.method,
+            target: &self.head.uri,
+            headers: &self.head.headers,
+        }
     }
 
     /// An answer that has begun.
@@ -479,8 +478,8 @@ impl<'a> Errand<'a> {
         let within = self.search.backend.terms.inactivity;
         let (mut parts, passing) = match reply {
             Reply::Http1(kept, response) => {
-                let (parts, body) = response.into_parts();
-                let passing = answer::Passing::new(in_flight, kept, body, feed, held_back, within);
+                let (parts, ()) = response.into_parts();
+                let passing = answer::Passing::new(in_flight, kept, feed, held_back, within);
                 (parts, Passing::Http1(passing))
             }
             Reply::Http2(sharing) => {

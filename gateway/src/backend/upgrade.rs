@@ -2,7 +2,6 @@
 //! `Upgrade` here; the server's 101 becomes a success, and behind it octets go both ways.
 
 use std::error::Error;
-use std::future::poll_fn;
 use std::sync::Arc;
 
 use aws_lc_rs::rand;
@@ -51,7 +50,7 @@ where
     let (in_flight, reply) = errand.run(gateway, record, side).await?;
     let server = Arc::clone(&in_flight.server);
     // It was asked on a connection of its own, in HTTP/1.1.
-    let Reply::Http1(mut kept, response) = reply else {
+    let Reply::Http1(kept, response) = reply else {
         return Err(Failure::BackendInvalid);
     };
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -70,13 +69,8 @@ where
         server.count(What::Invalid, why);
         return Err(Failure::UpgradeInvalid);
     }
-    let (mut parts, _empty) = response.into_parts();
-    // The connection has nothing more to do with HTTP once it has been driven to its end.
-    let driven = poll_fn(|cx| kept.link.drive(cx)).await;
-    let Some((line, ahead)) = driven.ok().and_then(|()| kept.link.into_parts()) else {
-        in_flight.failed(What::Closed, "it had agreed to change the protocol");
-        return Err(Failure::BackendClosed);
-    };
+    let (mut parts, ()) = response.into_parts();
+    let (line, ahead) = kept.link.into_parts();
     in_flight.answered();
     strip_hop_by_hop(&mut parts.headers);
     strip_agents(&mut parts.headers);

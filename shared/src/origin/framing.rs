@@ -1,16 +1,58 @@
-//! How long an app's answer is. hyper reads it by one of the ways in which that can be said; what it leaves unsaid of the
-//! others would reach the visitor as another length, or as another content. Pure; called once per answer.
+//! How long an app's answer is, of what its head says in several ways. What is left unsettled here would reach the visitor as another length, or as another content. Pure; called once per answer.
+
+use std::io;
 
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING};
-use http::{Response, StatusCode};
+use http::{Method, Response, StatusCode, Version};
+
+use crate::http1::{Content, LONGEST, Unreadable};
+
+/// Leaves one statement of the length at most, and says what follows.
+///
+/// # Errors
+/// As [`settle`].
+pub(super) fn content(asked: &Method, answer: &mut Response<()>) -> Result<Content, Unreadable> {
+    settle(answer)?;
+    let status = answer.status();
+    let headers = answer.headers();
+    if *asked == Method::HEAD
+        || status.is_informational()
+        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+    {
+        return Ok(Content::NONE);
+    }
+    if headers.contains_key(TRANSFER_ENCODING) {
+        return Ok(Content::chunked());
+    }
+    let Some(length) = headers.get(CONTENT_LENGTH) else {
+        return Ok(Content::ToEnd);
+    };
+    let length = length.to_str().ok().and_then(|length| length.parse().ok());
+    let length = length.filter(|length| *length <= LONGEST);
+    length.map(Content::Length).ok_or(NO_LENGTH)
+}
+
+/// The connection has ended before the content has.
+pub(super) fn cut_short() -> io::Error {
+    let why = "the connection ended before all of the answer had come";
+    io::Error::new(io::ErrorKind::UnexpectedEof, why)
+}
+
+const NO_LENGTH: Unreadable =
+    "its answer has a Content-Length that is no length, or several that differ (RFC 9112 §6.3)";
 
 /// Leaves one statement of the length at most.
 ///
 /// # Errors
 /// Where there are two that need not agree, and where the body is coded in a way that nobody asked for: an answer whose
 /// end is guessed may be another's (RFC 9112 §6.3 and §11.2).
-pub(super) fn settle<B>(response: &mut Response<B>) -> Result<(), &'static str> {
+fn settle(response: &mut Response<()>) -> Result<(), Unreadable> {
     if response.headers().contains_key(TRANSFER_ENCODING) {
+        if response.version() == Version::HTTP_10 {
+            return Err(
+                "its answer in HTTP/1.0 has a Transfer-Encoding, which that version has not (RFC 9112 §6.1)",
+            );
+        }
         return coded(response.headers());
     }
     let status = response.status();
@@ -27,15 +69,13 @@ pub(super) fn settle<B>(response: &mut Response<B>) -> Result<(), &'static str> 
     if digits(octets) && headers.get_all(CONTENT_LENGTH).iter().nth(1).is_none() {
         return Ok(());
     }
-    let one = agreed(headers).ok_or(
-        "its answer has a Content-Length that is no length, or several that differ (RFC 9112 §6.3)",
-    )?;
+    let one = agreed(headers).ok_or(NO_LENGTH)?;
     headers.insert(CONTENT_LENGTH, HeaderValue::from(one));
     Ok(())
 }
 
 /// `chunked` once, and no length beside it. `TE` offers nothing else, so an app that codes a body otherwise has misread it.
-fn coded(headers: &HeaderMap) -> Result<(), &'static str> {
+fn coded(headers: &HeaderMap) -> Result<(), Unreadable> {
     if headers.contains_key(CONTENT_LENGTH) {
         return Err(
             "its answer has both Content-Length and Transfer-Encoding, of which one may be wrong (RFC 9112 §6.3)",
@@ -102,6 +142,34 @@ mod tests {
             let left: Vec<_> = answer.headers().get_all(CONTENT_LENGTH).iter().collect();
             assert_eq!(left, Vec::from_iter(expected), "{status} {fields:?}");
         }
+    }
+
+    #[test]
+    fn what_follows_is_as_the_head_says() {
+        let length = "content-length";
+        let chunked = [("transfer-encoding", "chunked")];
+        for (asked, status, fields, expected) in [
+            (Method::GET, 200, &[][..], "ToEnd"),
+            (Method::GET, 200, &chunked, "Chunks"),
+            (Method::GET, 200, &[(length, "7")], "Length(7)"),
+            (Method::GET, 404, &[(length, "0, 0")], "Length(0)"),
+            (Method::HEAD, 200, &[(length, "7")], "Length(0)"),
+            (Method::HEAD, 200, &chunked, "Length(0)"),
+            (Method::GET, 204, &chunked, "Length(0)"),
+            (Method::GET, 304, &[(length, "7")], "Length(0)"),
+        ] {
+            let read = content(&asked, &mut answer(status, fields)).unwrap();
+            let read = format!("{read:?}");
+            assert!(
+                read.starts_with(expected),
+                "{asked} {status} {fields:?}: {read}"
+            );
+        }
+        let mut beyond = answer(200, &[(length, "9223372036854775808")]);
+        assert_eq!(content(&Method::GET, &mut beyond).unwrap_err(), NO_LENGTH);
+        let mut old = answer(200, &chunked);
+        *old.version_mut() = Version::HTTP_10;
+        assert!(content(&Method::GET, &mut old).is_err());
     }
 
     #[test]

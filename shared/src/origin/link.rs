@@ -1,70 +1,54 @@
 //! One connection to an app, and one request after another on it. The request's own future drives it.
 
-use std::error::Error as _;
+use std::borrow::Cow;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
-use hyper::client::conn::http1::{Builder, Connection, SendRequest};
-use hyper_util::rt::TokioIo;
+use http::header::{CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING};
+use http::{Method, Response, StatusCode, Version};
+use http_body::Frame;
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::framing::content;
 use super::haste::Haste;
-use super::{Asking, ENDLESS, First, Line, Upload, framing};
+use super::receiving::{Broken, NoHead, Receiving};
+use super::{Asking, ENDLESS, First, Line, Upload};
+use crate::http1::request::{self, Head};
+use crate::http1::{Length, Sending, Stuck, keeps};
 use crate::interim::{Fate, Interims};
-
-/// What of a response is read at once; also the longest head (`reliability` asks for 64 KiB).
-const BUFFER: usize = 64 * 1024;
-
-/// Beyond the buffer, or beyond what hyper makes room for on the stack.
-const TOO_LARGE: &str = "its head has more than 64 KiB, or more than 100 fields";
 
 /// A connection to an app, whose requests have bodies of the kind `B`.
 #[derive(Debug)]
-pub struct Link<B: Upload> {
-    requests: SendRequest<B>,
-    /// `None` once it is over.
-    connection: Option<Connection<TokioIo<Line>, B>>,
+pub struct Link<B> {
+    line: Line,
+    sending: Sending<B>,
+    receiving: Receiving,
+    /// It carries another request behind the one in hand.
+    keeps: bool,
     /// HTTP on it has ended.
     over: bool,
     haste: Arc<Haste>,
     /// Octets that the app's socket has taken.
     taken: Arc<AtomicU64>,
     first: Arc<First>,
-    interim: Arc<Interim>,
     rested_since: u64,
-}
-
-/// Interim responses (1xx) of the request in hand.
-#[derive(Debug, Default)]
-struct Interim(Mutex<Hints>);
-
-#[derive(Debug, Default)]
-struct Hints {
-    /// To be sent on.
-    waiting: Vec<Response<()>>,
-    met: Interims,
-    /// There is no end of them.
-    endless: bool,
 }
 
 /// Why a request has no response.
 #[derive(Debug)]
 pub enum Miss<B> {
-    /// Nothing of it was sent; here it is again.
-    Unsent(Box<Request<B>>),
+    /// Nothing of it was sent; here is its body again.
+    Unsent(B),
     /// The connection ended, or broke, after some or all of it was sent, before any response.
     Closed,
     /// What the app answered is not HTTP as it should be, for this.
-    Invalid(String),
+    Invalid(Cow<'static, str>),
     /// No head of a response within the limit.
     Slow,
     /// Nobody waits for it any more.
@@ -72,47 +56,76 @@ pub enum Miss<B> {
 }
 
 impl<B: Upload> Link<B> {
-    /// Begins HTTP/1.1 on a connection.
-    ///
-    /// # Errors
-    /// hyper's own, which has none for this as it is used here.
-    pub async fn open(line: Line) -> Result<Box<Self>, hyper::Error> {
+    /// HTTP/1.1 on a connection.
+    pub fn new(line: Line) -> Box<Self> {
         let (haste, taken, first) = (line.haste(), line.taken(), line.first());
-        let (requests, connection) = Builder::new()
-            .max_buf_size(BUFFER)
-            .handshake(TokioIo::new(line))
-            .await?;
-        Ok(Box::new(Self {
-            requests,
-            connection: Some(connection),
+        Box::new(Self {
+            line,
+            sending: Sending::default(),
+            receiving: Receiving::new(),
+            keeps: true,
             over: false,
             haste,
             taken,
             first,
-            interim: Arc::default(),
             rested_since: 0,
-        }))
+        })
     }
 
-    /// Lets the connection read and write. Ready when HTTP on it has ended.
-    ///
-    /// # Errors
-    /// hyper's own.
-    pub fn drive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
-        drive(&mut self.connection, &mut self.over, cx)
-    }
-
-    /// The same for the body of a response that is being read: a connection that is over is closed, for what the app has
-    /// said on it is with the body already.
-    pub fn go_on(&mut self, cx: &mut Context<'_>) {
-        if self.drive(cx).is_ready() {
-            self.connection = None;
+    /// Sends what there is of a request, and looks for the connection's end where nothing of an answer is due. Ready when HTTP
+    /// on it has ended.
+    pub fn drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.over {
+            return Poll::Ready(());
         }
+        match self.sending.poll(cx, &mut self.line) {
+            Poll::Pending | Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(Stuck::Body(_) | Stuck::Length)) => return self.ends(),
+            Poll::Ready(Err(Stuck::Line(_))) => {
+                // It may have answered before it stopped listening.
+                self.sending.give_up();
+                self.keeps = false;
+            }
+        }
+        if self.receiving.is_at_rest() {
+            let has_ended = self.sending.is_done() && !self.keeps;
+            if has_ended || self.receiving.poll_unasked(cx, &mut self.line).is_ready() {
+                return self.ends();
+            }
+        } else if self.receiving.is_over() {
+            return self.ends();
+        }
+        Poll::Pending
     }
 
-    /// More of the response is due, and is asked for: what came of it is acknowledged in the caller's next turn.
-    pub fn more_is_due(&self, cx: &Context<'_>) {
-        self.haste.more_is_due(cx);
+    fn ends(&mut self) -> Poll<()> {
+        self.over = true;
+        Poll::Ready(())
+    }
+
+    /// The next of the answer's content, `None` at its end; what there is of the request goes on meanwhile.
+    pub fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        if self.is_whole() {
+            return Poll::Ready(None);
+        }
+        // A small body came together with the head.
+        let polled = self.receiving.poll_frame(cx, &mut self.line);
+        if polled.is_pending() {
+            if self.drive(cx).is_ready() {
+                self.receiving.end();
+                return Poll::Ready(Some(Err(Broken::Request)));
+            }
+            self.haste.more_is_due(cx);
+        }
+        polled
+    }
+
+    /// Whether all of the answer was taken.
+    pub const fn is_whole(&self) -> bool {
+        self.receiving.is_at_rest()
     }
 
     /// How many octets the app has taken on it, kept by the connection itself.
@@ -148,12 +161,12 @@ impl<B: Upload> Link<B> {
 
     /// Whether it waits for another request, as far as it has been driven.
     pub fn is_ready(&self) -> bool {
-        !self.over && self.requests.is_ready()
+        !self.over && self.keeps && self.receiving.is_at_rest() && self.sending.is_done()
     }
 
     /// Whether it could carry another request.
     pub(super) fn is_open(&mut self, cx: &mut Context<'_>) -> bool {
-        self.drive(cx).is_pending() && self.requests.is_ready()
+        self.drive(cx).is_pending() && self.is_ready()
     }
 
     /// The same right after a response, when the connection has mostly been driven as far as it goes.
@@ -161,53 +174,38 @@ impl<B: Upload> Link<B> {
         self.is_ready() || (!self.over && self.is_open(cx))
     }
 
-    /// Sends a request and waits for the head of its response, `within` at most, or for the one who asks to go away.
+    /// Sends a request and waits for the head of its response, `within` at most, or for the one who asks to go away. Behind
+    /// anything but a response the connection is to be closed.
     ///
     /// # Errors
     /// Why there is none.
     pub async fn ask<A: Asking>(
         &mut self,
-        mut request: Request<B>,
+        head: Head<'_>,
+        body: B,
         asking: &mut A,
         within: Option<Duration>,
-    ) -> Result<Response<Incoming>, Miss<B>> {
-        self.interim.begin();
-        let interim = Arc::clone(&self.interim);
-        hyper::ext::on_informational(&mut request, move |response| {
-            interim.note(response.status(), response.headers());
-        });
-        let mut response = pin!(self.requests.try_send_request(request));
-        let settled = |mut response: Response<Incoming>| match framing::settle(&mut response) {
-            Ok(()) => Ok(response),
-            Err(why) => Err(Miss::Invalid(why.to_owned())),
-        };
+    ) -> Result<Response<()>, Miss<B>> {
+        let mut unsent = Some((head, body));
+        let mut interims = Interims::default();
         let mut limit = pin!(within.map(sleep));
-        let mut handed_over = false;
         self.haste.rest();
         poll_fn(|cx| {
-            // The request is in the connection's queue before the connection is driven: one turn writes it.
-            if !handed_over {
-                handed_over = true;
-                if let Poll::Ready(answer) = response.as_mut().poll(cx) {
-                    return Poll::Ready(answer.map_err(Miss::from).and_then(settled));
+            if let Some((head, body)) = unsent.take() {
+                if self.drive(cx).is_ready() {
+                    return Poll::Ready(Err(Miss::Unsent(body)));
                 }
+                request::write(self.sending.out(), head);
+                self.sending.body(body, length_of(head.headers));
+                self.receiving.begin();
             }
-            let over = drive(&mut self.connection, &mut self.over, cx);
-            if self.interim.pass(asking) {
-                return Poll::Ready(Err(Miss::Invalid(ENDLESS.to_owned())));
+            // What was said before the connection ended is still there.
+            let over = self.drive(cx).is_ready();
+            if let Poll::Ready(answer) = self.poll_answer(cx, head.method, asking, &mut interims) {
+                return Poll::Ready(answer);
             }
-            if let Poll::Ready(answer) = response.as_mut().poll(cx) {
-                return Poll::Ready(answer.map_err(Miss::from).and_then(settled));
-            }
-            if over.is_ready() {
-                // What still waits in the connection's queue comes back when the connection is dropped.
-                self.connection = None;
-                return match response.as_mut().poll(cx) {
-                    Poll::Ready(answer) => {
-                        Poll::Ready(answer.map_err(Miss::from).and_then(settled))
-                    }
-                    Poll::Pending => Poll::Ready(Err(Miss::Closed)),
-                };
+            if over {
+                return Poll::Ready(Err(Miss::Closed));
             }
             if asking.poll_gone(cx).is_ready() {
                 return Poll::Ready(Err(Miss::Unwanted));
@@ -219,6 +217,49 @@ impl<B: Upload> Link<B> {
             Poll::Pending
         })
         .await
+    }
+
+    /// Passes interim responses on until the one comes that is none.
+    fn poll_answer<A: Asking>(
+        &mut self,
+        cx: &mut Context<'_>,
+        asked: &Method,
+        asking: &mut A,
+        interims: &mut Interims,
+    ) -> Poll<Result<Response<()>, Miss<B>>> {
+        loop {
+            let read = match self.receiving.poll_head(cx, &mut self.line) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(read) => read,
+            };
+            let mut head = match read {
+                Ok(head) => head,
+                Err(NoHead::Closed) => return self.missed(Miss::Closed),
+                Err(NoHead::Unreadable(why)) => return self.missed(Miss::Invalid(why.into())),
+            };
+            let status = head.status();
+            if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
+                *head.version_mut() = Version::HTTP_2;
+                match interims.meet(&mut head) {
+                    Fate::Pass => asking.interim(head),
+                    Fate::Drop => {}
+                    Fate::Flood => return self.missed(Miss::Invalid(ENDLESS.into())),
+                }
+                continue;
+            }
+            let content = match content(asked, &mut head) {
+                Ok(content) => content,
+                Err(why) => return self.missed(Miss::Invalid(why.into())),
+            };
+            self.keeps &= keeps(head.version(), head.headers());
+            self.receiving.content(status, content);
+            return Poll::Ready(Ok(head));
+        }
+    }
+
+    fn missed(&mut self, miss: Miss<B>) -> Poll<Result<Response<()>, Miss<B>>> {
+        self.over = true;
+        Poll::Ready(Err(miss))
     }
 
     /// Whether it is fit for another request, after a response. An app may answer before it reads all of a body: what is left of
@@ -253,92 +294,34 @@ impl<B: Upload> Link<B> {
     /// Ends it so that nothing of it is left, on either side: where one after the other is opened and closed, those that are left
     /// would take all ports.
     pub fn close_abruptly(self) {
-        if let Some((line, _)) = self.into_parts() {
-            line.close_abruptly();
-        }
+        self.line.close_abruptly();
     }
 
     /// The socket, and what was read from it beyond the response: for what was upgraded.
-    pub fn into_parts(self) -> Option<(Line, Bytes)> {
-        let parts = self.connection?.into_parts();
-        Some((parts.io.into_inner(), parts.read_buf))
+    pub fn into_parts(self) -> (Line, Bytes) {
+        (self.line, self.receiving.into_octets())
     }
 }
 
-/// Lets a connection read and write until it is over, and then leaves it alone.
-fn drive<B: Upload>(
-    connection: &mut Option<Connection<TokioIo<Line>, B>>,
-    over: &mut bool,
-    cx: &mut Context<'_>,
-) -> Poll<Result<(), hyper::Error>> {
-    match connection {
-        Some(connection) if !*over => {
-            let driven = connection.poll_without_shutdown(cx);
-            *over = driven.is_ready();
-            driven
-        }
-        _ => Poll::Ready(Ok(())),
+/// How a request's body is to be framed. Whoever asks has seen to it that its head says so once, and with a number.
+fn length_of(headers: &HeaderMap) -> Length {
+    if headers.contains_key(TRANSFER_ENCODING) {
+        return Length::Chunked { trailers: true };
     }
+    let length = headers.get(CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+    Length::Left(length.unwrap_or(0))
 }
 
-/// What the app did wrong in the middle of an answer. `None` where the connection ended for the request's sake: then hyper has
-/// nothing of the socket's to tell.
-pub fn fault_in_reading(error: &hyper::Error) -> Option<&io::Error> {
-    error.source()?.downcast_ref()
+/// What the app did wrong in the middle of an answer. `None` where the connection ended for the request's sake.
+pub const fn fault_in_reading(broken: &Broken) -> Option<&io::Error> {
+    match broken {
+        Broken::App(error) => Some(error),
+        Broken::Request => None,
+    }
 }
 
 /// Polls a limit that may not be there.
 fn is_over(limit: Option<Pin<&mut Sleep>>, cx: &mut Context<'_>) -> bool {
     limit.is_some_and(|limit| limit.poll(cx).is_ready())
-}
-
-impl Interim {
-    /// Another request is in hand.
-    fn begin(&self) {
-        *self.hints() = Hints::default();
-    }
-
-    /// Takes note of what the app has said.
-    fn note(&self, status: StatusCode, headers: &HeaderMap) {
-        let mut copy = Response::new(());
-        *copy.status_mut() = status;
-        *copy.headers_mut() = headers.clone();
-        *copy.version_mut() = Version::HTTP_2;
-        let mut hints = self.hints();
-        match hints.met.meet(&mut copy) {
-            Fate::Pass => hints.waiting.push(copy),
-            Fate::Drop => {}
-            Fate::Flood => hints.endless = true,
-        }
-    }
-
-    /// Sends on what is to be sent on; whether there is no end of them.
-    fn pass<A: Asking>(&self, asking: &mut A) -> bool {
-        let mut hints = self.hints();
-        for response in hints.waiting.drain(..) {
-            asking.interim(response);
-        }
-        hints.endless
-    }
-
-    fn hints(&self) -> MutexGuard<'_, Hints> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl<B> From<TrySendError<Request<B>>> for Miss<B> {
-    fn from(mut error: TrySendError<Request<B>>) -> Self {
-        if let Some(request) = error.take_message() {
-            return Self::Unsent(Box::new(request));
-        }
-        let error = error.into_error();
-        if error.is_parse() {
-            // hyper has a question for it in its servers only.
-            let text = error.to_string();
-            let large = text.contains("too large");
-            Self::Invalid(if large { TOO_LARGE.to_owned() } else { text })
-        } else {
-            Self::Closed
-        }
-    }
 }

@@ -12,6 +12,8 @@ mod line; // a connection's octets
 
 mod framing; // how long an answer is
 
+mod receiving; // an answer
+
 mod link; // one request after another
 
 mod pool; // connections that rest between two requests
@@ -24,10 +26,12 @@ use h2::server::SendResponse;
 use http::{Method, Response};
 use http_body::Body;
 
+pub use crate::http1::request::Head;
 pub use first::First;
 pub use line::Line;
 pub use link::{Link, Miss, fault_in_reading};
 pub use pool::{Pool, RESTING};
+pub use receiving::Broken;
 
 /// What is wrong with an app that never comes to its answer.
 pub const ENDLESS: &str = "its interim responses have no end";

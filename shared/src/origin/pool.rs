@@ -17,10 +17,7 @@ pub struct Pool<B: Upload> {
     /// A connection that has rested so long, in milliseconds, is closed.
     rest_ms: u64,
     // Only ever touched by its own worker, so never waited for.
-    #[expect(
-        clippy::vec_box,
-        reason = "a link is a kilobyte that moves in and out with every request"
-    )]
+    // Boxed, as they move in and out with every request.
     resting: Mutex<Vec<Box<Link<B>>>>,
 }
 
@@ -75,7 +72,6 @@ impl<B: Upload> Pool<B> {
         });
     }
 
-    #[expect(clippy::vec_box, reason = "as above")]
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Box<Link<B>>>> {
         self.resting.lock().unwrap_or_else(PoisonError::into_inner)
     }

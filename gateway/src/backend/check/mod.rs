@@ -16,7 +16,7 @@ use http::{Request, Response, StatusCode, Uri};
 use prometheus_client::metrics::counter::Counter;
 use tidegate_shared::clock;
 use tidegate_shared::drain::Drain;
-use tidegate_shared::origin::{Asking, Line, Link, Miss};
+use tidegate_shared::origin::{Asking, Head, Line, Link, Miss};
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{error, info, warn};
@@ -371,11 +371,14 @@ async fn status(
     request: Request<Carried>,
     until: Instant,
 ) -> Result<StatusCode, (Found, String, Option<Vec<u8>>)> {
-    let bare = |(found, why): Fault| (found, why, None);
-    let mut link = Link::open(line)
-        .await
-        .map_err(|error| bare(invalid(error)))?;
-    let response = match link.ask(request, &mut Nobody, None).await {
+    let mut link = Link::new(line);
+    let (parts, body) = request.into_parts();
+    let head = Head {
+        method: &parts.method,
+        target: &parts.uri,
+        headers: &parts.headers,
+    };
+    let response = match link.ask(head, body, &mut Nobody, None).await {
         Ok(response) => response,
         Err(miss) => {
             let (found, why) = match miss {
@@ -388,10 +391,7 @@ async fn status(
         }
     };
     let status = response.status();
-    drop(response);
-    if let Some((mut line, _)) = link.into_parts() {
-        close(&mut line, until).await;
-    }
+    close(&mut link.into_parts().0, until).await;
     Ok(status)
 }
 

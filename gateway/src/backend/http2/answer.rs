@@ -169,7 +169,7 @@ impl Passing {
     }
 
     fn cut_for(&mut self, cut: Cut, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        // hyper gives up what it has not written when a body fails: it gets a turn to write it first.
+        // What is not written when a body fails is given up: it gets a turn to be written first.
         self.ended = true;
         self.broken = true;
         self.call_off();

@@ -44,7 +44,7 @@ impl Server {
         let header = header.as_deref().unwrap_or_default();
         let epoch = self.epoch();
         let (line, _agreed) = self.dial(header, Offer::Http1).await?;
-        keep(line.holding(permit), home, epoch).await
+        Ok(keep(line.holding(permit), home, epoch))
     }
 
     /// Finds or opens whatever the server speaks: a place on a connection that somebody else is opening is as good.
@@ -122,7 +122,7 @@ impl Server {
             Ok(Opened::Http2(link))
         } else {
             let home = Home::Worker(self.here());
-            keep(line, home, epoch).await.map(Opened::Http1)
+            Ok(Opened::Http1(keep(line, home, epoch)))
         }
     }
 
@@ -190,9 +190,7 @@ impl Server {
     }
 }
 
-async fn keep(line: Line, home: Home, epoch: u64) -> Result<Kept, String> {
-    let link = origin::Link::open(line)
-        .await
-        .map_err(|error| error.to_string())?;
-    Ok(Kept { link, home, epoch })
+fn keep(line: Line, home: Home, epoch: u64) -> Kept {
+    let link = origin::Link::new(line);
+    Kept { link, home, epoch }
 }
