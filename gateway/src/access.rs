@@ -83,7 +83,7 @@ impl Access {
     }
 
     /// Begins a record: the visitor's first octet came at `began`, the head was complete just now. Boxed, as it is handed on
-    /// from the request to its answer, and through hyper.
+    /// from the request to its answer, and to whoever writes that.
     pub(crate) fn record(
         self: &Arc<Self>,
         visitor: &Arc<str>,

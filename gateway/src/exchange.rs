@@ -385,7 +385,7 @@ fn answered<B>(
         StatusCode::NO_CONTENT => !upgrades,
         _ => false,
     };
-    // Boxed, as it is handed on from here to the answer, and through hyper.
+    // Boxed, as it is handed on from here to the answer, and on to whoever writes that.
     let stream = Box::new(Stream {
         inbound,
         headed_only,

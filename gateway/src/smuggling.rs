@@ -1,8 +1,9 @@
 //! The forms in which one request is made to look like two, or like another one, to different readers (RFC 9112 §11.2): which one
 //! a refused request had, so that an operator sees by the numbers what is tried. Pure. Whether a request is refused is not decided
-//! here: hyper, `h2` and `visitor` do that.
+//! here: `h2` and `visitor` do that.
 
 use prometheus_client::metrics::counter::Counter;
+use tidegate_shared::http1::LONGEST;
 
 /// See the module's head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,9 +144,6 @@ fn of_line(line: &[u8]) -> Option<Form> {
     }
 }
 
-/// What is longer hyper refuses as it does a head that is too large: it has meanings of its own for such numbers.
-const LONGEST: u64 = u64::MAX - 2;
-
 fn of_length(value: &[u8]) -> Option<Form> {
     if value.contains(&b',') {
         return Some(Form::SeveralLengths);
@@ -209,10 +207,10 @@ mod tests {
                 Some(Form::OddLength),
             ),
             (
-                "Content-Length: 18446744073709551614\r\n",
+                "Content-Length: 9223372036854775808\r\n",
                 Some(Form::OddLength),
             ),
-            ("Content-Length: 18446744073709551613\r\n", None),
+            ("Content-Length: 9223372036854775807\r\n", None),
             ("X Y: z\r\n", Some(Form::SpaceInName)),
             ("X : z\r\n", Some(Form::SpaceInName)),
             ("X: a\r\n b\r\n", Some(Form::FoldedLine)),

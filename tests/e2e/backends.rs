@@ -293,6 +293,40 @@ async fn numbering(closes: &Arc<AtomicBool>) -> RawApp {
     .await
 }
 
+/// However the server ends its connection behind an answer, no request takes of the body of the next.
+#[tokio::test]
+async fn pipelined_uploads_have_each_its_own_body() {
+    let app = RawApp::start(|mut reader| async move {
+        let Ok(Some(head)) = reader.head().await else {
+            return;
+        };
+        let mut framing = Framing::of_request(&head).unwrap();
+        let body = reader.body(&mut framing).await.unwrap();
+        let (length, body) = (body.len(), String::from_utf8(body).unwrap());
+        let head =
+            format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
+        let answer = [head, body].concat();
+        reader.io.write_all(answer.as_bytes()).await.unwrap();
+    })
+    .await;
+    let place: SocketAddr = app.target().trim_start_matches("http://").parse().unwrap();
+    let world = world(&[("one", at(place))], "").await;
+    let mut visitor = world.visitor().await;
+    let chunked = "Transfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n0\r\n\r\n";
+    let counted = "Content-Length: 5\r\n\r\nfirst";
+    for first in [chunked, counted] {
+        let post =
+            |path: &str, more: &str| format!("POST {path} HTTP/1.1\r\nHost: {HOST}\r\n{more}");
+        let second = post("/2", "Content-Length: 14\r\n\r\nsecond");
+        visitor.send(post("/1", first) + &second).await;
+        assert_eq!(visitor.answer("POST").await.text(), "first");
+        visitor.send(" of two!").await;
+        let answer = visitor.answer("POST").await;
+        assert_eq!(answer.text(), "second of two!");
+        assert_eq!(answer.head.get("connection"), None);
+    }
+}
+
 /// What closes a connection behind an answer may be on its way when the next request is to go on it, and no look finds it.
 #[tokio::test]
 async fn a_server_that_closes_behind_its_answers_gets_posts_on_connections_that_have_rested() {

@@ -1,32 +1,65 @@
-//! What of an HTTP/1 request's head hyper takes and the gateway does not, and what it says of sizes. Pure but for a look at the
-//! connection's pulse. Used by `h1`.
+//! How long the content of an HTTP/1 request is, and which statements of that are refused; and what else a head's octets tell.
+//! Pure.
 
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, Request};
-use hyper::body::Incoming;
+use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING};
+use http::{Request, Version};
+use tidegate_shared::http1::request::Flaw;
+use tidegate_shared::http1::{Content, LONGEST};
 
-use super::pulse::Pulse;
 use crate::failure::Failure;
 use crate::smuggling::Form;
 
-/// hyper takes `Transfer-Encoding` with `Content-Length` beside it, and several `Transfer-Encoding`; both are how requests
-/// are smuggled (RFC 9112 §6.1, §11.2), and neither is needed. Nor is a line that ends with LF alone, which whoever is in front
-/// of us may have taken for a part of a field's value; a recipient may refuse it (RFC 9112 §2.2).
-pub(super) fn check_framing(
-    request: &Request<Incoming>,
-    pulse: &Pulse,
-) -> Result<(), (Failure, Form)> {
-    if pulse.has_bare_line() {
+/// What follows a head (RFC 9112 §6.3). Of lengths that agree one is left.
+///
+/// # Errors
+/// It cannot be told from it where the next request begins.
+pub(super) fn content_of(head: &mut Request<()>) -> Result<Content, Flaw> {
+    if let Some(coding) = head.headers().get_all(TRANSFER_ENCODING).iter().next_back() {
+        let last = coding.as_bytes().rsplit(|octet| *octet == b',').next();
+        let chunked = last.is_some_and(|last| last.trim_ascii().eq_ignore_ascii_case(b"chunked"));
+        if head.version() == Version::HTTP_10 || !chunked {
+            return Err(Flaw::Malformed);
+        }
+        return Ok(Content::chunked());
+    }
+    let mut one = None;
+    let mut more = false;
+    for value in head.headers().get_all(CONTENT_LENGTH) {
+        let length = length(value).ok_or(Flaw::Malformed)?;
+        more = one.is_some();
+        if *one.get_or_insert(length) != length {
+            return Err(Flaw::Malformed);
+        }
+    }
+    if more && let Some(first) = head.headers().get(CONTENT_LENGTH).cloned() {
+        head.headers_mut().insert(CONTENT_LENGTH, first);
+    }
+    Ok(one.map_or(Content::NONE, Content::Length))
+}
+
+/// One number, of digits alone.
+fn length(value: &HeaderValue) -> Option<u64> {
+    let digits = value.to_str().ok()?;
+    let is_number = !digits.is_empty() && digits.bytes().all(|octet| octet.is_ascii_digit());
+    let length = is_number.then(|| digits.parse().ok()).flatten();
+    length.filter(|length| *length <= LONGEST)
+}
+
+/// `Transfer-Encoding` with `Content-Length` beside it, and several `Transfer-Encoding`, are how requests are smuggled
+/// (RFC 9112 §6.1, §11.2), and neither is needed. Nor is a line that ends with LF alone, which whoever is in front of us may have
+/// taken for a part of a field's value; a recipient may refuse it (RFC 9112 §2.2).
+pub(super) fn check_framing(headers: &HeaderMap, bare_line: bool) -> Result<(), (Failure, Form)> {
+    if bare_line {
         return Err((Failure::Malformed, Form::BareLineFeed));
     }
-    let mut codings = request.headers().get_all(TRANSFER_ENCODING).iter();
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let Some(coding) = codings.next() else {
         return Ok(());
     };
     let chunked = coding.as_bytes().eq_ignore_ascii_case(b"chunked");
     let form = if codings.next().is_some() {
         Form::SeveralCodings
-    } else if !pulse.is_clear() {
+    } else if headers.contains_key(CONTENT_LENGTH) {
         Form::LengthAndCoding
     } else if !chunked {
         Form::OtherCoding
@@ -34,6 +67,49 @@ pub(super) fn check_framing(
         return Ok(());
     };
     Err((Failure::AmbiguousFraming, form))
+}
+
+/// Whether what arrived of a head states its body's length in more ways than one (RFC 9112 §6.1, §6.3).
+pub(super) fn is_ambiguous(head: &[u8]) -> bool {
+    let is_of = |line: &[u8], name: &[u8]| {
+        line.get(name.len()) == Some(&b':') && line[..name.len()].eq_ignore_ascii_case(name)
+    };
+    let lines = begun(head).split(|octet| *octet == b'\n').skip(1);
+    let fields = lines.take_while(|line| !matches!(line, [] | [b'\r']));
+    let states = |line: &&[u8]| is_of(line, b"content-length") || is_of(line, b"transfer-encoding");
+    fields.filter(states).count() > 1
+}
+
+/// Whether a line of a head ends with LF alone.
+pub(super) fn has_bare_line(head: &[u8]) -> bool {
+    let mut last = 0;
+    begun(head).iter().any(|octet| {
+        let before = std::mem::replace(&mut last, *octet);
+        *octet == b'\n' && before != b'\r'
+    })
+}
+
+/// Without the empty lines before it (RFC 9112 §2.2).
+pub(super) fn begun(head: &[u8]) -> &[u8] {
+    let empty = head
+        .iter()
+        .take_while(|octet| matches!(octet, b'\r' | b'\n'));
+    &head[empty.count()..]
+}
+
+/// The first line of what arrived of a head, or its beginning.
+pub(super) fn first_line(head: &[u8]) -> &[u8] {
+    let head = begun(head);
+    let line = head.split(|octet| matches!(octet, b'\r' | b'\n')).next();
+    let line = line.unwrap_or(head);
+    &line[..line.len().min(120)]
+}
+
+/// Whether the first line alone is so long, or longer.
+pub(super) fn first_line_takes(head: &[u8], most: usize) -> bool {
+    let head = begun(head);
+    let line = head.iter().position(|octet| *octet == b'\n');
+    line.unwrap_or(head.len()) >= most
 }
 
 pub(super) fn declared(headers: &HeaderMap) -> Option<u64> {
@@ -47,4 +123,117 @@ pub(super) fn head_octets(headers: &HeaderMap) -> usize {
         .map(|(name, value)| name.as_str().len() + value.len() + 64)
         .sum::<usize>()
         + 512
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(version: Version, fields: &[(&'static str, &str)]) -> Request<()> {
+        let mut head = Request::new(());
+        *head.version_mut() = version;
+        for (name, value) in fields {
+            head.headers_mut().append(*name, value.parse().unwrap());
+        }
+        head
+    }
+
+    fn read(version: Version, fields: &[(&'static str, &str)]) -> Result<(String, usize), Flaw> {
+        let mut head = head(version, fields);
+        let content = content_of(&mut head)?;
+        let lengths = head.headers().get_all(CONTENT_LENGTH).iter().count();
+        Ok((format!("{content:?}"), lengths))
+    }
+
+    #[test]
+    fn what_follows_is_as_the_head_says() {
+        let (length, coding) = ("content-length", "transfer-encoding");
+        for (fields, expected, lengths) in [
+            (&[][..], "Length(0)", 0),
+            (&[(length, "7")], "Length(7)", 1),
+            (&[(length, "7"), (length, "7")], "Length(7)", 1),
+            (&[(length, "007")], "Length(7)", 1),
+            (
+                &[(length, "9223372036854775807")],
+                "Length(9223372036854775807)",
+                1,
+            ),
+            (&[(coding, "Chunked")], "Chunks", 0),
+            (&[(coding, "gzip, chunked")], "Chunks", 0),
+            (&[(length, "7"), (coding, "chunked")], "Chunks", 1),
+        ] {
+            let (read, left) = read(Version::HTTP_11, fields).unwrap();
+            assert!(read.starts_with(expected), "{fields:?}: {read}");
+            assert_eq!(left, lengths, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn lines_that_end_with_lf_alone_are_seen() {
+        for (head, bare) in [
+            (&b"GET / HTTP/1.1\r\nA: b\r\n\r\n"[..], false),
+            (b"\r\n\nGET / HTTP/1.1\r\n\r\n", false),
+            (b"GET / HTTP/1.1\nA: b\r\n\r\n", true),
+            (b"GET / HTTP/1.1\r\nA: b\n\r\n", true),
+            (b"GET / HTTP/1.1\r\n\n", true),
+        ] {
+            assert_eq!(
+                has_bare_line(head),
+                bare,
+                "{:?}",
+                String::from_utf8_lossy(head)
+            );
+        }
+        assert_eq!(first_line(b"\n\r\nGET / H"), b"GET / H");
+        assert_eq!(first_line(b"GET / HTTP/1.1\r\nA: b"), b"GET / HTTP/1.1");
+        assert_eq!(first_line(&[b'a'; 500]).len(), 120);
+        assert!(first_line_takes(&[b'a'; 500], 500));
+        assert!(!first_line_takes(b"GET /\r\naaaaaaaaaaaa", 10));
+    }
+
+    #[test]
+    fn two_statements_of_a_length_are_seen() {
+        for (fields, ambiguous) in [
+            ("", false),
+            ("Content-Length: 1\r\n", false),
+            ("content-length:1\r\nTRANSFER-ENCODING: x\r\n", true),
+            ("Content-Length: 1\nContent-Length: 1\n", true),
+            ("Content-Length : 1\r\nTransfer-Encoding: x\r\n", false),
+            ("A: Content-Length: 1\r\nTransfer-Encoding: x\r\n", false),
+            ("Content-Length: 1\r\n\r\nContent-Length: 1", false),
+        ] {
+            let head = format!("\r\nGET / HTTP/1.1\r\n{fields}");
+            assert_eq!(is_ambiguous(head.as_bytes()), ambiguous, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn what_can_be_read_in_two_ways_is_refused() {
+        let (length, coding) = ("content-length", "transfer-encoding");
+        for fields in [
+            &[(length, "7"), (length, "8")][..],
+            &[(length, "7"), (length, "7"), (length, "8")],
+            &[(length, "7, 7")],
+            &[(length, "")],
+            &[(length, "+7")],
+            &[(length, "-7")],
+            &[(length, "7 ;")],
+            &[(length, "9223372036854775808")],
+            &[(length, "18446744073709551616")],
+            &[(coding, "identity")],
+            &[(coding, "chunked, gzip")],
+            &[(coding, "chunked"), (coding, "identity")],
+            &[(coding, "xchunked")],
+        ] {
+            assert_eq!(
+                read(Version::HTTP_11, fields),
+                Err(Flaw::Malformed),
+                "{fields:?}"
+            );
+        }
+        assert_eq!(
+            read(Version::HTTP_10, &[(coding, "chunked")]),
+            Err(Flaw::Malformed)
+        );
+    }
 }

@@ -1,6 +1,7 @@
-//! HTTP/1.0 and 1.1: hyper reads and writes, the pulse keeps time, and each request goes into the exchange.
+//! HTTP/1.0 and 1.1: `talk` reads and writes, the pulse keeps time, and each request goes into the exchange.
 
 use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,24 +12,25 @@ use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use tidegate_shared::clock;
 use tidegate_shared::drain::{Drain, IDLE_OVER};
+use tidegate_shared::http1::request::Flaw;
 use tidegate_shared::page::Wants;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::{sleep_until, timeout};
 use tracing::debug;
 
-use super::framed::{check_framing, declared, head_octets};
+use super::framed::{
+    begun, check_framing, declared, first_line, first_line_takes, head_octets, is_ambiguous,
+};
 use super::in_hand::InHand;
-use super::io::{Ends, Refusal, VisitorIo};
+use super::inlet::{Asked, Incoming, Inlet, Shared};
+use super::io::{Ends, VisitorIo};
 use super::pass::{Refused, pass};
 use super::pulse::{LOOK_EVERY, Overdue, Pulse};
 use super::rest::Left;
 use super::stray::Stray;
+use super::talk::{Spoken, talk};
 use super::{Limits, Reception, upgrade};
 use crate::access::Record;
 use crate::answer::Answer;
@@ -38,9 +40,6 @@ use crate::forward::{self, Outgoing};
 use crate::page;
 use crate::pool::Unavailable;
 use crate::smuggling::Form;
-
-/// Octets that hyper may keep of one connection's response. The visitor's own window is the kernel's.
-const WRITE_BUFFER: usize = 128 * 1024;
 
 /// Serves one connection until the visitor leaves, is overdue, or the gateway drains and the request in hand is answered.
 pub(super) async fn serve<T>(reception: Arc<Reception>, stream: T, seen: Bytes, visit: Arc<Visit>)
@@ -56,91 +55,72 @@ where
         joining: Mutex::default(),
     });
     let limits = reception.limits.clone();
-    let refusal = refusal(&reception, &visit, &pulse, Stray::of(&seen));
-    let io = VisitorIo::new(stream, seen, Arc::clone(&pulse), refusal);
-    let service = {
-        let (reception, visit, watched) = (
-            Arc::clone(&reception),
-            Arc::clone(&visit),
-            Arc::clone(&watched),
-        );
-        service_fn(move |request: Request<Incoming>| {
-            let (reception, visit, watched) = (
-                Arc::clone(&reception),
-                Arc::clone(&visit),
-                Arc::clone(&watched),
-            );
-            // The request is in hand from here on, before hyper looks for the visitor's end again.
-            let headed = Instant::now();
-            let since = watched.pulse.request_began(clock::ms(headed));
-            watched.verdict.store(NONE, Relaxed);
-            let began = headed - Duration::from_millis(clock::ms(headed).saturating_sub(since));
-            async move {
-                // All of the last request has come, but not all of it has gone on.
-                poll_fn(|cx| watched.left.poll(cx)).await;
-                respond(reception, visit, watched, request, began).await
-            }
-        })
+    let io = VisitorIo::new(stream, Arc::clone(&pulse));
+    let early = Stray::of(&seen);
+    let inlet = Inlet::new(io, seen, Arc::clone(&pulse), limits.head, limits.fields);
+    let shared = Shared::new(inlet);
+    let serving = |request, asked| {
+        // The request is in hand from here on, before the visitor's end is looked for again.
+        let headed = Instant::now();
+        let since = pulse.request_began(clock::ms(headed));
+        watched.verdict.store(NONE, Relaxed);
+        let began = headed - Duration::from_millis(clock::ms(headed).saturating_sub(since));
+        let (reception, visit, watched) = (&reception, &visit, &watched);
+        async move {
+            // All of the last request has come, but not all of it has gone on.
+            poll_fn(|cx| watched.left.poll(cx)).await;
+            respond(reception, visit, watched, request, asked, began).await
+        }
     };
-    let connection = http1::Builder::new()
-        .auto_date_header(false)
-        .max_headers(limits.fields)
-        .max_header_size(limits.head)
-        .max_buf_size(WRITE_BUFFER.max(limits.head))
-        .half_close(false)
-        .serve_connection(TokioIo::new(io), service)
-        .with_upgrades();
-    let mut connection = Box::pin(connection);
-    let finish = http1::UpgradeableConnection::graceful_shutdown;
+    let refusing = |flaw, octets: &[u8]| refusal(&reception, &visit, &pulse, early, flaw, octets);
+    let mut connection = Box::pin(talk(&shared, serving, refusing));
+    let finish = || shared.lock().finish();
     let ended = attend(connection.as_mut(), finish, &reception, &watched).await;
+    drop(connection);
     match ended {
-        Ended::Over(result) => {
-            if let Err(error) = result {
-                debug!(visitor = %visit.visitor, "a visitor's connection failed: {error}");
+        Ended::Over(Ok(Spoken::Switched)) => {
+            let joining = watched.joining().take();
+            if let (Some((joining, record)), Some(io)) = (joining, shared.into_io()) {
+                // Boxed, so that a connection that is not upgraded has no room for it.
+                let (drain, stall) = (&reception.drain, limits.patience.stall);
+                Box::pin(joining.run(io, drain, visit.visitor, stall, record)).await;
             }
-            drop(connection);
+        }
+        Ended::Over(Ok(Spoken::Closed)) => {}
+        Ended::Over(Err(error)) => {
+            debug!(visitor = %visit.visitor, "a visitor's connection failed: {error}");
+            if let Some((_, mut record)) = watched.joining().take() {
+                record.failed(Failure::VisitorGone);
+            }
         }
         Ended::Overdue(Overdue::Head) => {
-            if let Some(parts) = Pin::into_inner(connection).into_parts() {
-                let (began, said) = (instant(pulse.head_began()), pulse.first_line());
-                let stream = parts.io.into_inner().into_inner();
-                head_timeout(stream, &visit, began, Some(said)).await;
+            let (began, said) = (instant(pulse.head_began()), shared.lock().first_line());
+            if let Some(io) = shared.into_io() {
+                head_timeout(io.into_inner(), &visit, began, Some(said)).await;
             }
         }
         // A connection that nobody used is closed without a word (RFC 9112 §9.5).
         Ended::Overdue(Overdue::Idle) => {
-            drop(connection);
             visit.gateway.metrics.idle_overdue.inc();
             debug!(visitor = %visit.visitor, "a visitor's connection was idle for too long");
         }
         // One that is not read is cut, and one whose body stays out while it is answered.
         Ended::Overdue(overdue @ (Overdue::Body | Overdue::Reading)) => {
-            pulse.cut(Failure::VisitorStalled);
-            drop(connection);
             debug!(visitor = %visit.visitor, ?overdue, "a visitor's connection was cut");
         }
-        Ended::LastCall => {
-            pulse.cut(Failure::Draining);
-            drop(connection);
-        }
-    }
-    let joining = watched.joining().take();
-    if let Some((joining, record)) = joining {
-        // Boxed, so that a connection that is not upgraded has no room for it.
-        let (drain, stall) = (&reception.drain, limits.patience.stall);
-        Box::pin(joining.run(drain, visit.visitor, stall, record)).await;
+        Ended::LastCall => {}
     }
 }
 
-/// Lets hyper go on until its connection is over, or until something on it is overdue. `finish` tells it of the drain.
+/// Lets a connection go on until it is over, or until something on it is overdue. `finish` tells it of the drain.
 async fn attend<C>(
     mut connection: Pin<&mut C>,
-    finish: impl Fn(Pin<&mut C>),
+    finish: impl Fn(),
     reception: &Reception,
     watched: &Watched,
 ) -> Ended
 where
-    C: Future<Output = hyper::Result<()>>,
+    C: Future<Output = io::Result<Spoken>>,
 {
     let limits = &reception.limits;
     let mut finishing = Box::pin(reception.drain.finishing());
@@ -152,7 +132,7 @@ where
         loop {
             if !told && finishing.as_mut().poll(cx).is_ready() {
                 told = true;
-                finish(connection.as_mut());
+                finish();
                 watch.as_mut().reset(after(IDLE_OVER));
             }
             if let Poll::Ready(result) = connection.as_mut().poll(cx) {
@@ -160,6 +140,11 @@ where
             }
             // Whoever waited for a response has been given one just then.
             if told && reception.drain.is_last_call() && watched.pulse.is_answering() {
+                watched.pulse.cut(Failure::Draining);
+                return Poll::Ready(Ended::LastCall);
+            }
+            // What is read for nobody holds up no drain.
+            if told && watched.pulse.is_lingering() {
                 return Poll::Ready(Ended::LastCall);
             }
             if watched.left.is_some() && watched.left.poll(cx).is_ready() {
@@ -182,7 +167,12 @@ where
             match watched.look(limits) {
                 Ok(again) => watch.as_mut().reset(again.into()),
                 Err(None) => watch.as_mut().reset(after(Duration::from_secs(1))),
-                Err(Some(overdue)) => return Poll::Ready(Ended::Overdue(overdue)),
+                Err(Some(overdue)) => {
+                    if matches!(overdue, Overdue::Body | Overdue::Reading) {
+                        watched.pulse.cut(Failure::VisitorStalled);
+                    }
+                    return Poll::Ready(Ended::Overdue(overdue));
+                }
             }
         }
     })
@@ -190,7 +180,7 @@ where
 }
 
 enum Ended {
-    Over(hyper::Result<()>),
+    Over(io::Result<Spoken>),
     Overdue(Overdue),
     /// The gateway ends, and a response is not complete.
     LastCall,
@@ -213,7 +203,7 @@ pub(super) struct Watched {
     verdict: AtomicU8,
     drain: Drain,
     pub(super) left: Left,
-    /// What is to be joined once hyper has let go of the connection.
+    /// What is to be joined behind a 101.
     joining: Mutex<Option<(upgrade::Joining, Box<Record>)>>,
 }
 
@@ -253,53 +243,43 @@ impl Watched {
     }
 }
 
-/// What is said, and logged, instead of hyper's own answer to a head that it could not parse or that is too large. `early` is
-/// what the connection began with, if that is no HTTP.
+/// What is said, and logged, of what is no head of a request, or one that is too large. `early` is what the connection began
+/// with, if that is no HTTP.
 fn refusal(
-    reception: &Arc<Reception>,
-    visit: &Arc<Visit>,
-    pulse: &Arc<Pulse>,
+    reception: &Reception,
+    visit: &Visit,
+    pulse: &Pulse,
     early: Option<Stray>,
-) -> Refusal {
-    let (visit, pulse) = (Arc::clone(visit), Arc::clone(pulse));
-    let reception = Arc::clone(reception);
-    let most = reception.limits.head;
-    Box::new(move |status| {
-        if let Some(stray) = early {
-            let door = &visit.front.door;
-            door.strays.came(stray, visit.visitor, door);
-            if matches!(stray, Stray::ProxyV1 | Stray::ProxyV2) {
-                door.counters.unexpected();
-            }
+    flaw: Flaw,
+    octets: &[u8],
+) -> Vec<u8> {
+    if let Some(stray) = early {
+        let door = &visit.front.door;
+        door.strays.came(stray, visit.visitor, door);
+        if matches!(stray, Stray::ProxyV1 | Stray::ProxyV2) {
+            door.counters.unexpected();
         }
-        let failure = match status {
-            StatusCode::URI_TOO_LONG => Failure::TargetTooLong,
-            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE if pulse.first_line_takes(most) => {
-                Failure::TargetTooLong
-            }
-            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
-                if pulse.form_of_next() == Some(Form::OddLength) =>
-            {
-                Failure::Malformed
-            }
-            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => Failure::HeadTooLarge,
-            _ if pulse.next_is_ambiguous() => Failure::AmbiguousFraming,
-            _ => Failure::Malformed,
-        };
-        let began = instant(pulse.head_began());
-        let mut record = visit
-            .gateway
-            .access
-            .record(&visit.label, visit.tls.is_some(), began);
-        record.unparsed(&pulse.first_line());
-        record.counts(visit.guest.blame());
-        if matches!(failure, Failure::Malformed | Failure::AmbiguousFraming)
-            && let Some(form) = pulse.form_of_next()
-        {
-            record.smuggled(form);
-        }
-        page::last_words(failure, &mut record).into()
-    })
+    }
+    let failure = match flaw {
+        Flaw::TargetTooLong => Failure::TargetTooLong,
+        Flaw::TooLarge if first_line_takes(octets, reception.limits.head) => Failure::TargetTooLong,
+        Flaw::TooLarge => Failure::HeadTooLarge,
+        Flaw::Malformed if is_ambiguous(octets) => Failure::AmbiguousFraming,
+        Flaw::Malformed => Failure::Malformed,
+    };
+    let began = instant(pulse.head_began());
+    let mut record = visit
+        .gateway
+        .access
+        .record(&visit.label, visit.tls.is_some(), began);
+    record.unparsed(first_line(octets));
+    record.counts(visit.guest.blame());
+    if matches!(failure, Failure::Malformed | Failure::AmbiguousFraming)
+        && let Some(form) = Form::of_head(begun(octets))
+    {
+        record.smuggled(form);
+    }
+    page::last_words(failure, &mut record)
 }
 
 /// Answers a visitor whose head does not come, and closes. `began` is since when it was waited for, and `said` what came.
@@ -328,10 +308,11 @@ pub(super) async fn head_timeout<T: AsyncWrite + Unpin>(
 }
 
 async fn respond(
-    reception: Arc<Reception>,
-    visit: Arc<Visit>,
-    watched: Arc<Watched>,
+    reception: &Reception,
+    visit: &Arc<Visit>,
+    watched: &Arc<Watched>,
     request: Request<Incoming>,
+    asked: Asked,
     began: Instant,
 ) -> Result<Response<InHand>, Refused> {
     let mut record = visit
@@ -342,7 +323,7 @@ async fn respond(
     let wants = Wants::of(request.headers());
     let head_only = request.method() == Method::HEAD;
     let close = reception.drain.is_finishing();
-    let outcome = ask(&visit, &watched, request, &mut record).await;
+    let outcome = ask(visit, watched, request, asked, &mut record).await;
     watched.pulse.response_began();
     let (mut response, close) = match outcome {
         Ok(Responded::Tunnel(opened)) => {
@@ -356,21 +337,17 @@ async fn respond(
                 watched.pulse.ends_with_connection();
             }
             let in_hand = InHand {
-                measured: parts.status == StatusCode::NOT_MODIFIED
-                    && parts.headers.contains_key(CONTENT_LENGTH),
                 answer: Some(answer),
-                watched,
+                watched: Arc::clone(watched),
             };
             (Response::from_parts(parts, in_hand), close)
         }
         Ok(Responded::Upgraded(response, joining)) => {
             record.switched();
-            watched.pulse.switch();
             *watched.joining() = Some((joining, record));
             return Ok(response.map(|()| InHand {
                 answer: None,
-                measured: false,
-                watched,
+                watched: Arc::clone(watched),
             }));
         }
         Err(Unavailable { failure, about }) => {
@@ -392,8 +369,7 @@ async fn respond(
             (
                 response.map(|body| InHand {
                     answer: Some(Answer::own(body, record)),
-                    measured: false,
-                    watched,
+                    watched: Arc::clone(watched),
                 }),
                 close,
             )
@@ -418,6 +394,7 @@ async fn ask(
     visit: &Arc<Visit>,
     watched: &Arc<Watched>,
     mut request: Request<Incoming>,
+    asked: Asked,
     record: &mut Record,
 ) -> Result<Responded, Unavailable> {
     let version = request.version();
@@ -436,7 +413,7 @@ async fn ask(
         return Err(refused(Failure::ConnectRefused));
     }
     forward::check_target(request.method(), request.uri()).map_err(refused)?;
-    check_framing(&request, &watched.pulse).map_err(|(failure, form)| {
+    check_framing(request.headers(), asked.bare_line).map_err(|(failure, form)| {
         record.smuggled(form);
         refused(failure)
     })?;
@@ -547,7 +524,7 @@ impl Side for Front {
     }
 
     fn go_on(&mut self) {
-        // hyper says 100 by itself when the body is first asked for.
+        // The inlet says 100 when the body is first asked for.
     }
 
     fn body_due(&mut self, moved: Option<u64>) {
@@ -560,7 +537,7 @@ impl Side for Front {
     }
 
     fn poll_over(&mut self, _cx: &mut Context<'_>) -> Poll<Failure> {
-        // hyper drops this request when the visitor leaves; the watch polls the connection when it has decided.
+        // `talk` drops this request when the visitor leaves; the watch polls the connection when it has decided.
         match self.watched.verdict.load(Relaxed) {
             BODY => Poll::Ready(Failure::BodyTimeout),
             RESPONSE => Poll::Ready(Failure::ResponseTimeout),

@@ -1,4 +1,4 @@
-//! An HTTP/1 visitor's answer as hyper takes it from `h1`: octet for octet the app's, and when it ends, the connection's notes
+//! An HTTP/1 visitor's answer as `talk` takes it from `h1`: octet for octet the app's, and when it ends, the connection's notes
 //! say so.
 
 use std::pin::Pin;
@@ -7,17 +7,14 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use super::h1::Watched;
+use super::inlet::Incoming;
 use crate::answer::{Answer, Cut};
 
 /// An answer on its way out. While it is, the connection has a request in hand.
 pub(super) struct InHand {
     pub(super) answer: Option<Answer<Incoming>>,
-    /// A 304, whose Content-Length is that of what it stands for (RFC 9110 §8.6). hyper writes the field only before a body
-    /// that has not ended yet (`Server::encode_headers`), and then writes no body after a 304, whatever its length.
-    pub(super) measured: bool,
     pub(super) watched: Arc<Watched>,
 }
 
@@ -36,13 +33,10 @@ impl Body for InHand {
     }
 
     fn is_end_stream(&self) -> bool {
-        !self.measured && self.answer.as_ref().is_none_or(Body::is_end_stream)
+        self.answer.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        if self.measured {
-            return SizeHint::default();
-        }
         self.answer
             .as_ref()
             .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)

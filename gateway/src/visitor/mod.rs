@@ -8,18 +8,19 @@
 
 mod due;
 mod framed;
-mod framing;
 mod front;
 mod h1;
 mod h2;
 mod heads;
 mod in_hand;
+mod inlet;
 mod io;
 mod ledger;
 mod pass;
 pub mod pulse;
 mod rest;
 mod stray;
+mod talk;
 mod upgrade;
 mod wait;
 

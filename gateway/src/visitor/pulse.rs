@@ -8,10 +8,8 @@ use std::time::Duration;
 
 use tidegate_shared::clock;
 
-use super::framing::{Framing, Stated};
 use super::wait::Wait;
 use crate::failure::Failure;
-use crate::smuggling::Form;
 
 /// How long a visitor may take.
 #[derive(Clone, Copy, Debug)]
@@ -69,13 +67,13 @@ pub struct Pulse {
     head_since: AtomicU64,
     idle_since: AtomicU64,
     in_hand: AtomicBool,
-    /// No request is in hand, and all of the last response has left hyper.
+    /// No request is in hand, and all of the last response is on the wire.
     at_rest: AtomicBool,
     /// Whoever reads is told when something comes.
     reading: AtomicBool,
     to_look: AtomicBool,
-    /// What goes on behind a 101 is no longer HTTP.
-    switched: AtomicBool,
+    /// The last answer is given, and what still comes is read for nobody.
+    lingering: AtomicBool,
     request_since: AtomicU64,
     wait: Wait,
     responding: AtomicBool,
@@ -94,10 +92,6 @@ pub struct Pulse {
     requests: AtomicU64,
     /// Why the gateway has cut the connection, if it has.
     cut: OnceLock<Failure>,
-    /// Read along with hyper, up to a change of protocol.
-    framing: Mutex<Framing>,
-    /// How the head of the request in hand states its body's length; `None` where that could not be told.
-    stated: Mutex<Option<Stated>>,
     /// Interim responses that the socket is to send before anything else.
     interim: Mutex<Vec<u8>>,
     /// One of [`FRAMED`], [`UNENDED`] and [`UNWRITTEN`].
@@ -108,7 +102,7 @@ pub struct Pulse {
 const FRAMED: u8 = 0;
 /// The end of the connection is to be the response's end (RFC 9112 §6.3, for HTTP/1.0), and would come too early.
 const UNENDED: u8 = 1;
-/// The same, with all of the response in hyper and some of it perhaps not on the wire.
+/// The same, with all of the response taken and some of it perhaps not on the wire.
 const UNWRITTEN: u8 = 2;
 
 /// What is overdue on a connection.
@@ -135,7 +129,7 @@ impl Default for Pulse {
             at_rest: AtomicBool::new(true),
             reading: AtomicBool::new(false),
             to_look: AtomicBool::new(false),
-            switched: AtomicBool::new(false),
+            lingering: AtomicBool::new(false),
             request_since: AtomicU64::new(0),
             wait: Wait::default(),
             responding: AtomicBool::new(false),
@@ -151,8 +145,6 @@ impl Default for Pulse {
             finished_half: AtomicBool::new(false),
             requests: AtomicU64::new(0),
             cut: OnceLock::new(),
-            framing: Mutex::default(),
-            stated: Mutex::default(),
             interim: Mutex::default(),
             close: AtomicU8::new(FRAMED),
         }
@@ -160,28 +152,17 @@ impl Default for Pulse {
 }
 
 impl Pulse {
-    /// Octets arrived. Returns how many of them hyper is to have at this moment ([`Framing::feed`]).
-    pub(crate) fn read(&self, octets: &[u8]) -> usize {
+    /// So many octets arrived.
+    pub(crate) fn read(&self, octets: usize) {
         let now = clock::now_ms();
-        let taken = if self.switched.load(Relaxed) {
-            octets.len()
-        } else {
-            if !self.in_hand.load(Relaxed) && self.head_since.load(Relaxed) == 0 {
-                self.head_since.store(now, Relaxed);
-            }
-            self.framing().feed(octets)
-        };
+        if !self.in_hand.load(Relaxed) && self.head_since.load(Relaxed) == 0 {
+            self.head_since.store(now, Relaxed);
+        }
         self.heard.store(now, Relaxed);
-        self.received.fetch_add(taken as u64, Relaxed);
-        taken
+        self.received.fetch_add(octets as u64, Relaxed);
     }
 
-    /// Whether what arrives is no HTTP any more, where it should be the body of the request in hand.
-    pub(crate) fn is_malformed(&self) -> bool {
-        self.framing().is_malformed()
-    }
-
-    /// hyper has been told that there is nothing to read at this moment, or has had something and may not come back for more.
+    /// Whoever reads was told that there is nothing at this moment, or has had something and may not come back for more.
     pub(crate) fn waits_for_octets(&self, waits: bool) {
         self.reading.store(waits, Relaxed);
     }
@@ -191,19 +172,23 @@ impl Pulse {
         self.in_hand.load(Relaxed) && !self.reading.load(Relaxed)
     }
 
-    /// The socket is to look whether the visitor is still there when it is flushed next.
+    /// It is to be looked whether the visitor is still there.
     pub(crate) fn look_for_visitor(&self) {
         self.to_look.store(true, Relaxed);
     }
 
-    /// Whether the socket is to look for the visitor, once.
+    /// Whether that is to be looked for, once.
     pub(crate) fn is_to_look(&self) -> bool {
         self.to_look.load(Relaxed) && self.to_look.swap(false, Relaxed)
     }
 
-    /// The least that is still to come of the body of the request in hand; `None` where it is complete.
-    pub(crate) fn owed(&self) -> Option<u64> {
-        self.framing().owed()
+    /// What still comes is no head of anything.
+    pub(crate) fn linger(&self) {
+        self.lingering.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_lingering(&self) -> bool {
+        self.lingering.load(Relaxed)
     }
 
     pub(crate) fn wrote(&self, octets: usize) {
@@ -225,12 +210,12 @@ impl Pulse {
         self.request_since.load(Relaxed).max(heard)
     }
 
-    /// The visitor closed its half. Whether it meant only that half is for the time to say.
-    pub(crate) fn closed_half(&self) -> bool {
+    /// The visitor closed its half. Whether it meant only that half is for the time to say; not where it `owes` more of a body.
+    pub(crate) fn closed_half(&self, owes: bool) -> bool {
         let now = clock::now_ms();
         // Whoever has not sent all of a body has not finished: that is no half-close.
         let meant = self.in_hand.load(Relaxed)
-            && self.owed().is_none()
+            && !owes
             && now.saturating_sub(self.last_heard()) <= HALF_CLOSE_WITHIN_MS;
         self.finished_half.store(meant, Relaxed);
         meant
@@ -263,14 +248,14 @@ impl Pulse {
         self.close.store(UNENDED, Relaxed);
     }
 
-    /// hyper has all of the response in hand.
+    /// All of the response was taken.
     pub(crate) fn response_ended(&self) {
         if self.close.load(Relaxed) == UNENDED {
             self.close.store(UNWRITTEN, Relaxed);
         }
     }
 
-    /// What hyper had is on the wire.
+    /// What was taken is on the wire.
     pub(crate) fn flushed(&self) {
         if self.close.load(Relaxed) == UNWRITTEN {
             self.close.store(FRAMED, Relaxed);
@@ -284,12 +269,7 @@ impl Pulse {
 
     /// Whether what is written next belongs to no request: it can only be the answer to a head that was not understood.
     pub(crate) fn is_at_rest(&self) -> bool {
-        self.at_rest.load(Relaxed) && !self.switched.load(Relaxed)
-    }
-
-    /// The visitor is told 101.
-    pub(crate) fn switch(&self) {
-        self.switched.store(true, Relaxed);
+        self.at_rest.load(Relaxed)
     }
 
     /// A head is complete: returns when its first octet arrived.
@@ -302,7 +282,6 @@ impl Pulse {
         self.request_since.store(now, Relaxed);
         self.wait.begin(now);
         self.requests.fetch_add(1, Relaxed);
-        *self.stated() = self.framing().take();
         match self.head_since.swap(0, Relaxed) {
             0 => now,
             since => since,
@@ -332,7 +311,6 @@ impl Pulse {
     /// The response is complete, or given up.
     pub(crate) fn request_ended(&self) {
         self.in_hand.store(false, Relaxed);
-        self.framing().settle();
         self.body_due_since.store(0, Relaxed);
         self.idle_since.store(clock::now_ms(), Relaxed);
     }
@@ -358,45 +336,6 @@ impl Pulse {
             self.at_rest
                 .store(self.blocked_since.load(Relaxed) == 0, Relaxed);
         }
-    }
-
-    /// Whether a line of the head of the request in hand ended with LF alone.
-    pub(crate) fn has_bare_line(&self) -> bool {
-        self.stated().is_some_and(|stated| stated.bare)
-    }
-
-    /// Whether the request in hand states its body's length in one way.
-    pub(crate) fn is_clear(&self) -> bool {
-        self.stated().is_some_and(|stated| !stated.is_ambiguous())
-    }
-
-    /// Whether the head that hyper could not parse states its body's length in two ways.
-    pub(crate) fn next_is_ambiguous(&self) -> bool {
-        self.framing().stated().is_ambiguous()
-    }
-
-    /// In which form the head that hyper could not parse would smuggle, if in any.
-    pub(crate) fn form_of_next(&self) -> Option<Form> {
-        Form::of_head(self.framing().next())
-    }
-
-    /// The first line of what arrived and did not parse, or its beginning.
-    pub(crate) fn first_line(&self) -> Vec<u8> {
-        let framing = self.framing();
-        let line = framing
-            .next()
-            .split(|octet| matches!(octet, b'\r' | b'\n'))
-            .next()
-            .unwrap_or(&[]);
-        line[..line.len().min(120)].to_vec()
-    }
-
-    /// Whether the first line of what did not parse alone is so long, or longer.
-    pub(crate) fn first_line_takes(&self, most: usize) -> bool {
-        let framing = self.framing();
-        let head = framing.next();
-        let line = head.iter().position(|octet| *octet == b'\n');
-        line.unwrap_or(head.len()) >= most
     }
 
     /// A response has begun: a body is not held to a rate while it goes on.
@@ -451,14 +390,6 @@ impl Pulse {
         self.interim.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn framing(&self) -> MutexGuard<'_, Framing> {
-        self.framing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn stated(&self) -> MutexGuard<'_, Option<Stated>> {
-        self.stated.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// What is overdue at this moment, or when to look again.
     pub(crate) fn overdue(&self, patience: &Patience, now: u64) -> Result<u64, Overdue> {
         let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4);
@@ -466,6 +397,9 @@ impl Pulse {
             let end = since.saturating_add(patience);
             if now >= end { Err(what) } else { Ok(end) }
         };
+        if self.is_lingering() {
+            return Ok(now + ms(patience.grain()));
+        }
         let blocked = self.blocked_since.load(Relaxed);
         if blocked != 0 {
             check(blocked, ms(patience.stall), Overdue::Reading)?;
@@ -538,12 +472,20 @@ mod tests {
         let began = pulse.began;
         assert!(pulse.overdue(&PATIENCE, began + 9_999).is_ok());
         assert_eq!(pulse.overdue(&PATIENCE, began + 10_000), Err(Overdue::Head));
-        pulse.read(b"GET / HT");
+        pulse.read(8);
         assert_eq!(
             pulse.overdue(&PATIENCE, began + 10_000),
             Err(Overdue::Head),
             "a drip does not extend it"
         );
+    }
+
+    #[test]
+    fn behind_the_last_answer_nothing_is_overdue() {
+        let pulse = Pulse::default();
+        pulse.read(8);
+        pulse.linger();
+        assert!(pulse.overdue(&PATIENCE, pulse.began + 10_000).is_ok());
     }
 
     #[test]
@@ -566,7 +508,7 @@ mod tests {
         let idle = pulse.idle_since.load(Relaxed);
         assert!(pulse.overdue(&PATIENCE, idle + 59_000).is_ok());
         assert_eq!(pulse.overdue(&PATIENCE, idle + 60_001), Err(Overdue::Idle));
-        pulse.read(b"G");
+        pulse.read(1);
         let since = pulse.head_since.load(Relaxed);
         assert_eq!(pulse.overdue(&PATIENCE, since + 10_001), Err(Overdue::Head));
     }

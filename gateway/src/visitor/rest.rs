@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use hyper::body::Incoming;
 use tidegate_shared::inbound::Inbound;
 use tokio::time::sleep;
 
 use super::due::Due;
+use super::inlet::Incoming;
 use super::pulse::{Patience, Pulse};
 use crate::answer::{Answer, Rest};
 
@@ -43,8 +43,7 @@ pub(super) async fn finish(patience: &Patience, mut answer: Answer<Inbound>) {
     .await;
 }
 
-/// The same on an HTTP/1 connection, in the connection's own task: hyper reads a body for as long as somebody asks for it, and
-/// goes on to the next request then. The pulse keeps the time.
+/// The same on an HTTP/1 connection, in the connection's own task, which goes on to the next request then. The pulse keeps the time.
 pub(super) struct Left {
     pulse: Arc<Pulse>,
     /// There is something in `answer`.

@@ -13,14 +13,13 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE,
 };
 use http::{Method, Request, Response, StatusCode, response};
-use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use tidegate_shared::drain::Drain;
 use tidegate_shared::duplex::{self, Broken};
 use tidegate_shared::message::{STATUS, UPGRADE_OPTIONAL, connection_names, may_upgrade_to};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::debug;
 
+use super::inlet::Incoming;
 use crate::access::Record;
 use crate::backend::joined::Joined;
 use crate::exchange::{Ask, Opened, Side, Stream, Visit, Way, open};
@@ -30,7 +29,6 @@ use crate::pool::Unavailable;
 
 /// An upgrade that a visitor asked for.
 pub(super) struct Upgrading {
-    on_upgrade: OnUpgrade,
     protocol: HeaderValue,
     key: Option<HeaderValue>,
 }
@@ -66,10 +64,8 @@ pub(super) fn wanted(request: &mut Request<Incoming>) -> Option<Upgrading> {
     if request.method() != Method::GET || !http_body::Body::is_end_stream(request.body()) {
         return None;
     }
-    let on_upgrade = request.extensions_mut().remove::<OnUpgrade>()?;
     let key = request.headers_mut().remove(SEC_WEBSOCKET_KEY);
     Some(Upgrading {
-        on_upgrade,
         protocol: HeaderValue::from_str(&lower).ok()?,
         key,
     })
@@ -83,11 +79,7 @@ pub(super) async fn http1<S: Side>(
     record: &mut Record,
     side: &mut S,
 ) -> Result<Http1, Unavailable> {
-    let Upgrading {
-        on_upgrade,
-        protocol,
-        key,
-    } = upgrading;
+    let Upgrading { protocol, key } = upgrading;
     ask.head.method = Method::CONNECT;
     ask.protocol = protocol.to_str().ok().map(Protocol::from);
     ask.head
@@ -123,7 +115,7 @@ pub(super) async fn http1<S: Side>(
     {
         headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
     }
-    Ok(Http1::Switched(response, Joining { on_upgrade, with }))
+    Ok(Http1::Switched(response, Joining { with }))
 }
 
 /// Whether it is an ordinary answer, whatever its status: an agreement has no content (RFC 9110 §9.3.6). A HAProxy agent
@@ -146,9 +138,8 @@ fn ordinary(parts: &mut response::Parts) -> Option<StatusCode> {
     Some(status)
 }
 
-/// A visitor's connection, and what it is to be one with.
+/// What a visitor's connection is to be one with.
 pub(super) struct Joining {
-    on_upgrade: OnUpgrade,
     with: With,
 }
 
@@ -161,21 +152,22 @@ enum With {
 
 impl Joining {
     /// Joins them until both have ended, one has failed, or the gateway ends; the record ends with it. To be run by the
-    /// connection's own task, so that whoever counts connections counts this one to its end, and after hyper has let go of
-    /// it. `stall` is for how long the visitor may take nothing of what waits for it.
-    pub(super) async fn run(
+    /// connection's own task, so that whoever counts connections counts this one to its end, behind the 101.
+    /// `stall` is for how long the visitor may take nothing of what waits for it.
+    pub(super) async fn run<T>(
         self,
+        io: T,
         drain: &Drain,
         visitor: SocketAddr,
         stall: Duration,
         mut record: Box<Record>,
-    ) {
-        let (on_upgrade, with) = (self.on_upgrade, self.with);
+    ) where
+        T: AsyncRead + AsyncWrite + Unpin,
+    {
         let joined = async {
-            let upgraded = TokioIo::new(on_upgrade.await?);
-            let stream = match with {
+            let stream = match self.with {
                 With::Stream(stream) => stream,
-                With::Server(joined) => return Ok(Box::pin(joined.run(upgraded, stall)).await),
+                With::Server(joined) => return Box::pin(joined.run(io, stall)).await,
             };
             let Stream {
                 inbound,
@@ -185,7 +177,7 @@ impl Joining {
             } = *stream;
             let _held = lease;
             let stream = upload.into_stream();
-            let (traffic, result) = duplex::join(upgraded, stream, inbound, Some(stall)).await;
+            let (traffic, result) = duplex::join(io, stream, inbound, Some(stall)).await;
             let failure = result.err().map(|broken| {
                 debug!(%visitor, ?traffic, "an upgraded connection broke: {broken}");
                 match broken {
@@ -194,15 +186,10 @@ impl Joining {
                     Broken::Reset(_) | Broken::Gone(_) => Failure::ResponseCut,
                 }
             });
-            Ok((traffic.sent, traffic.received, failure))
+            (traffic.sent, traffic.received, failure)
         };
-        let (received, sent, failure) = match drain.until_last_call(joined).await {
-            Some(Ok(ended)) => ended,
-            Some(Err::<_, hyper::Error>(error)) => {
-                record.failed(Failure::VisitorGone);
-                return debug!(%visitor, "a visitor left while its upgrade was answered: {error}");
-            }
-            None => return record.failed(Failure::Draining),
+        let Some((received, sent, failure)) = drain.until_last_call(joined).await else {
+            return record.failed(Failure::Draining);
         };
         record.parted();
         record.received = received;

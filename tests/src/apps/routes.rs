@@ -86,7 +86,7 @@ async fn text<S: Wire>(io: &mut Reader<S>, body: &str, send_body: bool) -> io::R
 }
 
 async fn echo<S: Wire>(io: &mut Reader<S>, body: &mut Framing, seen: &Seen) -> io::Result<()> {
-    // Announced, as a sender of trailers should (RFC 9110 §6.6.2) and as hyper insists.
+    // Announced, as a sender of trailers should (RFC 9110 §6.6.2).
     write(
         io,
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n",
