@@ -2,8 +2,8 @@
 //! site that got a browser to ask is refused by its Host and Origin.
 
 mod seats;
+mod talk;
 
-use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,10 +11,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HOST, HeaderValue, ORIGIN};
 use http::{Method, Request, Response, StatusCode};
-use http_body::{Body, Frame, SizeHint};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
@@ -27,6 +23,7 @@ use tokio::time::{sleep, timeout};
 use crate::pool::Pool;
 use crate::tunnel::{Life, Tunnel};
 use seats::Seats;
+use talk::talk;
 
 /// What the page shows.
 #[derive(Debug)]
@@ -42,9 +39,6 @@ const MOST: usize = 64;
 
 /// How long one connection is served, whatever it does.
 const CONNECTION_LIVES: Duration = Duration::from_secs(60);
-
-/// How long a request's head is waited for.
-const HEAD_WITHIN: Duration = Duration::from_secs(10);
 
 /// Serves the page until the drain is over, so that a drain can be watched.
 pub async fn serve(listener: TcpListener, admin: Arc<Admin>, until: Drain) {
@@ -68,24 +62,16 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, until: Drain) {
     }
 }
 
-async fn connection(stream: TcpStream, admin: Arc<Admin>) {
-    let service = service_fn(move |request| {
-        let response = admin.respond(&request);
-        async move { Ok::<_, Infallible>(response) }
-    });
-    let serving = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_WITHIN)
-        .max_buf_size(16 * 1024)
-        .serve_connection(TokioIo::new(stream), service);
+async fn connection(mut stream: TcpStream, admin: Arc<Admin>) {
+    let talking = talk(&mut stream, |request| admin.respond(request));
     // One who does not read what it asked for must not keep its place from others.
-    if let Ok(Err(error)) = timeout(CONNECTION_LIVES, serving).await {
+    if let Ok(Err(error)) = timeout(CONNECTION_LIVES, talking).await {
         tracing::debug!("an admin connection failed: {error}");
     }
 }
 
 impl Admin {
-    fn respond<B>(&self, request: &Request<B>) -> Response<Whole> {
+    fn respond<B>(&self, request: &Request<B>) -> Response<Bytes> {
         if !self.is_meant(request) {
             let text = "This page is asked for by its own address, not by way of another site.\n";
             return answer(StatusCode::FORBIDDEN, TEXT, text.into());
@@ -176,38 +162,13 @@ const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-fn answer(status: StatusCode, kind: &'static str, body: String) -> Response<Whole> {
-    let mut response = Response::new(Whole(Bytes::from(body)));
+fn answer(status: StatusCode, kind: &'static str, body: String) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(body));
     *response.status_mut() = status;
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
-}
-
-/// A body that is all there.
-#[derive(Debug)]
-struct Whole(Bytes);
-
-impl Body for Whole {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: std::pin::Pin<&mut Self>,
-        _cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let octets = std::mem::take(&mut self.0);
-        std::task::Poll::Ready((!octets.is_empty()).then(|| Ok(Frame::data(octets))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.len() as u64)
-    }
 }
 
 /// One tunnel, as `/tunnels` and `tidegated tunnels` show it.

@@ -306,8 +306,6 @@ fn with_quiet_libraries(filter: &str) -> String {
     let mut all = String::new();
     for (library, level) in [
         ("h2", "error"),
-        ("hyper", "error"),
-        ("hyper_util", "error"),
         ("rustls", "error"),
         ("tokio_rustls", "error"),
         // What is wrong with an answer is said where a name is kept.
