@@ -210,8 +210,14 @@ impl Mismatch {
                     Version::V2 => "v1",
                 };
                 let check = of.asked.or_in_check("send_proxy");
+                let tls = match (got, of.spoken) {
+                    (Got::Alert | Got::Nothing, Spoken::Clear) => {
+                        ", or, if it waits for TLS behind the header, add tls = true"
+                    }
+                    _ => "",
+                };
                 format!(
-                    "expected an answer behind our PROXY {version} header, got {got}: it may take none, or {other}; set {place} to what its port takes or leave it out, or give the port that takes a header{check}; {probe}"
+                    "expected an answer behind our PROXY {version} header, got {got}: it may take none, or {other}; set {place} to what its port takes or leave it out, or give the port that takes a header{tls}{check}; {probe}"
                 )
             }
             (Self::HeaderUnwanted, None) => format!("expected an answer, got {got}; {probe}"),
@@ -239,6 +245,13 @@ impl Mismatch {
                 };
                 format!(
                     "expected an answer in clear text, got {got}: its port is for TLS; {remedy}, or give its port for clear text; {probe}"
+                )
+            }
+            (Self::TlsUnwanted, Some(header)) if of.spoken == Spoken::Tls => {
+                let (version, told) = (header.version, &header.place);
+                let check = of.asked.or_in_check("tls");
+                format!(
+                    "expected TLS behind our PROXY {version} header, got {got}: either its port takes no such header and answers to that, or it is for clear text; leave {told} out, or `tls` of {place}, or give the port that takes both{check}; {probe}"
                 )
             }
             (Self::TlsUnwanted, _) => {
@@ -360,7 +373,21 @@ mod tests {
             "our PROXY v2 header",
             "closed at once",
             "backends.site.send_proxy (gateway.toml:31)",
+            "if it waits for TLS behind the header, add tls = true",
             "tidegated probe 10.0.0.1:1443",
+        ] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        // What answers in clear text may be a server of TLS that was told what it does not take.
+        let over_tls = Setting {
+            spoken: Spoken::Tls,
+            ..setting.clone()
+        };
+        let said = Mismatch::TlsUnwanted.sentence(Got::Http, &over_tls);
+        for part in [
+            "expected TLS behind our PROXY v2 header, got clear text",
+            "leave backends.site.send_proxy (gateway.toml:31) out",
+            "or `tls` of backends.site (gateway.toml:28)",
         ] {
             assert!(said.contains(part), "{part}: {said}");
         }
