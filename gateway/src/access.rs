@@ -19,6 +19,7 @@ use crate::line;
 use crate::metrics::{Ids, Metrics};
 use crate::rates::{Action, Excess, Pass};
 use crate::smuggling::Form;
+use crate::spent::Waited;
 use crate::tunnel::Tunnel;
 
 /// Where records go.
@@ -118,6 +119,7 @@ impl Access {
             hold: Duration::ZERO,
             pick: Duration::ZERO,
             connect: Duration::ZERO,
+            upload: Waited::default(),
             answered: None,
         })
     }
@@ -163,6 +165,8 @@ pub struct Record {
     pub(crate) pick: Duration,
     /// Opening connections to servers of a backend.
     pub(crate) connect: Duration,
+    /// Before the answer began, everything waited for the next octets of the visitor's body.
+    pub(crate) upload: Waited,
     answered: Option<Instant>,
 }
 
@@ -298,12 +302,14 @@ impl Record {
 
     fn times(&self, ended: Instant) -> Times {
         let answered = self.answered.unwrap_or(ended);
-        let asked = self.headed + self.hold + self.pick + self.connect;
+        let upload = self.upload.until(answered);
+        let asked = self.headed + self.hold + self.pick + self.connect + upload;
         Times {
             head: self.headed.saturating_duration_since(self.began),
             hold: self.hold,
             pick: self.pick,
             connect: self.connect,
+            upload,
             first: answered.saturating_duration_since(asked),
             body: ended.saturating_duration_since(answered),
             total: ended.saturating_duration_since(self.began),
@@ -369,7 +375,8 @@ impl Record {
             line::number(u64::from(self.attempts), out);
         }
         for (name, time) in self.times(ended).all() {
-            if name == "connect" && self.server.is_none() {
+            if (name == "connect" && self.server.is_none()) || (name == "upload" && time.is_zero())
+            {
                 continue;
             }
             out.push(b' ');
@@ -428,6 +435,7 @@ impl Record {
             hold_ms: ms(times.hold),
             pick_ms: ms(times.pick),
             connect_ms: self.server.as_ref().map(|_server| ms(times.connect)),
+            upload_ms: (!times.upload.is_zero()).then(|| ms(times.upload)),
             first_ms: ms(times.first),
             body_ms: ms(times.body),
             total_ms: ms(times.total),
@@ -442,18 +450,20 @@ struct Times {
     hold: Duration,
     pick: Duration,
     connect: Duration,
+    upload: Duration,
     first: Duration,
     body: Duration,
     total: Duration,
 }
 
 impl Times {
-    fn all(&self) -> [(&'static str, Duration); 7] {
+    fn all(&self) -> [(&'static str, Duration); 8] {
         [
             ("head", self.head),
             ("hold", self.hold),
             ("pick", self.pick),
             ("connect", self.connect),
+            ("upload", self.upload),
             ("first", self.first),
             ("body", self.body),
             ("total", self.total),
@@ -534,6 +544,8 @@ struct View<'a> {
     pick_ms: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     connect_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upload_ms: Option<f64>,
     first_ms: f64,
     body_ms: f64,
     total_ms: f64,

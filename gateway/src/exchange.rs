@@ -277,11 +277,13 @@ where
             },
             tried: &tried,
             received: &mut record.received,
+            waited: &mut record.upload,
             interims: Interims::default(),
         };
         let outcome = wait.run(side).await;
         let held_back = matches!(wait.gate, Gate::Shut(_));
         side.body_due(None);
+        record.upload.note(false);
         let answered = |response, record: &mut Record, lease, upload| {
             let (parts, mut stream) = answered(response, record, lease, upload, sent_at, upgrades);
             stream.held_back = held_back;

@@ -11,6 +11,7 @@ use tidegate_tests::peers::{Peer, hpack};
 use tidegate_tests::program::{built, run};
 use tidegate_tests::visitors::H2Visitor;
 use tidegate_tests::visitors::http1::{Visitor, get, try_get};
+use tidegate_tests::visitors::http2::answer;
 use tidegate_tests::world::Metrics;
 use tidegate_tests::{HOST, Site, World, eventually};
 
@@ -174,6 +175,43 @@ async fn every_request_is_one_record_whatever_became_of_it() {
     ids.sort_unstable();
     ids.dedup();
     assert_eq!(ids.len(), all.len(), "ids are unique");
+}
+
+/// Who stalls, in one line: a visitor within its body, or an app that has all of it.
+#[tokio::test]
+async fn a_visitor_who_lets_its_body_wait_is_told_from_an_app_that_takes_its_time() {
+    let site = site().await;
+    let mut visitor = site.visitor().await;
+    let head =
+        format!("POST /upload?visitor HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 549\r\n\r\n");
+    visitor.send(head + &"x".repeat(100)).await;
+    site.app.wait_request("/upload?visitor").await;
+    // So long at least, as nothing takes less time.
+    assert_eq!(site.get("/slow/300").await.status(), 200);
+    visitor.send("x".repeat(449)).await;
+    assert_eq!(visitor.answer("POST").await.status(), 200);
+    let ms = |record: &Value, phase: &str| record[format!("{phase}_ms")].as_f64();
+    let stalled = record(&site.world, "/upload?visitor").await;
+    let upload = ms(&stalled, "upload").unwrap();
+    assert!(upload >= 290.0, "{stalled}");
+    assert!(ms(&stalled, "first").unwrap() < upload, "{stalled}");
+    let parts = ["head", "hold", "pick", "upload", "first", "body"];
+    let parts: f64 = parts.iter().map(|part| ms(&stalled, part).unwrap()).sum();
+    assert!(parts <= ms(&stalled, "total").unwrap() + 1.0, "{stalled}");
+
+    let mut http2 = H2Visitor::connect(site.world.visitors).await;
+    let head = http2.head(http::Method::POST, HOST, "/upload?http2");
+    let (future, mut body) = http2.begin(head, false).await;
+    body.send_data(pattern(100).into(), false).unwrap();
+    site.app.wait_request("/upload?http2").await;
+    assert_eq!(site.get("/slow/301").await.status(), 200);
+    body.send_data(pattern(449).into(), true).unwrap();
+    assert_eq!(answer(future).await.status, 200);
+    let stalled = record(&site.world, "/upload?http2").await;
+    assert!(ms(&stalled, "upload").unwrap() >= 290.0, "{stalled}");
+
+    let slow = record(&site.world, "/slow/300").await;
+    assert_eq!(ms(&slow, "upload"), None, "{slow}");
 }
 
 #[tokio::test]

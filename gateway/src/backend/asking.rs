@@ -16,6 +16,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::body::Feed;
 use crate::exchange::{CONTINUE_AFTER, Side};
 use crate::failure::Failure;
+use crate::spent::Waited;
 
 /// See the module's head.
 pub(super) struct Asker<'a, S> {
@@ -25,6 +26,8 @@ pub(super) struct Asker<'a, S> {
     gate: Option<Pin<Box<Sleep>>>,
     /// Octets of the body that have gone on, kept where they are found however the wait ends.
     received: &'a mut u64,
+    /// How long its next ones were what everything waited for, likewise.
+    upload: &'a mut Waited,
     patience: Option<Patience>,
     /// Why nobody waits any more.
     pub(super) over: Option<Failure>,
@@ -36,6 +39,7 @@ impl<'a, S: Side> Asker<'a, S> {
         feed: Option<&'a dyn Feed>,
         holds_back: bool,
         received: &'a mut u64,
+        upload: &'a mut Waited,
         patience: Option<Patience>,
     ) -> Self {
         Self {
@@ -43,6 +47,7 @@ impl<'a, S: Side> Asker<'a, S> {
             feed,
             gate: holds_back.then(|| Box::pin(sleep(CONTINUE_AFTER))),
             received,
+            upload,
             patience,
             over: None,
         }
@@ -72,6 +77,7 @@ impl<'a, S: Side> Asker<'a, S> {
             *self.received = progress.moved;
             visitors_turn = progress.waits;
             self.side.body_due(visitors_turn.then_some(progress.moved));
+            self.upload.note(visitors_turn);
         }
         if let Some(patience) = &mut self.patience
             && patience.is_over(visitors_turn, cx)

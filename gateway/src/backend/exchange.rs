@@ -34,7 +34,7 @@ use crate::exchange::{self, Ask, Gateway, Opened, Side};
 use crate::failure::Failure;
 use crate::forward::Outgoing;
 use crate::pool::Unavailable;
-use crate::spent::Spent;
+use crate::spent::{Spent, Waited};
 use crate::upload;
 
 /// Sends a request of `source`'s to one of a backend's servers and waits for the head of its answer.
@@ -88,6 +88,7 @@ where
     };
     let outcome = errand.run(gateway, record, side).await;
     side.body_due(None);
+    record.upload.note(false);
     let (in_flight, reply) = outcome.map_err(Unavailable::plain)?;
     Ok(errand.answered(in_flight, reply, record))
 }
@@ -275,7 +276,7 @@ impl<'a> Errand<'a> {
         let taken = kept.link.taken();
         let before = taken.load(Relaxed);
         let began = Instant::now();
-        let mut asker = self.asker(side, &mut record.received, &taken);
+        let mut asker = self.asker(side, &mut record.received, &mut record.upload, &taken);
         let at = clock::now_ms();
         let body = Carried::new(self.feed.as_ref());
         let asked = kept.link.ask(self.head(), body, &mut asker, None).await;
@@ -324,7 +325,7 @@ impl<'a> Errand<'a> {
     ) -> Result<Reply, Lost> {
         server.counts.requests.inc();
         let taken: Arc<AtomicU64> = Arc::default();
-        let mut asker = self.asker(side, &mut record.received, &taken);
+        let mut asker = self.asker(side, &mut record.received, &mut record.upload, &taken);
         let head = for_http2(&self.head, server.is_secured());
         let feed = self.feed.as_ref();
         // In doubt it goes elsewhere, if it may be sent once more.
@@ -371,6 +372,7 @@ impl<'a> Errand<'a> {
         &'b self,
         side: &'b mut S,
         received: &'b mut u64,
+        upload: &'b mut Waited,
         taken: &Arc<AtomicU64>,
     ) -> Asker<'b, S> {
         let within = self.search.backend.terms.response;
@@ -380,6 +382,7 @@ impl<'a> Errand<'a> {
             self.feed.as_deref(),
             self.holds_back,
             received,
+            upload,
             patience,
         )
     }

@@ -17,6 +17,7 @@ use tokio::time::Sleep;
 use super::{Side, broken};
 use crate::failure::Failure;
 use crate::pool::Tried;
+use crate::spent::Waited;
 use crate::tunnel::{Life, Tunnel};
 use crate::upload::{Fault, Upload};
 
@@ -52,6 +53,8 @@ pub(super) struct Wait<'a, B, F> {
     pub(super) tried: &'a Tried,
     /// Octets of the body that have gone on, kept where they are found however the wait ends.
     pub(super) received: &'a mut u64,
+    /// How long its next ones were what everything waited for, likewise.
+    pub(super) waited: &'a mut Waited,
     pub(super) interims: Interims,
 }
 
@@ -159,11 +162,14 @@ where
             Poll::Ready(Err(Stop::Body(Fault::Visitor(error)))) => Some(broken(&error)),
             Poll::Ready(_) => {
                 side.body_due(None);
+                self.waited.note(false);
                 None
             }
             Poll::Pending => {
                 let upload = &self.upload;
-                side.body_due((!upload.waits_for_window()).then(|| upload.sent()));
+                let visitors_turn = !upload.waits_for_window();
+                side.body_due(visitors_turn.then(|| upload.sent()));
+                self.waited.note(visitors_turn);
                 None
             }
         }
