@@ -13,6 +13,24 @@ use tidegate_tests::world::{VISITOR_NAMES, launch_agent};
 use tidegate_tests::{HOST, World};
 use time::OffsetDateTime;
 
+/// As an app with TLS does that knows HTTP when it sees it, such as nginx.
+#[tokio::test]
+async fn an_app_that_has_answered_nothing_but_400_may_speak_tls() {
+    let world = World::start().await;
+    let answer = "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n";
+    let app = RawApp::answering(answer, true).await;
+    let agent = world.agent(HOST, &app.target()).await;
+    for _ in 0..5 {
+        assert_eq!(world.get(HOST, "/").await.status(), 400);
+    }
+    let words = [
+        "has answered nothing but 400 yet",
+        "write https:// in TARGET",
+    ];
+    agent.wait_log(&words).await;
+    assert_eq!(agent.logged(&words).len(), 1);
+}
+
 #[tokio::test]
 async fn what_an_app_gets_wrong_is_in_the_agents_log_once_and_its_address_on_no_page() {
     let world = World::start().await;

@@ -23,7 +23,7 @@ mod complaints; // what the log says of it
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use h2::ext::Protocol;
@@ -78,6 +78,9 @@ pub struct Settings {
     pub now_ms: fn() -> u64,
 }
 
+/// Answers of 400 in a row, from an app that has never said anything else, which say more of it than of its visitors.
+const REFUSALS: usize = 3;
+
 /// The app, as all tunnels see it.
 #[derive(Debug)]
 pub struct App {
@@ -92,6 +95,8 @@ pub struct App {
     watched: AtomicBool,
     /// It has answered a request, ever.
     spoke: AtomicBool,
+    /// Answers of 400, before it has said anything else.
+    refusals: AtomicUsize,
     /// It has been said that the gateway does not say who asks.
     untold: AtomicBool,
     complaints: complaints::Complaints,
@@ -110,6 +115,7 @@ impl App {
             reach: complaints::Reach::default(),
             watched: AtomicBool::new(false),
             spoke: AtomicBool::new(false),
+            refusals: AtomicUsize::new(0),
             untold: AtomicBool::new(false),
             complaints: complaints::Complaints::default(),
             drain,
@@ -275,9 +281,22 @@ impl App {
     }
 
     /// The app has answered: what it speaks is understood. A 400 to the very first request says little where it could mean
-    /// the PROXY header before it.
+    /// the PROXY header before it, or that there is no TLS; of the latter it takes some, as visitors can ask for a 400 or two.
     fn speaks(&self, status: StatusCode) {
         if self.spoke.load(Relaxed) {
+            return;
+        }
+        if self.settings.greeting.is_none()
+            && !self.settings.target.tls()
+            && !matches!(self.settings.target.place, Place::Socket(_))
+            && status == StatusCode::BAD_REQUEST
+        {
+            if self.refusals.fetch_add(1, Relaxed) + 1 == REFUSALS {
+                let target = &self.settings.target;
+                warn!(
+                    "the app at {target} has answered nothing but 400 yet; if it speaks TLS, write https:// in TARGET"
+                );
+            }
             return;
         }
         if let Some(plan) = &self.settings.greeting
