@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use tidegate_tests::apps::{Doorman, HttpApp};
+use tidegate_tests::apps::{Doorman, HttpApp, RawApp};
 use tidegate_tests::conn::Conn;
 use tidegate_tests::eventually::SOON;
 use tidegate_tests::haproxy::{Haproxy, Installed, available, free_ports};
@@ -205,4 +205,21 @@ async fn a_server_that_changes_while_it_is_used_is_named_too() {
         (metrics.sum("tidegate_backend_mismatches_total", &wanted) >= 1.0).then_some(())
     })
     .await;
+}
+
+/// What only checks ask: requests never get to a server that they find down.
+#[tokio::test]
+async fn a_check_in_clear_text_of_a_port_for_tls_names_itself() {
+    let answer = "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n";
+    let app = RawApp::answering(answer, true).await;
+    let server: SocketAddr = app.target().trim_start_matches("http://").parse().unwrap();
+    let world = world(server, "check = \"/health\"", "").await;
+    let who = format!("backend site: server one ({server}) is down");
+    let words = [
+        who.as_str(),
+        "HTTP status 400",
+        "its port may be for TLS",
+        "add tls = true",
+    ];
+    world.gateway.wait_log(&words).await;
 }

@@ -49,12 +49,14 @@ pub struct End {
 }
 
 impl End {
-    /// Whether it bears out what the server seems to show. A visitor who is answered in what he does not speak may be the first
-    /// to go, and leaves no doubt; one who is told nothing, or 400, may have had his reasons.
-    pub fn bears_out(self, mismatch: Mismatch) -> bool {
-        match mismatch {
-            Mismatch::TlsWanted | Mismatch::TlsUnwanted => self.soon || self.by_server,
-            Mismatch::HeaderWanted | Mismatch::HeaderUnwanted => self.by_server,
+    /// Whether it bears out what the server seems to show by this. A visitor who is answered in what he does not speak, or with
+    /// an alert, may be the first to go, and leaves no doubt; one who is told nothing, or 400, may have had his reasons.
+    pub fn bears_out(self, mismatch: Mismatch, got: Got) -> bool {
+        match (mismatch, got) {
+            (Mismatch::TlsWanted | Mismatch::TlsUnwanted, _) | (_, Got::Alert) => {
+                self.soon || self.by_server
+            }
+            (Mismatch::HeaderWanted | Mismatch::HeaderUnwanted, _) => self.by_server,
         }
     }
 }
@@ -211,7 +213,7 @@ impl Mismatch {
                 };
                 let check = of.asked.or_in_check("send_proxy");
                 let tls = match (got, of.spoken) {
-                    (Got::Alert | Got::Nothing, Spoken::Clear) => {
+                    (Got::Alert | Got::Nothing | Got::BadRequest, Spoken::Clear) => {
                         ", or, if it waits for TLS behind the header, add tls = true"
                     }
                     _ => "",
@@ -243,8 +245,13 @@ impl Mismatch {
                     Spoken::Untouched => format!("have visitors of {place} speak TLS"),
                     Spoken::Clear | Spoken::Tls => format!("add tls = true to {place}"),
                 };
+                let sure = if got == Got::BadRequest {
+                    "its port may be for TLS; if it is,"
+                } else {
+                    "its port is for TLS;"
+                };
                 format!(
-                    "expected an answer in clear text, got {got}: its port is for TLS; {remedy}, or give its port for clear text; {probe}"
+                    "expected an answer in clear text, got {got}: {sure} {remedy}, or give its port for clear text; {probe}"
                 )
             }
             (Self::TlsUnwanted, Some(header)) if of.spoken == Spoken::Tls => {
@@ -321,8 +328,10 @@ mod tests {
             soon: true,
             by_server: false,
         };
-        let borne_out = MISMATCHES.map(|mismatch| of_visitor.bears_out(mismatch));
-        assert_eq!(borne_out, [false, false, true, true]);
+        let by = |got| MISMATCHES.map(|mismatch| of_visitor.bears_out(mismatch, got));
+        assert_eq!(by(Got::Nothing), [false, false, true, true]);
+        assert_eq!(by(Got::BadRequest), [false, false, true, true]);
+        assert_eq!(by(Got::Alert), [true; 4]);
     }
 
     #[test]

@@ -435,7 +435,7 @@ impl Tcp {
         let Some(server) = relayed
             .record
             .server
-            .filter(|_| relayed.end.bears_out(mismatch))
+            .filter(|_| relayed.end.bears_out(mismatch, got))
         else {
             return;
         };

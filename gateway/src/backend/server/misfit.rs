@@ -134,8 +134,12 @@ impl Server {
         at: &Address,
         terms: &Check,
     ) -> String {
-        let blind = status == StatusCode::BAD_REQUEST && self.check_has(terms) == (true, false);
-        let misfit = blind.then_some((Mismatch::HeaderUnwanted, Got::BadRequest));
+        let mismatch = match (status, self.check_has(terms)) {
+            (StatusCode::BAD_REQUEST, (true, false)) => Some(Mismatch::HeaderUnwanted),
+            (StatusCode::BAD_REQUEST, (false, false)) => Some(Mismatch::TlsWanted),
+            _ => None,
+        };
+        let misfit = mismatch.map(|mismatch| (mismatch, Got::BadRequest));
         self.misfits_check(why, misfit, at, terms)
     }
 
@@ -166,7 +170,9 @@ impl Server {
     /// What it has said first, and how that ended, shows on a connection in TCP mode.
     pub(crate) fn carried(&self, asked: &[u8], said: &[u8], end: End) {
         match Mismatch::of_first(self.send_proxy.is_some(), asked, said) {
-            Some((mismatch, got)) if end.bears_out(mismatch) && self.mismatches.is_credible() => {
+            Some((mismatch, got))
+                if end.bears_out(mismatch, got) && self.mismatches.is_credible() =>
+            {
                 self.complain_of(mismatch, got, Spoken::Untouched);
             }
             None if !said.is_empty() => self.mismatches.understood(),
