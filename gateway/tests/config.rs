@@ -8,6 +8,9 @@
 #[path = "config/routes.rs"]
 mod routes; // routes that nobody meets, and those that are for too many
 
+#[path = "config/types.rs"]
+mod types; // what stands where something else is due
+
 #[path = "config/values.rs"]
 mod values; // where values come from, and where they are kept
 
@@ -89,7 +92,7 @@ mode = "tpc"
 [tunnels]
 address = "127.0.0.1:8443"
 identity = "none.pem"
-ca = 7
+ca = "7"
 clear = "127.0.0.1:8443"
 [[routes]]
 host = "*.x.test"
@@ -597,7 +600,7 @@ tunnel = "d.test"
         ("a.toml:11:1: listeners.two: ", "two places to go"),
         (
             "a.toml:20:14: listeners.three.send_proxy: ",
-            "write v1 or v2",
+            "write \"v1\" or \"v2\"",
         ),
         (
             "a.toml:16:1: listeners.three: ",

@@ -130,7 +130,7 @@ fn balance(value: Value<'_>) -> Option<Balance> {
     let by = hash
         .text()
         .and_then(|known| by(known, &hash, name.as_ref(), &table));
-    let most = or(&mut table, "most", None, |text| {
+    let most = number_or(&mut table, "most", None, |text| {
         whole(text, 101..=100_000).map(|most| u32::try_from(most).ok())
     });
     table.finish(|_| None);
@@ -141,7 +141,7 @@ fn balance(value: Value<'_>) -> Option<Balance> {
 fn by(known: &str, hash: &Value<'_>, name: Option<&Value<'_>>, table: &Table<'_>) -> Option<By> {
     // A cookie's name is a token (RFC 6265 §4.1.1), as a field's name is.
     let token = |name: &Value<'_>, what: &str| {
-        name.parsed(|word| match word.parse::<HeaderName>() {
+        name.text_parsed(|word| match word.parse::<HeaderName>() {
             Ok(field) => Ok((field, word.to_owned())),
             Err(_bad) => Err(format!("`{word}` is no name of a {what}")),
         })
@@ -178,6 +178,18 @@ pub(super) fn or<T, E: Display>(
     value.and_then(|value| value.parsed(parse)).unwrap_or(usual)
 }
 
+/// The same of a whole number.
+pub(super) fn number_or<T, E: Display>(
+    table: &mut Table<'_>,
+    key: &'static str,
+    usual: T,
+    parse: impl Fn(&str) -> Result<T, E>,
+) -> T {
+    let value = table.take(key);
+    let value = value.and_then(|value| value.number_parsed(parse));
+    value.unwrap_or(usual)
+}
+
 fn terms(table: &mut Table<'_>) -> Terms {
     let usual = Terms::default();
     // As with the options of the same kind, 0 is for ever.
@@ -188,16 +200,16 @@ fn terms(table: &mut Table<'_>) -> Terms {
         u32::try_from(whole(text, 0..=1_000_000)?).map_err(|error| error.to_string())
     };
     Terms {
-        retries: or(table, "retries", usual.retries, number),
+        retries: number_or(table, "retries", usual.retries, number),
         connect: or(table, "connect_timeout", usual.connect, some_time),
         queue: or(table, "queue_timeout", usual.queue, duration),
-        queued: or(table, "max_queued", usual.queued, |text| {
+        queued: number_or(table, "max_queued", usual.queued, |text| {
             whole(text, 0..=1_000_000).map(|most| usize::try_from(most).unwrap_or(usize::MAX))
         }),
         response: or(table, "response_timeout", usual.response, for_ever),
         inactivity: or(table, "inactivity_timeout", usual.inactivity, for_ever),
         keep_alive: or(table, "keep_alive", usual.keep_alive, duration),
-        eject_after: or(table, "eject_after", usual.eject_after, number),
+        eject_after: number_or(table, "eject_after", usual.eject_after, number),
         eject: or(table, "eject_time", usual.eject, some_time),
         eject_most: or(table, "eject_time_most", usual.eject_most, some_time),
         slow_start: or(table, "slow_start", usual.slow_start, duration),
@@ -275,7 +287,7 @@ fn version(text: &str) -> Result<Version, String> {
         "v1" => Ok(Version::V1),
         "v2" => Ok(Version::V2),
         _ => Err(format!(
-            "`{text}` is no version of the PROXY protocol; write v1 or v2"
+            "`{text}` is no version of the PROXY protocol; write \"v1\" or \"v2\", or leave it out where no header is to be sent"
         )),
     }
 }
@@ -291,7 +303,7 @@ fn server(name: &str, value: Value<'_>) -> Option<Server> {
     }
     let mut table = value.table()?;
     let mut server = place(&mut table).map(|place| Server::at(name, place));
-    let weight = or(&mut table, "weight", 1, share);
+    let weight = number_or(&mut table, "weight", 1, share);
     let backup = table.take("backup").and_then(|value| value.boolean());
     if matches!(&server, Some(server) if matches!(server.place, Place::Services { .. })) {
         for value in ["weight", "backup"]
@@ -301,7 +313,7 @@ fn server(name: &str, value: Value<'_>) -> Option<Server> {
             value.complain("this comes from the SRV records; leave it out");
         }
     }
-    let most = or(&mut table, "max_connections", None, |text| {
+    let most = number_or(&mut table, "max_connections", None, |text| {
         whole(text, 0..=1_000_000)
             .map(|most| NonZeroUsize::new(usize::try_from(most).unwrap_or(usize::MAX)))
     });
@@ -328,7 +340,7 @@ fn place(table: &mut Table<'_>) -> Option<Place> {
     let family = family.and_then(|value| value.parsed(str::parse::<Family>));
     let family = family.unwrap_or_default();
     let count = |value: &Value<'_>| {
-        value.parsed(|text| -> Result<NonZeroU16, String> {
+        value.number_parsed(|text| -> Result<NonZeroU16, String> {
             let number = u16::try_from(whole(text, 1..=MOST_SLOTS)?);
             let slots = number.ok().and_then(NonZeroU16::new);
             slots.ok_or_else(|| format!("write 1 to {MOST_SLOTS}"))

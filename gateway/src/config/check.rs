@@ -37,9 +37,6 @@ pub(super) fn problems(config: &Config, whole: bool) -> Vec<Problem> {
     for (id, text) in config.run.limits.check() {
         all.push(config.sources.problem(id, text));
     }
-    if let Err(wrong) = tidegate_shared::log::check_level(&config.run.log_level) {
-        all.push(config.sources.problem("log_level", wrong));
-    }
     all
 }
 

@@ -5,7 +5,7 @@ use http::uri::PathAndQuery;
 use http::{Method, Uri};
 use tidegate_shared::args::{some_time, whole};
 
-use super::backends::or;
+use super::backends::{number_or, or};
 use super::table::{Table, Value};
 use crate::backend::check::terms::{Ask, Check, Statuses, path};
 
@@ -32,7 +32,7 @@ fn table(mut table: Table<'_>) -> Check {
     let ask = ask(&mut table);
     let tls = table.take("tls").and_then(|value| value.boolean());
     let send_proxy = table.take("send_proxy").and_then(|value| value.boolean());
-    let port = or(&mut table, "port", None, |text| {
+    let port = number_or(&mut table, "port", None, |text| {
         whole(text, 1..=65_535).map(|port| u16::try_from(port).ok())
     });
     let interval = or(&mut table, "interval", usual.interval, some_time);
@@ -48,8 +48,8 @@ fn table(mut table: Table<'_>) -> Check {
         fast: or(&mut table, "fast_interval", interval, some_time),
         down: or(&mut table, "down_interval", interval, some_time),
         timeout: or(&mut table, "timeout", usual.timeout, some_time),
-        rise: or(&mut table, "rise", usual.rise, times),
-        fall: or(&mut table, "fall", usual.fall, times),
+        rise: number_or(&mut table, "rise", usual.rise, times),
+        fall: number_or(&mut table, "fall", usual.fall, times),
     };
     table.finish(|_| None);
     check
@@ -68,17 +68,14 @@ fn ask(table: &mut Table<'_>) -> Option<Ask> {
     // What is wrong with one key hides nothing of another.
     let mut ask = Ask::of(asked.parsed(path).unwrap_or(PathAndQuery::from_static("/")));
     let [said, host, status] = of_requests;
-    if let Some(said) = said.and_then(|value| value.parsed(method)) {
+    if let Some(said) = said.and_then(|value| value.text_parsed(method)) {
         ask.method = said;
     }
-    ask.host = host.and_then(|value| value.parsed(authority));
+    ask.host = host.and_then(|value| value.text_parsed(authority));
     if let Some(status) = status {
-        if status.is_empty_list() {
-            status.complain(
-                "an empty list is no status, and every check would fail; write those of a server that is well, such as \"200-399\", or leave it out",
-            );
-        }
-        let all = status.list();
+        let all = status.some(
+            "an empty list is no status, and every check would fail; write those of a server that is well, such as \"200-399\", or leave it out",
+        );
         let all = all
             .iter()
             .filter_map(|one| one.parsed(str::parse::<Statuses>));

@@ -11,7 +11,8 @@ use tidegate_shared::proxy_header::Version;
 use super::listeners::{Listener, Named};
 use super::passing::{Onward, Passed, Passing};
 use super::routes::{Goal, Routed};
-use super::settings::{Source, is_flag, is_list, key_of, long};
+use super::settings::{Source, due, is_flag, is_list, key_of, long};
+use super::table::Due;
 use super::{Cli, Config};
 use crate::backend::greeting::SendProxy;
 use crate::door::Expect;
@@ -88,7 +89,7 @@ fn line_of(config: &Config, option: &Arg, key: &str, all: bool) -> String {
         Some(format!("[{}]", quoted.join(", ")))
     } else {
         raw.first()
-            .map(|value| bare_or_quoted(value))
+            .map(|value| written(option, value))
             .or_else(|| follows(config, id))
     };
     match value {
@@ -172,17 +173,16 @@ fn describe(listener: &Listener, all: bool, out: &mut String) {
     let command = Cli::command();
     let run = command.find_subcommand("run").unwrap_or(&command);
     for setting in &listener.sources {
-        let is_list = run
-            .get_arguments()
-            .any(|option| option.get_id() == setting.id.as_str() && is_list(option));
-        let value = if is_list {
+        let mut options = run.get_arguments();
+        let Some(option) = options.find(|option| option.get_id() == setting.id.as_str()) else {
+            continue;
+        };
+        let value = if is_list(option) {
             let quoted: Vec<String> = setting.values.iter().map(|value| quoted(value)).collect();
             format!("[{}]", quoted.join(", "))
         } else {
-            setting
-                .values
-                .first()
-                .map_or_else(String::new, |value| bare_or_quoted(value))
+            let value = setting.values.first();
+            value.map_or_else(String::new, |value| written(option, value))
         };
         out.push_str(&entry(
             &format!("{} = {value}", setting.id),
@@ -330,11 +330,11 @@ fn whence(source: &Source) -> String {
     }
 }
 
-/// A whole number as it is, anything else as a string.
-fn bare_or_quoted(value: &str) -> String {
+/// A whole number as it is where one may stand, anything else as a string.
+fn written(option: &Arg, value: &str) -> String {
     match value.parse::<i64>() {
-        Ok(number) => number.to_string(),
-        Err(_) => quoted(value),
+        Ok(number) if due(option) != Due::Text => number.to_string(),
+        _ => quoted(value),
     }
 }
 

@@ -96,14 +96,20 @@ fn read(mut root: Table<'_>, folder: &Path, run: &Command) -> File {
     if let Some(mut tunnels) = tunnels {
         let of = &mut tunnels;
         names = Some(said(of, "names", |value| {
-            let patterns = value.list();
-            let read = |value: &Value<'_>| value.parsed(NamePattern::from_operator);
+            let patterns = value.some(
+                "no agent could bring any; name those that agents may bring, or leave it out for any",
+            );
+            let read = |value: &Value<'_>| value.text_parsed(NamePattern::from_operator);
             Some(patterns.iter().filter_map(read).collect::<Arc<[_]>>())
         }));
         tunnels_proxy_from = Some(said(of, "proxy_from", |value| Some(ranges(value))));
         tunnels.finish(|key| settings::home_of(key, run));
     }
-    let names = names.filter(|names| names.given);
+    // Where none of them could be read, nothing is known of who is served.
+    let names: Option<Said<Option<Arc<[NamePattern]>>>> = names.filter(|names| {
+        let read = names.value.as_ref();
+        names.given && read.is_some_and(|patterns| !patterns.is_empty())
+    });
     let served = names.as_ref().and_then(|names| names.value.as_deref());
     let backends = backends::read(root.table("backends"), folder);
     let goals = Goals {

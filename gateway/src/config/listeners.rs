@@ -141,7 +141,9 @@ pub(super) fn read(
         table.complain("it has no `address` to listen on, such as \"0.0.0.0:80\"");
     }
     let certificates = said(&mut table, "certificates", |value| {
-        let files = value.list();
+        let files = value.some(
+            "an empty list is no certificate, and this would be clear text; name PEM files with chain and key, or leave it out where clear text is meant",
+        );
         Some(
             files
                 .iter()

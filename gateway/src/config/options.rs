@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use tidegate_shared::args::{listen, listen_loopback, size, some_time, whole};
-use tidegate_shared::log::Format;
+use tidegate_shared::log::{Format, check_level};
 use tidegate_shared::name::NamePattern;
 
 use super::limits::{Limits, Patience};
@@ -120,7 +120,8 @@ pub struct Run {
         long,
         value_name = "LEVEL",
         env = "TIDEGATE_LOG_LEVEL",
-        default_value = "info"
+        default_value = "info",
+        value_parser = level
     )]
     pub log_level: String,
     /// Do not log requests. They are counted all the same.
@@ -206,6 +207,10 @@ fn pattern(text: &str) -> Result<NamePattern, String> {
 
 fn format(text: &str) -> Result<Format, String> {
     text.parse()
+}
+
+fn level(text: &str) -> Result<String, String> {
+    check_level(text).map(|()| text.to_owned())
 }
 
 fn workers(text: &str) -> Result<u16, String> {

@@ -101,7 +101,7 @@ pub(super) fn route(
     Known { listeners, goals }: Known<'_>,
 ) -> Option<Passed> {
     let spot = table.spot();
-    let sni = sni.parsed(host_pattern);
+    let sni = sni.text_parsed(host_pattern);
     let named = listeners_of(&mut table, listeners);
     if !listeners.iter().any(|listener| listener.passing.is_some()) {
         table.complain(
@@ -198,7 +198,8 @@ fn backend(value: &Value<'_>, backends: &[Placed]) -> Option<Onward> {
 }
 
 fn servers(value: Value<'_>) -> Option<Vec<Address>> {
-    let at = value.list();
+    let at =
+        value.some("an empty list is nowhere to go; write HOST:PORT, such as \"10.0.0.1:5432\"");
     if at.is_empty() {
         return None;
     }
@@ -208,7 +209,7 @@ fn servers(value: Value<'_>) -> Option<Vec<Address>> {
 }
 
 fn tunnel(value: &Value<'_>, served: Option<&[NamePattern]>) -> Option<Onward> {
-    let name = value.parsed(AgentName::from_operator)?;
+    let name = value.text_parsed(AgentName::from_operator)?;
     if served.is_some_and(|served| !served.iter().any(|pattern| pattern.matches(name.as_str()))) {
         value.complain(format!(
             "no agent may bring `{name}`: it is not among tunnels.names"

@@ -34,12 +34,8 @@ pub(super) fn read(table: Option<Table<'_>>) -> Resolving {
     let usual = Resolver::default();
     let (spot, places) = (Some(table.spot()), table.places());
     let servers = table.take("servers").map(|value| {
-        if value.is_empty_list() {
-            value.complain(
-                "nobody would be asked; leave it out for the servers of /etc/resolv.conf",
-            );
-        }
-        let all = value.list();
+        let all =
+            value.some("nobody would be asked; leave it out for the servers of /etc/resolv.conf");
         let all = all.iter().filter_map(|value| value.parsed(dns_server));
         all.collect()
     });

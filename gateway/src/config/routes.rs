@@ -67,7 +67,9 @@ pub(super) fn read(routes: Option<Value<'_>>, known: Known<'_>) -> (Vec<Routed>,
 
 fn one(mut table: Table<'_>, known: Known<'_>) -> Option<Routed> {
     let spot = table.spot();
-    let host = table.take("host").map(|host| host.parsed(host_pattern));
+    let host = table
+        .take("host")
+        .map(|host| host.text_parsed(host_pattern));
     let path = table.take("path").map(|value| {
         let path = value.text()?;
         if path.starts_with('/') && !path.contains(['?', '#', ' ']) && path.is_ascii() {
@@ -136,7 +138,8 @@ pub(super) fn listeners_of<'d>(
     table: &mut Table<'d>,
     listeners: &[Listener],
 ) -> Vec<(Option<Arc<str>>, Value<'d>)> {
-    let values = table.take("listeners").map(Value::list);
+    let none = "nobody's requests would come here; name listeners, or leave it out for all of them";
+    let values = table.take("listeners").map(|value| value.some(none));
     let named = values.unwrap_or_default().into_iter();
     named
         .map(|value| (listener(&value, listeners), value))
@@ -196,7 +199,7 @@ pub(super) fn backend_named(value: &Value<'_>, backends: &[Placed]) -> Option<St
 }
 
 fn tunnel(value: &Value<'_>, served: Option<&[NamePattern]>) -> Option<Goal> {
-    let name = value.parsed(AgentName::from_operator)?;
+    let name = value.text_parsed(AgentName::from_operator)?;
     if served.is_some_and(|served| !served.iter().any(|pattern| pattern.matches(name.as_str()))) {
         value.complain(format!(
             "no agent may bring `{name}`: it is not among tunnels.names"

@@ -9,7 +9,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::listeners::Named;
-use super::table::{Problem, Spot, Table, Value};
+use super::table::{Due, Problem, Spot, Table, Value};
 
 /// The option that takes what a file has under a key of another name.
 const OTHER_NAMES: [(&str, &str); 7] = [
@@ -156,23 +156,32 @@ pub(super) fn setting(option: &Arg, value: Value<'_>, folder: &Path) -> Option<S
 
 /// A value's text, if the option takes it.
 fn checked(option: &Arg, value: &Value<'_>) -> Option<String> {
-    let word = value.word()?;
     let long = option.get_long()?;
     // Of all the option says, only how a value is read counts here.
     let alone = option.clone().env(None::<&'static str>).required(false);
-    let asked = Command::new("file")
-        .no_binary_name(true)
-        .arg(alone)
-        .try_get_matches_from([format!("--{long}={word}")]);
-    let Err(error) = asked else {
-        return Some(word.into_owned());
-    };
-    let why = std::error::Error::source(&error).map_or_else(
-        || format!("`{word}` is no value for it"),
-        ToString::to_string,
-    );
-    value.complain(why);
-    None
+    let command = Command::new("file").no_binary_name(true).arg(alone);
+    value.read(due(option), |word| {
+        let asked = command
+            .clone()
+            .try_get_matches_from([format!("--{long}={word}")]);
+        let Err(error) = asked else {
+            return Ok(word.to_owned());
+        };
+        Err(std::error::Error::source(&error).map_or_else(
+            || format!("`{word}` is no value for it"),
+            ToString::to_string,
+        ))
+    })
+}
+
+/// What a file has as the value of an option, by what `--help` calls it.
+pub(super) fn due(option: &Arg) -> Due {
+    let names = option.get_value_names().unwrap_or_default();
+    match names.first().map(|name| name.as_str()) {
+        Some("N" | "BITS") => Due::Number,
+        Some("ADDR" | "SIZE" | "TIME" | "RATE" | "STATUS" | "ACTION") => Due::Either,
+        _ => Due::Text,
+    }
 }
 
 pub(super) fn is_flag(option: &Arg) -> bool {
@@ -315,6 +324,24 @@ mod tests {
 
     use super::super::options::Cli;
     use super::*;
+
+    /// An option whose value is called something else is taken for one of text.
+    #[test]
+    fn what_an_options_value_is_called_says_what_a_file_has() {
+        let command = Cli::command();
+        let run = command.find_subcommand("run").unwrap();
+        for option in run.get_arguments().filter(|option| !is_flag(option)) {
+            let is_text = ["FILE", "PEM", "PATH", "NAME", "FORMAT", "LEVEL", "RANGE"];
+            let is_text = [&is_text[..], &["EXPECT", "FIELD"]].concat();
+            let names = option.get_value_names().unwrap_or_default();
+            let named = names.first().map(|name| name.as_str()).unwrap_or_default();
+            assert_eq!(
+                due(option) == Due::Text,
+                is_text.contains(&named),
+                "{option}: {named}"
+            );
+        }
+    }
 
     #[test]
     fn every_option_of_run_has_a_key_of_its_own() {

@@ -131,6 +131,25 @@ pub(super) struct Table<'d> {
     asked: Vec<Cow<'static, str>>,
 }
 
+/// What is to stand as a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    Text,
+    Number,
+    /// Such as a time, which has a unit or counts seconds.
+    Either,
+}
+
+impl Due {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Text => "a string",
+            Self::Number => "a whole number",
+            Self::Either => "a string or a whole number",
+        }
+    }
+}
+
 /// One value.
 #[derive(Debug)]
 pub(super) struct Value<'d> {
@@ -275,8 +294,9 @@ impl<'d> Value<'d> {
         self.document.complain(self.at.start, &self.key, text);
     }
 
+    /// Says of what type it is, and that `wanted`.
     fn wrong<T>(&self, wanted: &str) -> Option<T> {
-        self.complain(format!("this is {}; {wanted} is due", kind(self.value)));
+        self.complain(format!("this is {}; {wanted}", kind(self.value)));
         None
     }
 
@@ -284,7 +304,7 @@ impl<'d> Value<'d> {
     pub(super) fn text(&self) -> Option<&'d str> {
         match self.value {
             DeValue::String(text) => Some(text.as_ref()),
-            _ => self.wrong("a string"),
+            _ => self.wrong("a string is due"),
         }
     }
 
@@ -301,17 +321,57 @@ impl<'d> Value<'d> {
                     }
                 }
             }
-            _ => self.wrong("a string or a whole number"),
+            _ => self.wrong("a string or a whole number is due"),
         }
     }
 
-    /// What `parse` makes of a word.
+    /// What `parse` makes of a string or a whole number.
     pub(super) fn parsed<T, E: fmt::Display>(
         &self,
         parse: impl Fn(&str) -> Result<T, E>,
     ) -> Option<T> {
-        match parse(&self.word()?) {
-            Ok(value) => Some(value),
+        self.read(Due::Either, parse)
+    }
+
+    /// What `parse` makes of a string.
+    pub(super) fn text_parsed<T, E: fmt::Display>(
+        &self,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        self.read(Due::Text, parse)
+    }
+
+    /// What `parse` makes of a whole number.
+    pub(super) fn number_parsed<T, E: fmt::Display>(
+        &self,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        self.read(Due::Number, parse)
+    }
+
+    /// What `parse` makes of a value of the type that is due. Of one of another type it is asked as well: what it says of values
+    /// in general helps more than what their type is.
+    pub(super) fn read<T, E: fmt::Display>(
+        &self,
+        due: Due,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        let (word, fits) = match self.value {
+            DeValue::String(text) => (Cow::Borrowed(text.as_ref()), due != Due::Number),
+            DeValue::Integer(_) => (self.word()?, due != Due::Text),
+            DeValue::Boolean(value) if due != Due::Number => (value.to_string().into(), false),
+            DeValue::Float(value) if due != Due::Number => (value.as_str().into(), false),
+            _ => return self.wrong(&format!("{} is due", due.words())),
+        };
+        match parse(&word) {
+            Ok(value) if fits => Some(value),
+            Ok(_) => {
+                let example = match (due, word.parse::<i64>()) {
+                    (Due::Number, Ok(number)) => format!(": {} = {number}", self.name()),
+                    _ => String::new(),
+                };
+                self.wrong(&format!("{} is due{example}", due.words()))
+            }
             Err(error) => {
                 self.complain(error.to_string());
                 None
@@ -319,10 +379,15 @@ impl<'d> Value<'d> {
         }
     }
 
+    /// The key without its tables.
+    fn name(&self) -> &str {
+        self.key.rsplit('.').next().unwrap_or_default()
+    }
+
     pub(super) fn boolean(&self) -> Option<bool> {
         match self.value {
             DeValue::Boolean(value) => Some(*value),
-            _ => self.wrong("true or false"),
+            _ => self.wrong("true or false is due"),
         }
     }
 
@@ -342,8 +407,12 @@ impl<'d> Value<'d> {
         }
     }
 
-    pub(super) fn is_empty_list(&self) -> bool {
-        matches!(self.value, DeValue::Array(array) if array.is_empty())
+    /// The same, with `why` for a list that has none.
+    pub(super) fn some(self, why: &str) -> Vec<Self> {
+        if matches!(self.value, DeValue::Array(array) if array.is_empty()) {
+            self.complain(why);
+        }
+        self.list()
     }
 
     pub(super) fn is_table(&self) -> bool {
@@ -359,14 +428,14 @@ impl<'d> Value<'d> {
                 table,
                 asked: Vec::new(),
             }),
-            _ => self.wrong("a table"),
+            _ => self.wrong("a table is due"),
         }
     }
 
     /// The tables of an array of tables (`[[routes]]`).
     pub(super) fn tables(self) -> Vec<Table<'d>> {
         if !matches!(self.value, DeValue::Array(_)) {
-            let wanted = format!("an array of tables ([[{}]])", self.key);
+            let wanted = format!("an array of tables ([[{}]]) is due", self.key);
             return self.wrong(&wanted).unwrap_or_default();
         }
         self.list().into_iter().filter_map(Self::table).collect()

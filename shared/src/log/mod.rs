@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use tracing::level_filters::LevelFilter;
+use tracing::level_filters::{LevelFilter, STATIC_MAX_LEVEL};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -282,17 +282,41 @@ pub fn check_level(filter: &str) -> Result<(), String> {
     parsed(filter).map(drop)
 }
 
-/// A word alone is a level. To `EnvFilter` it might also be the name of a target, and a mistyped level would log nothing.
+/// What a user may write: levels, alone or of a target. `EnvFilter` takes more: digits and nothing at all for levels, and a
+/// mistyped level for the name of a target, of which nothing would be logged.
 fn parsed(filter: &str) -> Result<EnvFilter, String> {
-    let wrong = |what: &dyn std::fmt::Display| {
-        format!("`{filter}` is not a log level: {what}; write `info`, `debug` or `warn`")
+    let wrong = || {
+        format!(
+            "`{filter}` is not a log level; write off, error, warn, info, debug or trace, also by target as in `info,h2=debug`"
+        )
     };
-    for word in filter.split(',').filter(|part| !part.contains('=')) {
-        word.trim()
-            .parse::<LevelFilter>()
-            .map_err(|error| wrong(&error))?;
-    }
-    EnvFilter::try_new(with_quiet_libraries(filter)).map_err(|error| wrong(&error))
+    let plain = within(filter, STATIC_MAX_LEVEL).ok_or_else(wrong)?;
+    EnvFilter::try_new(with_quiet_libraries(&plain)).map_err(|_bad| wrong())
+}
+
+/// The same filter with no level above `most`, of which `EnvFilter` would tell whoever reads its own standard error; `None`
+/// where it is none.
+fn within(filter: &str, most: LevelFilter) -> Option<String> {
+    let level = |word: &str| {
+        let word = word.trim();
+        let known = ["off", "error", "warn", "info", "debug", "trace"];
+        let mut known = known
+            .iter()
+            .filter(|known| word.eq_ignore_ascii_case(known));
+        let level: LevelFilter = known.next()?.parse().ok()?;
+        Some(level.min(most).to_string())
+    };
+    let is_target = |octet: u8| octet.is_ascii_alphanumeric() || b"_-:".contains(&octet);
+    let part = |part: &str| match part.split_once('=') {
+        None => level(part),
+        Some((target, word)) => {
+            let target = target.trim();
+            let named = !target.is_empty() && target.bytes().all(is_target);
+            named.then_some(format!("{target}={}", level(word)?))
+        }
+    };
+    let all: Option<Vec<String>> = filter.split(',').map(part).collect();
+    all.map(|all| all.join(","))
 }
 
 /// A library warns of what hostile peers send as often as they send it. What matters of that is said here, counted and
@@ -351,8 +375,28 @@ mod tests {
         ] {
             assert!(parsed(good).is_ok(), "{good}");
         }
-        for bad in ["nonsense", "loud=very", "info,loud"] {
+        for bad in [
+            "nonsense",
+            "loud=very",
+            "info,loud",
+            "5",
+            "h2=5",
+            "",
+            "info,",
+            "h2=",
+        ] {
             assert!(parsed(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn no_more_is_asked_for_than_the_program_is_built_with() {
+        for (filter, most, plain) in [
+            ("TRACE", LevelFilter::DEBUG, "debug"),
+            ("info, h2=trace", LevelFilter::DEBUG, "info,h2=debug"),
+            ("off,h2 = warn", LevelFilter::TRACE, "off,h2=warn"),
+        ] {
+            assert_eq!(within(filter, most).as_deref(), Some(plain));
         }
     }
 
