@@ -123,13 +123,11 @@ fn lists(config: &Config, problems: &mut Vec<Problem>) -> Lists {
 
 fn trust(config: &Config, problems: &mut Vec<Problem>) -> Option<Arc<Trust<ServerConfig>>> {
     let run = &config.run;
-    let (Some(_), Some(file), Some(ca)) = (run.tunnels, &run.identity, &run.ca) else {
-        return None;
-    };
+    run.tunnels?;
     let of = |id: &str, fault: &dyn fmt::Display| config.sources.problem(id, fault.to_string());
-    let identity = SwapIdentity::load(file)
-        .map_err(|fault| of("identity", &fault))
-        .and_then(|loaded| match gateway_identity(loaded.current().leaf()) {
+    let identity = run.identity.as_ref().map(|file| {
+        let loaded = SwapIdentity::load(file).map_err(|fault| of("identity", &fault))?;
+        match gateway_identity(loaded.current().leaf()) {
             Ok(_) => Ok(loaded),
             Err(refusal) => Err(of(
                 "identity",
@@ -138,15 +136,19 @@ fn trust(config: &Config, problems: &mut Vec<Problem>) -> Option<Arc<Trust<Serve
                     file.display()
                 ),
             )),
-        });
-    let anchors =
-        Anchors::load(ca, End::Gateway, anchor::require).map_err(|fault| of("ca", &fault));
+        }
+    });
+    let anchors = run.ca.as_ref().map(|ca| {
+        Anchors::load(ca, End::Gateway, anchor::require).map_err(|fault| of("ca", &fault))
+    });
     match (identity, anchors) {
-        (Ok(identity), Ok(anchors)) => Trust::new(identity, anchors, tunnel_server)
+        (Some(Ok(identity)), Some(Ok(anchors))) => Trust::new(identity, anchors, tunnel_server)
             .map_err(|fault| problems.push(of("ca", &fault)))
             .ok(),
+        // What is wrong with one of them is told where the other is missing, too.
         (identity, anchors) => {
-            problems.extend(identity.err().into_iter().chain(anchors.err()));
+            problems.extend(identity.and_then(Result::err));
+            problems.extend(anchors.and_then(Result::err));
             None
         }
     }

@@ -5,6 +5,9 @@
     reason = "a test that cannot go on stops where it stands"
 )]
 
+#[path = "config/places.rs"]
+mod places; // where a mistake is told, and that none hides another
+
 #[path = "config/routes.rs"]
 mod routes; // routes that nobody meets, and those that are for too many
 
@@ -134,6 +137,10 @@ tunnel = "c"
         ),
         ("a.toml:16:8: listeners.two.mode: ", "tpc"),
         ("a.toml:20:6: tunnels.ca: ", "cannot read 7"),
+        (
+            "a.toml:21:9: tunnels.clear: ",
+            "no certificate that names them",
+        ),
         (
             "a.toml:21:9: tunnels.clear: ",
             "both to listen on 127.0.0.1:8443",
@@ -499,7 +506,7 @@ servers = { one = "10.0.0.1:80" }
         ("a.toml:9:50: backends.d.check.host: ", "no host to ask for"),
         ("a.toml:9:74: backends.d.check.status: ", "from 200 to 599"),
         ("a.toml:9:89: backends.d.check.fall: ", "from 1 to 1000"),
-        ("a.toml:10:1: backends.e: ", "check.tls = true"),
+        ("a.toml:11:17: backends.e.check.tls: ", "check.tls = true"),
         ("a.toml:14:9: backends.f.check: ", "`5` is no check"),
         (
             "a.toml:16:11: backends.g.balance: ",
@@ -529,7 +536,7 @@ servers = { one = "10.0.0.1:80" }
             "such as \"200-399\"",
         ),
         (
-            "a.toml:29:1: backends.n: ",
+            "a.toml:30:14: backends.n.eject_time: ",
             "eject_time = 100s at first and eject_time_most = 60s",
         ),
     ];
@@ -584,6 +591,9 @@ tunnel = "c.test"
 sni = "b.test"
 listeners = ["two"]
 tunnel = "d.test"
+[tunnels]
+clear = "127.0.0.1:5435"
+clear_names = "db.test"
 "#;
     let told = told(wrong);
     let places = [
@@ -597,14 +607,14 @@ tunnel = "d.test"
         ("a.toml:10:17: listeners.pg.hello_timeout: ", ""),
         ("a.toml:15:12: listeners.two.servers: ", "write HOST:PORT"),
         ("a.toml:15:35: listeners.two.servers: ", "write HOST:PORT"),
-        ("a.toml:11:1: listeners.two: ", "two places to go"),
+        ("a.toml:15:11: listeners.two.servers: ", "two places to go"),
         (
             "a.toml:20:14: listeners.three.send_proxy: ",
             "write \"v1\" or \"v2\"",
         ),
         (
-            "a.toml:16:1: listeners.three: ",
-            "`send_proxy` is what `servers` are told",
+            "a.toml:20:14: listeners.three.send_proxy: ",
+            "this is what `servers` are told",
         ),
         ("a.toml:23:14: routes.listeners: ", "in tcp mode"),
         ("a.toml:27:14: routes.listeners: ", "in http mode"),
@@ -665,7 +675,7 @@ one = "10.0.0.1:443"
             "no backend `dbs`; did you mean `db`?",
         ),
         (
-            "a.toml:6:1: listeners.two: ",
+            "a.toml:10:11: listeners.two.servers: ",
             "`backend` and `servers` are two places to go",
         ),
         (
@@ -711,11 +721,17 @@ one = "10.0.0.1:5432"
     let told = told(text);
     let places = [
         (
-            "a.toml:2:1: listeners.pg: ",
+            "a.toml:6:14: listeners.pg.send_proxy: ",
             "those of a backend are told by its own",
         ),
-        ("a.toml:7:1: routes: ", "room that only version 2 has"),
-        ("a.toml:12:1: backends.db: ", "add send_proxy = \"v2\""),
+        (
+            "a.toml:11:14: routes.proxy_tlvs: ",
+            "room that only version 2 has",
+        ),
+        (
+            "a.toml:14:14: backends.db.proxy_tlvs: ",
+            "add send_proxy = \"v2\"",
+        ),
         ("a.toml:13:1: backends.db.proxy: ", "is `send_proxy`"),
         (
             "a.toml:14:28: backends.db.proxy_tlvs: ",

@@ -28,9 +28,17 @@ pub struct Placed {
     pub(super) places: Places,
     /// The keys that name files of `tls`, and where they stand: `ca` and `client_certificate`.
     pub files: Vec<(&'static str, Spot)>,
-    /// Every server could be read.
-    pub(super) whole: bool,
+    /// Of its keys, those that could not be read in whole.
+    unread: Vec<&'static str>,
 }
+
+/// What is wrong with one key only if another one is as it is.
+const LEANING: [(&str, &str); 4] = [
+    ("servers", "servers"),
+    ("protocol", "tls"),
+    ("check.tls", "tls"),
+    ("check.send_proxy", "send_proxy"),
+];
 
 impl Placed {
     /// Something wrong with a file that a key of `tls` names.
@@ -43,6 +51,35 @@ impl Placed {
                 ..problem
             },
             None => problem,
+        }
+    }
+
+    /// Everything that is wrong with it in itself, but for what may be so because something else could not be read.
+    pub(super) fn problems(&self) -> impl Iterator<Item = Problem> {
+        let found = self.backend.problems().into_iter();
+        let certain = found.filter(|wrong| {
+            let mut leaning = LEANING.iter();
+            !leaning.any(|(key, other)| wrong.key == *key && self.unread.contains(other))
+        });
+        certain.map(|wrong| self.problem_at(&wrong.key, wrong.text))
+    }
+
+    /// Something wrong with one of its keys, or with the table that it would be in.
+    pub(super) fn problem_at(&self, key: &str, text: impl Into<String>) -> Problem {
+        let whole = self.problem(text);
+        let mut key = key;
+        loop {
+            if let Some(spot) = self.places.of(key) {
+                return Problem {
+                    spot: Some(spot.clone()),
+                    key: format!("{}.{key}", whole.key),
+                    ..whole
+                };
+            }
+            match key.rsplit_once('.') {
+                Some((table, _)) => key = table,
+                None => return whole,
+            }
         }
     }
 
@@ -73,25 +110,30 @@ fn one(name: &str, value: Value<'_>, folder: &Path) -> Option<Placed> {
     let spot = value.spot();
     let mut table = value.table()?;
     let places = table.places();
+    let mut unread = Vec::new();
     let balance = table.take("balance").and_then(balance).unwrap_or_default();
     let protocol = or(&mut table, "protocol", Protocol::default(), str::parse);
     let terms = terms(&mut table);
     let mut files = Vec::new();
+    let before = table.complaints();
     let tls = table
         .take("tls")
         .and_then(|value| tls(value, folder, &mut files));
+    unread.extend((table.complaints() > before).then_some("tls"));
     let send_proxy = send_proxy(&mut table).value;
+    let is_lost = send_proxy.is_none() && places.of("send_proxy").is_some();
+    unread.extend(is_lost.then_some("send_proxy"));
     let check = table.take("check").and_then(checks::check);
     let entries = table
         .table("servers")
         .map(Table::entries)
         .unwrap_or_default();
-    let said = entries.len();
+    let before = table.complaints();
     let servers: Vec<Server> = entries
         .into_iter()
         .filter_map(|(name, value)| server(&name, value))
         .collect();
-    let whole = servers.len() == said;
+    unread.extend((table.complaints() > before).then_some("servers"));
     table.finish(|key| {
         let told = "to listeners; what its servers are told is `send_proxy`";
         (key == "proxy").then(|| told.to_owned())
@@ -112,7 +154,7 @@ fn one(name: &str, value: Value<'_>, folder: &Path) -> Option<Placed> {
         spot,
         places,
         files,
-        whole,
+        unread,
     })
 }
 
@@ -251,19 +293,18 @@ pub(super) fn send_proxy(table: &mut Table<'_>) -> Said<Option<SendProxy>> {
         let told = all.iter().filter_map(|one| one.parsed(str::parse));
         Some(told.collect::<Vec<Told>>())
     });
-    match version.value {
-        _ if !tlvs.given => {}
+    let lacking = match version.value {
+        _ if !tlvs.given => None,
         Some(Version::V1) => {
-            table.complain(
-                "`proxy_tlvs` need room that only version 2 has; write send_proxy = \"v2\"",
-            );
+            Some("these need room that only version 2 has; write send_proxy = \"v2\"")
         }
         None if !version.given => {
-            table.complain(
-                "`proxy_tlvs` are what a header says, and none is sent; add send_proxy = \"v2\"",
-            );
+            Some("these are what a header says, and none is sent; add send_proxy = \"v2\"")
         }
-        _ => {}
+        _ => None,
+    };
+    if let Some(text) = lacking {
+        table.complain_of("proxy_tlvs", text);
     }
     let place = version.named.to_string();
     let plan = version.value.map(|version| SendProxy {

@@ -7,24 +7,20 @@ use std::sync::Arc;
 use tidegate_shared::name::NamePattern;
 
 use super::Config;
+use super::backends::Placed;
 use super::passing::{Onward, SOMEWHERE};
 use super::rates;
 use super::routes::Goal;
+use super::settings::Source;
 use super::shadow;
-use super::table::Problem;
+use super::table::{Problem, hint};
 use crate::backend::config::Place;
 use crate::door::Expect;
 
-/// Everything that is wrong. What is missing is told only where the `whole` of the file was understood.
+/// Everything that is wrong. Routes for listeners that are not known hide nothing where the `whole` of the file was not understood.
 pub(super) fn problems(config: &Config, whole: bool) -> Vec<Problem> {
-    let mut all = Vec::new();
-    if whole {
-        all.extend(missing(config));
-    }
-    for placed in config.backends.iter().filter(|placed| placed.whole) {
-        let problems = placed.backend.problems().into_iter();
-        all.extend(problems.map(|text| placed.problem(text)));
-    }
+    let mut all = missing(config);
+    all.extend(config.backends.iter().flat_map(Placed::problems));
     let resolving = &config.resolving;
     let problems = resolving.resolver.problems().into_iter();
     all.extend(problems.map(|text| resolving.problem(text)));
@@ -91,24 +87,25 @@ pub(super) fn asks(config: &Config) -> bool {
         .any(|place| !matches!(place, Place::Fixed(_)))
 }
 
+/// What is not there, neither understood nor otherwise.
 fn missing(config: &Config) -> Vec<Problem> {
-    let (run, sources) = (&config.run, &config.sources);
+    let (run, sources, wants) = (&config.run, &config.sources, &config.wants);
     let mut all = Vec::new();
-    if config.listeners.is_empty() {
+    if config.listeners.is_empty() && !wants.listeners_unread {
         all.push(Problem::plain(
             "nothing listens for visitors; give --visitors ADDR, --visitors-tls ADDR with --visitors-cert PEM, or [listeners.NAME] in a file (--config)",
         ));
     }
-    if run.tunnels.is_none() && run.tunnels_clear.is_none() && !dials_all(config) {
-        all.push(Problem::plain(
-            "agents have nowhere to dial; give --tunnels ADDR with --identity PEM and --ca PEM, or [tunnels] or [backends.NAME] in a file (--config)",
-        ));
+    let is_said = |id: &str| sources.is_set(id) || wants.is_unread(id);
+    if !is_said("tunnels") && !is_said("tunnels_clear") {
+        all.extend(tunnels(config));
     }
-    if run.tunnels.is_some() && (run.identity.is_none() || run.ca.is_none()) {
+    if run.tunnels.is_some() && !(is_said("identity") && is_said("ca")) {
         let text = "TLS with agents needs --identity PEM, the gateway's certificate and key, and --ca PEM, the authority of agents (in a file: `identity` and `ca`)";
         all.push(sources.problem("tunnels", text));
     }
-    if run.tunnels_clear.is_some() && run.tunnels_clear_name.is_empty() {
+    let names = &run.tunnels_clear_name;
+    if run.tunnels_clear.is_some() && names.is_empty() && !wants.is_unread("tunnels_clear_name") {
         all.push(sources.problem(
             "tunnels_clear",
             "tunnels in clear text have no certificate that names them; give --tunnels-clear-name NAME (in a file: `clear_names`)",
@@ -117,18 +114,35 @@ fn missing(config: &Config) -> Vec<Problem> {
     all
 }
 
-/// Whether everything that is named goes to servers: such a gateway needs no tunnels.
-fn dials_all(config: &Config) -> bool {
-    let requests = config.routes.iter().map(|routed| &routed.route.target);
-    let mut requests = requests.map(|goal| matches!(goal, Goal::Backend(_)));
-    let mut connections = onwards(config).map(|goal| !matches!(goal, Onward::Tunnel(_)));
-    let names_any = !config.backends.is_empty()
-        || !config.passed.is_empty()
-        || config
-            .listeners
-            .iter()
-            .any(|listener| listener.passing.is_some());
-    names_any && requests.all(|dialled| dialled) && connections.all(|dialled| dialled)
+/// Whatever wants tunnels where there are none. Who dials everything needs none.
+fn tunnels(config: &Config) -> Vec<Problem> {
+    let (sources, wants) = (&config.sources, &config.wants);
+    let nowhere = "agents have nowhere to dial; give --tunnels ADDR with --identity PEM and --ca PEM, or [tunnels] with `address`, `identity` and `ca`";
+    let to_tunnels = wants.tunnels.iter();
+    let to_tunnels =
+        to_tunnels.map(|named| named.problem(format!("this goes to a tunnel, and {nowhere}")));
+    let mut all: Vec<Problem> = to_tunnels.collect();
+    let about = format!("this is about tunnels, and {nowhere}");
+    let names = config.names.as_ref().map(|names| &names.named);
+    let from = &config.tunnels_proxy_from;
+    let from = from.given.then_some(&from.named);
+    all.extend(
+        names
+            .into_iter()
+            .chain(from)
+            .map(|named| named.problem(about.as_str())),
+    );
+    for id in ["identity", "ca"] {
+        if matches!(sources.of_option(id), Source::File { .. }) {
+            all.push(sources.problem(id, about.as_str()));
+        }
+    }
+    if all.is_empty() && !wants.dials {
+        all.push(Problem::plain(
+            "agents have nowhere to dial; give --tunnels ADDR with --identity PEM and --ca PEM, or [tunnels] or [backends.NAME] in a file (--config)",
+        ));
+    }
+    all
 }
 
 /// Where connections of listeners in TCP mode go.
@@ -195,7 +209,8 @@ fn listening_in_vain(config: &Config) -> impl Iterator<Item = Problem> {
 fn clear_names(config: &Config) -> Vec<Problem> {
     let (run, sources) = (&config.run, &config.sources);
     let mut all = Vec::new();
-    if run.tunnels_clear.is_none() && !run.tunnels_clear_name.is_empty() {
+    let unread = config.wants.is_unread("tunnels_clear");
+    if run.tunnels_clear.is_none() && !unread && !run.tunnels_clear_name.is_empty() {
         all.push(sources.problem(
             "tunnels_clear_name",
             "this changes nothing without --tunnels-clear ADDR (in a file: `clear`)",
@@ -205,9 +220,12 @@ fn clear_names(config: &Config) -> Vec<Problem> {
         let served = |name: &&NamePattern| names.value.iter().any(|pattern| pattern.covers(name));
         let strangers = run.tunnels_clear_name.iter().filter(|name| !served(name));
         all.extend(strangers.map(|name| {
+            let name = name.to_string();
+            let known: Vec<String> = names.value.iter().map(ToString::to_string).collect();
+            let hint = hint(&name, known.iter().map(String::as_str));
             sources.problem(
                 "tunnels_clear_name",
-                format!("{name} is not among tunnels.names"),
+                format!("{name} is not among tunnels.names{hint}"),
             )
         }));
     }

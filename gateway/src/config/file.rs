@@ -9,11 +9,11 @@ use tidegate_shared::name::NamePattern;
 use toml::de::DeTable;
 
 use super::backends::{self, Placed};
-use super::listeners::{self, Listener, Said, ranges, said};
+use super::listeners::{self, Listener, Named, Said, ranges, said};
 use super::loaded::{Loaded, MOST, octets};
 use super::passing::Passed;
 use super::resolver::{self, Resolving};
-use super::routes::{self, Goals, Known, Routed};
+use super::routes::{self, Goals, Known, Routed, Seen};
 use super::settings::{self, Setting};
 use super::table::{Document, Problem, Table, Value};
 use crate::forward::Range;
@@ -29,8 +29,29 @@ pub(super) struct File {
     pub(super) resolving: Resolving,
     pub(super) routes: Vec<Routed>,
     pub(super) passed: Vec<Passed>,
+    pub(super) wants: Wants,
     /// `None` of a text that stands in no file.
     pub(super) loaded: Option<Loaded>,
+}
+
+/// What it names, whether or not that could be read: nothing of it is missing.
+#[derive(Debug, Default)]
+pub(super) struct Wants {
+    /// The keys that want a tunnel.
+    pub(super) tunnels: Vec<Named>,
+    /// Something is, or may be, for servers that the gateway dials.
+    pub(super) dials: bool,
+    /// Options whose values could not be read.
+    unread: Vec<String>,
+    /// There are listeners, and none of them could be read.
+    pub(super) listeners_unread: bool,
+}
+
+impl Wants {
+    /// Whether the value of this option could not be read.
+    pub(super) fn is_unread(&self, id: &str) -> bool {
+        self.unread.iter().any(|known| known == id)
+    }
 }
 
 /// Reads a file; `run` has the options that may stand in it.
@@ -78,7 +99,16 @@ pub(super) fn parse(
     let (parsed, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
         let at = error.span().map_or(0, |span| span.start);
-        document.complain(at, "", error.message());
+        let named = error.span().and_then(|span| text.get(span));
+        match (error.message(), named) {
+            // Of a table it is the last part of its name.
+            ("duplicate key", Some(key)) => document.complain(
+                at,
+                "",
+                format!("duplicate key: there is a `{key}` already; leave one of the two out"),
+            ),
+            (message, _) => document.complain(at, "", message),
+        }
     }
     if !errors.is_empty() {
         return Err(document.into_problems());
@@ -90,7 +120,7 @@ pub(super) fn parse(
 
 fn read(mut root: Table<'_>, folder: &Path, run: &Command) -> File {
     let mut tunnels = root.table("tunnels");
-    let settings = settings::read(&mut root, tunnels.as_mut(), run, folder);
+    let (settings, unread) = settings::read(&mut root, tunnels.as_mut(), run, folder);
     let mut names = None;
     let mut tunnels_proxy_from = None;
     if let Some(mut tunnels) = tunnels {
@@ -111,11 +141,16 @@ fn read(mut root: Table<'_>, folder: &Path, run: &Command) -> File {
         names.given && read.is_some_and(|patterns| !patterns.is_empty())
     });
     let served = names.as_ref().and_then(|names| names.value.as_deref());
-    let backends = backends::read(root.table("backends"), folder);
+    let seen = Seen::default();
+    let backends = root.take("backends");
+    seen.dials.set(backends.is_some());
+    let backends = backends::read(backends.and_then(Value::table), folder);
     let goals = Goals {
         backends: &backends,
         served,
+        seen: &seen,
     };
+    let before = root.complaints();
     let listeners: Vec<Listener> = root
         .table("listeners")
         .map(Table::entries)
@@ -123,6 +158,7 @@ fn read(mut root: Table<'_>, folder: &Path, run: &Command) -> File {
         .into_iter()
         .filter_map(|(name, value)| listeners::read(&name, value, folder, goals, run))
         .collect();
+    let listeners_unread = listeners.is_empty() && root.complaints() > before;
     let routes = root.take("routes");
     let resolving = resolver::read(root.table("resolver"));
     let known = Known {
@@ -142,6 +178,12 @@ fn read(mut root: Table<'_>, folder: &Path, run: &Command) -> File {
         backends,
         resolving,
         passed,
+        wants: Wants {
+            tunnels: seen.tunnels.into_inner(),
+            dials: seen.dials.get(),
+            unread,
+            listeners_unread,
+        },
         loaded: None,
     }
 }

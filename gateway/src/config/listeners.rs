@@ -118,6 +118,8 @@ pub(super) fn read(
     goals: Goals<'_>,
     run: &Command,
 ) -> Option<Listener> {
+    // Until it is known to be for requests.
+    let dialled = goals.seen.dials.replace(true);
     if !is_plain(name) {
         value.complain(format!(
             "a name is 1 to {NAME_MOST} letters, digits, `-`, `_` and `.`"
@@ -128,7 +130,14 @@ pub(super) fn read(
     let mode = table.take("mode");
     let passing = match mode.as_ref().and_then(Value::text) {
         Some("tcp") => Some(passing::listener(&mut table, goals)),
-        Some("http") | None => None,
+        Some("http") => {
+            goals.seen.dials.set(dialled);
+            None
+        }
+        None => {
+            goals.seen.dials.set(dialled || mode.is_some());
+            None
+        }
         Some(word) => {
             if let Some(mode) = mode {
                 mode.complain(format!("`{word}` is no mode; write http or tcp"));

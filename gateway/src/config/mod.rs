@@ -81,6 +81,7 @@ pub struct Config {
     pub sources: Sources,
     /// The file that it is from, if any.
     pub loaded: Option<Loaded>,
+    wants: file::Wants,
     matches: ArgMatches,
 }
 
@@ -191,6 +192,7 @@ impl Config {
             ruled: Vec::new(),
             sources,
             loaded: file.loaded,
+            wants: file.wants,
             matches,
         };
         for listener in &config.listeners {

@@ -9,7 +9,7 @@ use tidegate_shared::name::{AgentName, NamePattern};
 
 use super::backends::{Placed, send_proxy};
 use super::listeners::{Said, said};
-use super::routes::{Goals, Known, backend_named, host_pattern, listeners_of};
+use super::routes::{Goals, Known, backend_named, host_pattern, listeners_of, tunnel_named};
 use super::table::{Spot, Table, Value};
 use crate::backend::config::Address;
 use crate::backend::greeting::SendProxy;
@@ -81,6 +81,7 @@ impl Passed {
 
 /// Reads what a listener's table says of TCP mode.
 pub(super) fn listener(table: &mut Table<'_>, goals: Goals<'_>) -> Passing {
+    goals.seen.dials.set(true);
     if let Some(files) = table.take("certificates") {
         files.complain(
             "in tcp mode TLS is passed on and not ended; leave `certificates` out, or write mode = \"http\"",
@@ -100,6 +101,7 @@ pub(super) fn route(
     sni: &Value<'_>,
     Known { listeners, goals }: Known<'_>,
 ) -> Option<Passed> {
+    goals.seen.dials.set(true);
     let spot = table.spot();
     let sni = sni.text_parsed(host_pattern);
     let named = listeners_of(&mut table, listeners);
@@ -143,7 +145,9 @@ pub(super) const SOMEWHERE: &str = "tunnel = \"NAME\", the name that an agent br
 
 /// Where a listener or a route leads, by whichever key.
 fn goal(table: &mut Table<'_>, goals: Goals<'_>) -> Said<Option<Onward>> {
-    let own = said(table, "tunnel", |value| tunnel(&value, goals.served));
+    let own = said(table, "tunnel", |value| {
+        tunnel_named(&value, goals).map(Onward::Tunnel)
+    });
     let named = said(table, "backend", |value| backend(&value, goals.backends));
     let dialled = said(table, "servers", servers);
     let proxy = send_proxy(table);
@@ -154,16 +158,16 @@ fn goal(table: &mut Table<'_>, goals: Goals<'_>) -> Said<Option<Onward>> {
     ];
     let mut given = keys.into_iter().filter(|(_, given)| *given);
     if let (Some((one, _)), Some((other, _))) = (given.next(), given.next()) {
-        table.complain(format!(
-            "`{one}` and `{other}` are two places to go; leave one of them out"
-        ));
+        let text = format!("`{one}` and `{other}` are two places to go; leave one of them out");
+        table.complain_of(other, text);
     }
     if proxy.given && !dialled.given {
-        table.complain(if named.given {
-            "`send_proxy` is what `servers` are told; those of a backend are told by its own (backends.NAME.send_proxy)"
+        let text = if named.given {
+            "this is what `servers` are told; those of a backend are told by its own (backends.NAME.send_proxy)"
         } else {
-            "`send_proxy` is what `servers` are told, and there are none; over a tunnel it is the agent that writes one (tidegate tcp --proxy-protocol)"
-        });
+            "this is what `servers` are told, and there are none; over a tunnel it is the agent that writes one (tidegate tcp --proxy-protocol)"
+        };
+        table.complain_of("send_proxy", text);
     }
     if named.given {
         return named;
@@ -206,14 +210,4 @@ fn servers(value: Value<'_>) -> Option<Vec<Address>> {
     // All of them are read, so that each that is wrong is told.
     let read: Vec<Option<Address>> = at.iter().map(|value| value.parsed(str::parse)).collect();
     read.into_iter().collect()
-}
-
-fn tunnel(value: &Value<'_>, served: Option<&[NamePattern]>) -> Option<Onward> {
-    let name = value.text_parsed(AgentName::from_operator)?;
-    if served.is_some_and(|served| !served.iter().any(|pattern| pattern.matches(name.as_str()))) {
-        value.complain(format!(
-            "no agent may bring `{name}`: it is not among tunnels.names"
-        ));
-    }
-    Some(Onward::Tunnel(name))
 }

@@ -1,14 +1,15 @@
 //! `[[routes]]`: what a request must be like, and where it goes then. Pure; the table that is asked is `route`'s.
 
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use http::header::{HeaderName, HeaderValue};
 use tidegate_shared::name::{AgentName, NamePattern};
 
 use super::backends::Placed;
-use super::listeners::Listener;
+use super::listeners::{Listener, Named};
 use super::passing::{self, Passed};
-use super::table::{Spot, Table, Value, alike};
+use super::table::{Spot, Table, Value, hint};
 use crate::route::Route;
 
 /// Where requests go.
@@ -26,6 +27,16 @@ pub(super) struct Goals<'a> {
     pub(super) backends: &'a [Placed],
     /// The names that agents may bring; `None` for any.
     pub(super) served: Option<&'a [NamePattern]>,
+    pub(super) seen: &'a Seen,
+}
+
+/// What a file wants, whether or not it could be read.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// The keys that want a tunnel.
+    pub(super) tunnels: RefCell<Vec<Named>>,
+    /// Something is, or may be, for servers that the gateway dials.
+    pub(super) dials: Cell<bool>,
 }
 
 /// What a route can name.
@@ -104,7 +115,7 @@ fn one(mut table: Table<'_>, known: Known<'_>) -> Option<Routed> {
         }
     }
     let target = match (table.take("tunnel"), table.take("backend")) {
-        (Some(value), None) => tunnel(&value, known.goals.served),
+        (Some(value), None) => tunnel(&value, known.goals),
         (None, Some(value)) => backend_named(&value, known.goals.backends).map(Goal::Backend),
         (Some(_), Some(value)) => {
             value.complain("it goes to a tunnel already; leave one of the two out");
@@ -155,6 +166,25 @@ pub(super) fn host_pattern(text: &str) -> Result<NamePattern, String> {
         None if text == "*" => Err("for every host, leave `host` out".to_owned()),
         None => name(text).map(NamePattern::Exact),
     }
+    .map_err(|bad| match host_of(text) {
+        Some(host) => format!(
+            "`{text}` is more than a host: scheme, port and path are left out, as in \"{host}\""
+        ),
+        None => bad,
+    })
+}
+
+/// The host in an address or a URL.
+fn host_of(text: &str) -> Option<&str> {
+    let rest = text.split_once("://").map_or(text, |(_scheme, rest)| rest);
+    let rest = rest.split('/').next()?;
+    let host = match rest.split_once(':') {
+        Some((host, port)) if port.bytes().all(|octet| octet.is_ascii_digit()) => host,
+        Some(_) => return None,
+        None => rest,
+    };
+    let name = host.strip_prefix("*.").unwrap_or(host);
+    (host != text && AgentName::from_operator(name).is_ok()).then_some(host)
 }
 
 fn field(name: &str, value: &Value<'_>) -> Option<(HeaderName, HeaderValue)> {
@@ -177,9 +207,7 @@ fn listener(value: &Value<'_>, listeners: &[Listener]) -> Option<Arc<str>> {
     let name = value.text()?;
     let known = listeners.iter().find(|known| *known.name == *name);
     if known.is_none() {
-        let names = listeners.iter().map(|known| &*known.name);
-        let hint =
-            alike(name, names).map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+        let hint = hint(name, listeners.iter().map(|known| &*known.name));
         value.complain(format!("there is no listener `{name}`{hint}"));
     }
     known.map(|known| Arc::clone(&known.name))
@@ -188,22 +216,31 @@ fn listener(value: &Value<'_>, listeners: &[Listener]) -> Option<Arc<str>> {
 /// The name of a backend, where there is one of it.
 pub(super) fn backend_named(value: &Value<'_>, backends: &[Placed]) -> Option<String> {
     let name = value.text()?;
-    let mut names = backends.iter().map(|known| known.backend.name.as_str());
+    let names = backends.iter().map(|known| known.backend.name.as_str());
     if names.clone().any(|known| known == name) {
         return Some(name.to_owned());
     }
-    let hint =
-        alike(name, &mut names).map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+    let hint = hint(name, names);
     value.complain(format!("there is no backend `{name}`{hint}"));
     None
 }
 
-fn tunnel(value: &Value<'_>, served: Option<&[NamePattern]>) -> Option<Goal> {
+fn tunnel(value: &Value<'_>, goals: Goals<'_>) -> Option<Goal> {
+    tunnel_named(value, goals).map(Goal::Tunnel)
+}
+
+/// The name of a tunnel, where agents may bring it.
+pub(super) fn tunnel_named(value: &Value<'_>, goals: Goals<'_>) -> Option<AgentName> {
+    goals.seen.tunnels.borrow_mut().push(value.named());
     let name = value.text_parsed(AgentName::from_operator)?;
-    if served.is_some_and(|served| !served.iter().any(|pattern| pattern.matches(name.as_str()))) {
+    let served = goals.served.unwrap_or_default();
+    let brought = |pattern: &NamePattern| pattern.matches(name.as_str());
+    if goals.served.is_some() && !served.iter().any(brought) {
+        let names: Vec<String> = served.iter().map(ToString::to_string).collect();
+        let hint = hint(name.as_str(), names.iter().map(String::as_str));
         value.complain(format!(
-            "no agent may bring `{name}`: it is not among tunnels.names"
+            "no agent may bring `{name}`: it is not among tunnels.names{hint}"
         ));
     }
-    Some(Goal::Tunnel(name))
+    Some(name)
 }

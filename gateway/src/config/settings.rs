@@ -89,14 +89,14 @@ pub(super) fn home_of(key: &str, run: &Command) -> Option<String> {
     })
 }
 
-/// Takes from the file what it says of options.
+/// Takes from the file what it says of options; and the ids of those of which it says what cannot be read.
 pub(super) fn read(
     root: &mut Table<'_>,
     tunnels: Option<&mut Table<'_>>,
     run: &Command,
     folder: &Path,
-) -> Vec<Setting> {
-    let mut found = Vec::new();
+) -> (Vec<Setting>, Vec<String>) {
+    let (mut found, mut unread) = (Vec::new(), Vec::new());
     let mut tables: Vec<(&str, Option<Table<'_>>)> =
         ["forwarding", "proxy_protocol", "limits", "sources", "times"]
             .map(|name| (name, root.table(name)))
@@ -115,12 +115,16 @@ pub(super) fn read(
                 .find(|(name, _)| *name == named)
                 .and_then(|(_, table)| table.as_mut()?.take(key)),
         };
-        found.extend(value.and_then(|value| setting(option, value, folder)));
+        let Some(value) = value else { continue };
+        match setting(option, value, folder) {
+            Some(setting) => found.push(setting),
+            None => unread.push(option.get_id().to_string()),
+        }
     }
     for table in tables.into_iter().filter_map(|(_, table)| table) {
         table.finish(|key| home_of(key, run));
     }
-    found
+    (found, unread)
 }
 
 pub(super) fn setting(option: &Arg, value: Value<'_>, folder: &Path) -> Option<Setting> {

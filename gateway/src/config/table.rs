@@ -11,6 +11,8 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::listeners::Named;
+
 /// Where something stands in a file. Lines and columns count from one, columns in characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spot {
@@ -230,6 +232,19 @@ impl<'d> Table<'d> {
         self.document.complain(self.at, &self.path, text);
     }
 
+    /// Of one of its keys; of all of it where that is not given.
+    pub(super) fn complain_of(&self, key: &str, text: impl Into<String>) {
+        match self.table.get(key) {
+            Some(value) => self.value(key, value).complain(text),
+            None => self.complain(text),
+        }
+    }
+
+    /// How much is wrong with the file so far.
+    pub(super) fn complaints(&self) -> usize {
+        self.document.problems.borrow().len()
+    }
+
     pub(super) fn spot(&self) -> Spot {
         self.document.spot(self.at)
     }
@@ -285,7 +300,29 @@ pub(super) fn alike<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Opt
         .map(|(_, known)| known)
 }
 
+/// For whoever named something that there is not: what is near, or what there is.
+pub(super) fn hint<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
+    const TOLD: usize = 8;
+    if let Some(near) = alike(name, known.clone()) {
+        return format!("; did you mean `{near}`?");
+    }
+    let first: Vec<&str> = known.clone().take(TOLD).collect();
+    match known.count() {
+        0 => "; there is none".to_owned(),
+        all if all > TOLD => format!("; there are: {} and {} more", first.join(", "), all - TOLD),
+        _ => format!("; there are: {}", first.join(", ")),
+    }
+}
+
 impl<'d> Value<'d> {
+    /// What it is called, and where it stands.
+    pub(super) fn named(&self) -> Named {
+        Named::Key {
+            key: self.key.clone(),
+            spot: self.spot(),
+        }
+    }
+
     pub(super) fn spot(&self) -> Spot {
         self.document.spot(self.at.start)
     }

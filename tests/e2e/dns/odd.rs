@@ -232,12 +232,18 @@ async fn mistakes_are_told_where_they_stand_and_values_are_shown() {
             "most_ttl must not be below",
         ),
         (good, "hold_time = 3", "", "11:", "known here: hold"),
-        (good, "", "tls = true", "5:", "tls.server_name"),
+        (
+            good,
+            "",
+            "tls = true",
+            "6:7: backends.b.tls: ",
+            "tls.server_name",
+        ),
         (
             "one = { address = \"a.test:80\", slots = 2 }\none-2 = \"10.0.0.1:80\"",
             "",
             "",
-            "5:",
+            "9:9: backends.b.servers.one-2: ",
             "two servers called `one-2`",
         ),
     ] {

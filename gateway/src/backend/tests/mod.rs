@@ -145,7 +145,7 @@ fn world(addresses: &[SocketAddr], change: impl FnOnce(&mut config::Backend)) ->
             .collect(),
     };
     change(&mut config);
-    assert_eq!(config.problems(), Vec::<String>::new());
+    assert_eq!(config.problems(), []);
     World {
         gateway: gateway(),
         backend: Backend::new(&config, 1).unwrap(),
