@@ -12,13 +12,16 @@ use super::listeners::{Listener, Named};
 use super::passing::{Onward, Passed, Passing};
 use super::routes::{Goal, Routed};
 use super::settings::{Source, due, is_flag, is_list, key_of, long};
-use super::table::Due;
+use super::table::{Due, Marks, Spot};
 use super::{Cli, Config};
 use crate::backend::greeting::SendProxy;
 use crate::door::Expect;
 
 /// Where comments begin, if what stands before is not longer.
 const COMMENTS_AT: usize = 40;
+
+/// What counts where a key is not given.
+const DEFAULT: &str = "default";
 
 /// See [`Config::to_text`].
 pub(super) fn text(config: &Config, all: bool) -> String {
@@ -125,23 +128,20 @@ fn names(config: &Config, lines: &mut String) {
 }
 
 fn describe(listener: &Listener, all: bool, out: &mut String) {
-    let _infallible = write!(
-        out,
-        "\n[listeners.{}]\nmode = \"{}\"\n",
-        key(&listener.name),
-        if listener.passing.is_some() {
-            "tcp"
-        } else {
-            "http"
-        }
-    );
+    let _infallible = write!(out, "\n[listeners.{}]\n", key(&listener.name));
     let Listener {
+        mode,
         address,
         certificates,
         proxy,
         proxy_from,
         ..
     } = listener;
+    if mode.is_some() || all {
+        let passes = listener.passing.is_some();
+        let text = format!("mode = {}", quoted(if passes { "tcp" } else { "http" }));
+        out.push_str(&entry(&text, &spot_or_default(mode.as_ref())));
+    }
     let text = format!("address = {}", quoted(&address.value.to_string()));
     out.push_str(&entry(&text, &place(&address.named)));
     if !certificates.value.is_empty() {
@@ -153,7 +153,7 @@ fn describe(listener: &Listener, all: bool, out: &mut String) {
         let comment = if proxy.given {
             place(&proxy.named)
         } else {
-            "default".to_owned()
+            DEFAULT.to_owned()
         };
         out.push_str(&entry(&text, &comment));
     }
@@ -194,7 +194,7 @@ fn describe(listener: &Listener, all: bool, out: &mut String) {
 /// What a listener in TCP mode does beside.
 fn passing(passing: &Passing, all: bool, out: &mut String) {
     if let Some(goal) = &passing.goal.value {
-        out.push_str(&entry(&onward(goal), &place(&passing.goal.named)));
+        onward(goal, &passing.marks, out);
     }
     for (key, time) in [
         ("hello_timeout", &passing.hello),
@@ -206,7 +206,7 @@ fn passing(passing: &Passing, all: bool, out: &mut String) {
             let comment = if time.given {
                 place(&time.named)
             } else {
-                "default".to_owned()
+                DEFAULT.to_owned()
             };
             out.push_str(&entry(&text, &comment));
         }
@@ -222,56 +222,61 @@ fn shown(time: Duration) -> String {
     }
 }
 
-fn onward(goal: &Onward) -> String {
+/// Where connections go, each key with its place.
+fn onward(goal: &Onward, marks: &Marks, out: &mut String) {
     match goal {
-        Onward::Tunnel(name) => format!("tunnel = {}", quoted(name.as_str())),
-        Onward::Backend(name) => format!("backend = {}", quoted(name)),
+        Onward::Tunnel(name) => marked("tunnel", &quoted(name.as_str()), marks, out),
+        Onward::Backend(name) => marked("backend", &quoted(name), marks, out),
         Onward::Servers {
             all,
             send_proxy: proxy,
             ..
         } => {
-            let all: Vec<String> = all
-                .iter()
-                .map(|server| quoted(&server.to_string()))
-                .collect();
-            let mut text = String::new();
             if let Some(proxy) = proxy {
-                text.push_str(&send_proxy(proxy));
+                let version = quoted(&proxy.version.to_string());
+                marked("send_proxy", &version, marks, out);
+                if proxy.version == Version::V2 {
+                    marked("proxy_tlvs", &tlvs(proxy), marks, out);
+                }
             }
-            text + &format!("servers = [{}]", all.join(", "))
+            marked("servers", &list(all.iter()), marks, out);
         }
     }
 }
 
-fn send_proxy(proxy: &SendProxy) -> String {
-    let mut text = format!("send_proxy = \"{}\"\n", proxy.version);
-    if proxy.version == Version::V2 {
-        let _infallible = writeln!(text, "proxy_tlvs = {}", tlvs(proxy));
-    }
-    text
-}
-
 fn tlvs(proxy: &SendProxy) -> String {
-    let all = proxy.tlvs.iter().map(|told| quoted(&told.to_string()));
-    format!("[{}]", all.collect::<Vec<_>>().join(", "))
+    list(proxy.tlvs.iter())
 }
 
 fn passing_route(passed: &Passed, out: &mut String) {
+    let marks = &passed.marks;
     out.push('\n');
     out.push_str(&entry("[[routes]]", &passed.spot.to_string()));
-    let _infallible = writeln!(out, "sni = {}", quoted(&passed.sni.to_string()));
+    marked("sni", &quoted(&passed.sni.to_string()), marks, out);
     if !passed.listeners.is_empty() {
-        let names = passed.listeners.iter().map(|name| quoted(name));
-        let names = names.collect::<Vec<_>>().join(", ");
-        let _infallible = writeln!(out, "listeners = [{names}]");
+        marked("listeners", &list(passed.listeners.iter()), marks, out);
     }
-    let _infallible = writeln!(out, "{}", onward(&passed.goal));
+    onward(&passed.goal, marks, out);
+}
+
+/// The value of a key that stands where `marks` say.
+fn marked(key: &str, value: &str, marks: &Marks, out: &mut String) {
+    let spot = marks.of(key);
+    let comment = spot_or_default(spot.as_ref());
+    out.push_str(&entry(&format!("{key} = {value}"), &comment));
+}
+
+fn spot_or_default(spot: Option<&Spot>) -> String {
+    spot.map_or_else(|| DEFAULT.to_owned(), ToString::to_string)
 }
 
 fn listed(key: &str, values: impl Iterator<Item: fmt::Display>, named: &Named) -> String {
+    entry(&format!("{key} = {}", list(values)), &place(named))
+}
+
+fn list(values: impl Iterator<Item: fmt::Display>) -> String {
     let values: Vec<String> = values.map(|value| quoted(&value.to_string())).collect();
-    entry(&format!("{key} = [{}]", values.join(", ")), &place(named))
+    format!("[{}]", values.join(", "))
 }
 
 fn place(named: &Named) -> String {
@@ -282,39 +287,31 @@ fn place(named: &Named) -> String {
 }
 
 fn route(routed: &Routed, out: &mut String) {
-    let route = &routed.route;
+    let (route, marks) = (&routed.route, &routed.marks);
     out.push('\n');
     out.push_str(&entry("[[routes]]", &routed.spot.to_string()));
     if let Some(host) = &route.host {
-        let _infallible = writeln!(out, "host = {}", quoted(&host.to_string()));
+        marked("host", &quoted(&host.to_string()), marks, out);
     }
     if !route.path.is_empty() {
-        let _infallible = writeln!(out, "path = {}", quoted(&route.path));
+        marked("path", &quoted(&route.path), marks, out);
     }
     if !route.fields.is_empty() {
         let fields = route.fields.iter().map(|(name, value)| {
             let value = String::from_utf8_lossy(value.as_bytes());
             format!("{} = {}", key(name.as_str()), quoted(&value))
         });
-        let _infallible = writeln!(
-            out,
-            "headers = {{ {} }}",
-            fields.collect::<Vec<_>>().join(", ")
-        );
+        let fields = fields.collect::<Vec<_>>().join(", ");
+        marked("headers", &format!("{{ {fields} }}"), marks, out);
     }
     if !routed.listeners.is_empty() {
-        let names = routed.listeners.iter().map(|name| quoted(name));
-        let _infallible = writeln!(
-            out,
-            "listeners = [{}]",
-            names.collect::<Vec<_>>().join(", ")
-        );
+        marked("listeners", &list(routed.listeners.iter()), marks, out);
     }
     let (key, name) = match &route.target {
         Goal::Tunnel(name) => ("tunnel", name.as_str()),
         Goal::Backend(name) => ("backend", name.as_str()),
     };
-    let _infallible = writeln!(out, "{key} = {}", quoted(name));
+    marked(key, &quoted(name), marks, out);
 }
 
 fn entry(text: &str, comment: &str) -> String {
@@ -326,7 +323,7 @@ fn whence(source: &Source) -> String {
         Source::Line { option } => option.clone(),
         Source::Variable { name } => format!("the variable {name}"),
         Source::File { key: _, spot } => spot.to_string(),
-        Source::Default => "default".to_owned(),
+        Source::Default => DEFAULT.to_owned(),
     }
 }
 

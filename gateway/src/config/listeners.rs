@@ -88,6 +88,8 @@ impl<T> Said<T> {
 pub struct Listener {
     /// As in metrics, in the log and in the lines at the start.
     pub name: Arc<str>,
+    /// Where its mode stands, if it is given.
+    pub(super) mode: Option<Spot>,
     pub address: Said<SocketAddr>,
     /// TLS where there are any; SNI chooses, the first is for everyone else.
     pub certificates: Said<Vec<PathBuf>>,
@@ -128,6 +130,7 @@ pub(super) fn read(
     }
     let mut table = value.table()?;
     let mode = table.take("mode");
+    let mode_at = mode.as_ref().map(Value::spot);
     let passing = match mode.as_ref().and_then(Value::text) {
         Some("tcp") => Some(passing::listener(&mut table, goals)),
         Some("http") => {
@@ -174,6 +177,7 @@ pub(super) fn read(
     }
     Some(Listener {
         name: name.into(),
+        mode: mode_at,
         // Where it is wrong, nothing is ever opened.
         address: address.or(SocketAddr::from(([127, 0, 0, 1], 0))),
         certificates,
@@ -291,6 +295,7 @@ impl Plan<'_> {
             (None, Some(value)) => {
                 listeners.push(Listener {
                     name: self.name.into(),
+                    mode: None,
                     address: Said::by_option(value, option, true),
                     certificates: Said::by_option(Vec::new(), "--visitors-cert", false),
                     proxy: Said::by_option(Expect::Off, self.proxy.0, false),

@@ -10,7 +10,7 @@ use tidegate_shared::name::{AgentName, NamePattern};
 use super::backends::{Placed, send_proxy};
 use super::listeners::{Said, said};
 use super::routes::{Goals, Known, backend_named, host_pattern, listeners_of, tunnel_named};
-use super::table::{Spot, Table, Value};
+use super::table::{Marks, Spot, Table, Value};
 use crate::backend::config::Address;
 use crate::backend::greeting::SendProxy;
 
@@ -39,6 +39,8 @@ pub struct Passing {
     pub connect: Said<Duration>,
     /// 0 is for ever.
     pub idle: Said<Duration>,
+    /// Where its keys stand.
+    pub(super) marks: Marks,
 }
 
 /// A route by server name, and the listeners for whose visitors it is; all in TCP mode where there are none.
@@ -49,6 +51,8 @@ pub struct Passed {
     /// Where it stands.
     pub spot: Spot,
     pub listeners: Vec<Arc<str>>,
+    /// Where its keys stand.
+    pub(super) marks: Marks,
 }
 
 /// For a ClientHello: what HAProxy's manual has for its inspection of one.
@@ -72,6 +76,9 @@ pub(super) const KEYS: [&str; 8] = [
     "idle_timeout",
 ];
 
+/// Those of them that say where connections go.
+const ONWARD: [&str; 5] = ["tunnel", "backend", "servers", "send_proxy", "proxy_tlvs"];
+
 impl Passed {
     /// Whether it is for the visitors of this listener.
     pub fn is_for(&self, listener: &str) -> bool {
@@ -88,6 +95,7 @@ pub(super) fn listener(table: &mut Table<'_>, goals: Goals<'_>) -> Passing {
         );
     }
     Passing {
+        marks: table.marks(&ONWARD),
         goal: goal(table, goals),
         hello: said(table, "hello_timeout", |value| value.parsed(some_time)).or(HELLO),
         connect: said(table, "connect_timeout", |value| value.parsed(some_time)).or(CONNECT),
@@ -103,6 +111,7 @@ pub(super) fn route(
 ) -> Option<Passed> {
     goals.seen.dials.set(true);
     let spot = table.spot();
+    let marks = table.marks(&[&["sni", "listeners"], &ONWARD[..]].concat());
     let sni = sni.text_parsed(host_pattern);
     let named = listeners_of(&mut table, listeners);
     if !listeners.iter().any(|listener| listener.passing.is_some()) {
@@ -137,6 +146,7 @@ pub(super) fn route(
             .into_iter()
             .map(|(name, _)| name)
             .collect::<Option<_>>()?,
+        marks,
     })
 }
 

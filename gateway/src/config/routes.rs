@@ -9,7 +9,7 @@ use tidegate_shared::name::{AgentName, NamePattern};
 use super::backends::Placed;
 use super::listeners::{Listener, Named};
 use super::passing::{self, Passed};
-use super::table::{Spot, Table, Value, hint};
+use super::table::{Marks, Spot, Table, Value, hint};
 use crate::route::Route;
 
 /// Where requests go.
@@ -53,6 +53,8 @@ pub struct Routed {
     /// Where it stands.
     pub spot: Spot,
     pub listeners: Vec<Arc<str>>,
+    /// Where its keys stand.
+    pub(super) marks: Marks,
 }
 
 impl Routed {
@@ -78,6 +80,7 @@ pub(super) fn read(routes: Option<Value<'_>>, known: Known<'_>) -> (Vec<Routed>,
 
 fn one(mut table: Table<'_>, known: Known<'_>) -> Option<Routed> {
     let spot = table.spot();
+    let marks = table.marks(&["host", "path", "headers", "listeners", "tunnel", "backend"]);
     let host = table
         .take("host")
         .map(|host| host.text_parsed(host_pattern));
@@ -141,6 +144,7 @@ fn one(mut table: Table<'_>, known: Known<'_>) -> Option<Routed> {
             .into_iter()
             .map(|(name, _)| name)
             .collect::<Option<_>>()?,
+        marks,
     })
 }
 

@@ -72,6 +72,24 @@ impl Places {
     }
 }
 
+/// Where some keys of a table stand, kept small: there may be a million tables of a kind.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Marks {
+    file: Arc<str>,
+    at: Box<[(&'static str, u32, u32)]>,
+}
+
+impl Marks {
+    pub(super) fn of(&self, key: &str) -> Option<Spot> {
+        let (_, line, column) = self.at.iter().find(|(known, ..)| *known == key)?;
+        Some(Spot {
+            file: Arc::clone(&self.file),
+            line: *line as usize,
+            column: *column as usize,
+        })
+    }
+}
+
 /// A file's text, and what is wrong with it so far.
 #[derive(Debug)]
 pub(super) struct Document<'a> {
@@ -193,6 +211,20 @@ impl<'d> Table<'d> {
     /// The table at a key.
     pub(super) fn table(&mut self, key: impl Into<Cow<'static, str>>) -> Option<Self> {
         self.take(key)?.table()
+    }
+
+    /// Where those of these keys stand that it has.
+    pub(super) fn marks(&self, keys: &[&'static str]) -> Marks {
+        let number = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let mark = |key: &&'static str| {
+            let value = self.table.get(*key)?;
+            let Spot { line, column, .. } = self.document.spot(value.span().start);
+            Some((*key, number(line), number(column)))
+        };
+        Marks {
+            file: Arc::clone(&self.document.name),
+            at: keys.iter().filter_map(mark).collect(),
+        }
     }
 
     /// Where each of its keys stands, and those of the tables in it.

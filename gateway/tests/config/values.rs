@@ -40,18 +40,68 @@ fn what_a_backend_is_told_has_its_place_and_the_rest_is_default() {
         ("retries = 5", "a.toml:6"),
         ("path = \"/health\"", "a.toml:7"),
         ("tls = { verify = false }", "a.toml:8"),
+        (
+            "proxy_tlvs = [\"authority\", \"alpn\", \"unique-id\", \"ssl\"]",
+            "default",
+        ),
         ("send_proxy = \"v2\"", "a.toml:9"),
         (
             "one = { address = \"10.0.0.1:80\", weight = 1, backup = false, max_connections = 0 }",
-            "a.toml:11",
+            "a.toml:11; default: weight, backup, max_connections",
         ),
+        ("[backends.\"a.b\".check]", "a.toml:7"),
         ("path = \"/\"", "a.toml:17"),
         ("method = \"GET\"", "default"),
-        ("interval = \"1000ms\"", "a.toml:18"),
-        ("fast_interval = \"1000ms\"", "default, as `interval`"),
+        ("interval = \"1s\"", "a.toml:18"),
+        ("fast_interval = \"1s\"", "default, as `interval`"),
         ("tls = true", "default, as requests have it"),
         ("hold = \"5s\"", "a.toml:22"),
         ("most_ttl = \"60s\"", "default"),
+    ] {
+        let is = |line: &(String, String)| line.0 == setting && line.1 == source;
+        assert!(shown.iter().any(is), "{setting} # {source}: {shown:#?}");
+    }
+}
+
+/// Whatever is printed with `--effective` has a source, but for the heads of tables.
+#[test]
+fn every_value_has_its_source() {
+    let text = "[listeners.web]\naddress = \"127.0.0.1:80\"\n\
+                [listeners.pg]\naddress = \"127.0.0.1:81\"\nmode = \"tcp\"\nsend_proxy = \"v2\"\nservers = \"10.0.0.1:1\"\n\
+                [[routes]]\nhost = \"a.test\"\npath = \"/a\"\nheaders = { x-a = \"1\" }\nlisteners = \"web\"\nbackend = \"b\"\n\
+                [[routes]]\nsni = \"b.test\"\nlisteners = [\"pg\"]\nservers = \"10.0.0.1:2\"\n\
+                send_proxy = \"v2\"\nproxy_tlvs = []\n[[routes]]\nsni = \"c.test\"\nbackend = \"b\"\n\
+                [backends.b]\nqueue_timeout = \"1500ms\"\n[backends.b.servers.one]\naddress = \"10.0.0.1:3\"\nweight = 2\n\
+                [times]\ndrain = \"5s\"\n";
+    let folder = folder(&[("a.toml", text)]);
+    let shown = shown(folder.path(), &["--effective", "--config", "a.toml"], &[]);
+    for (setting, source) in &shown {
+        let is_head = setting.starts_with('[') || setting.starts_with('#') || setting.is_empty();
+        assert!(is_head || !source.is_empty(), "{setting}: {shown:#?}");
+    }
+    for (setting, source) in [
+        ("mode = \"http\"", "default"),
+        ("mode = \"tcp\"", "a.toml:5"),
+        ("send_proxy = \"v2\"", "a.toml:6"),
+        ("servers = [\"10.0.0.1:1\"]", "a.toml:7"),
+        ("host = \"a.test\"", "a.toml:9"),
+        ("path = \"/a\"", "a.toml:10"),
+        ("headers = { x-a = \"1\" }", "a.toml:11"),
+        ("listeners = [\"web\"]", "a.toml:12"),
+        ("backend = \"b\"", "a.toml:13"),
+        ("sni = \"b.test\"", "a.toml:15"),
+        ("listeners = [\"pg\"]", "a.toml:16"),
+        ("servers = [\"10.0.0.1:2\"]", "a.toml:17"),
+        ("send_proxy = \"v2\"", "a.toml:18"),
+        ("proxy_tlvs = []", "a.toml:19"),
+        ("backend = \"b\"", "a.toml:22"),
+        ("queue_timeout = \"1500ms\"", "a.toml:24"),
+        ("connect_timeout = \"3s\"", "default"),
+        (
+            "one = { address = \"10.0.0.1:3\", weight = 2, backup = false, max_connections = 0 }",
+            "a.toml:25, address a.toml:26, weight a.toml:27; default: backup, max_connections",
+        ),
+        ("drain = \"5s\"", "a.toml:29"),
     ] {
         let is = |line: &(String, String)| line.0 == setting && line.1 == source;
         assert!(shown.iter().any(is), "{setting} # {source}: {shown:#?}");

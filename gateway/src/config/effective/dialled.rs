@@ -2,7 +2,7 @@
 //! Pure.
 
 use std::fmt::Write as _;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU16, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,12 +13,11 @@ use super::super::backends::Placed;
 use super::super::check::asks;
 use super::super::resolver::Resolving;
 use super::super::table::Places;
-use super::{entry, key, quoted, shown, tlvs};
-use crate::backend::config::{Backend, Balance, By, Check, Hash, Place, Server, Terms, Tls};
+use super::{DEFAULT, entry, key, quoted, shown, spot_or_default, tlvs};
+use crate::backend::config::{
+    Backend, Balance, By, Check, Family, Hash, Place, Server, Terms, Tls,
+};
 use crate::backend::greeting::SendProxy;
-
-/// What counts where a key is not given.
-const DEFAULT: &str = "default";
 
 /// Lines of a table of which it is known where its keys stand.
 struct Lines<'a> {
@@ -35,19 +34,43 @@ impl Lines<'_> {
     /// The same, where something else than the default counts if it is not given.
     fn add_or(&mut self, path: &str, value: &str, otherwise: &str) {
         let key = path.rsplit('.').next().unwrap_or(path);
-        self.add_as(path, key, value, otherwise);
-    }
-
-    fn add_as(&mut self, path: &str, key: &str, value: &str, otherwise: &str) {
         let spot = self.places.of(path).map(ToString::to_string);
         let comment = spot.as_deref().unwrap_or(otherwise);
         self.out
             .push_str(&entry(&format!("{key} = {value}"), comment));
     }
 
-    fn head(&mut self, name: &str) {
-        // Into a string.
-        let _infallible = writeln!(self.out, "[{name}]");
+    /// The head of the table at `path`.
+    fn head(&mut self, path: &str, name: &str) {
+        let comment = spot_or_default(self.places.of(path));
+        self.out.push_str(&entry(&format!("[{name}]"), &comment));
+    }
+
+    /// A table on one line: `values` are its keys, those of which nothing is said left out. Where the keys stand is said of those
+    /// that stand elsewhere or nowhere.
+    fn add_table(&mut self, path: &str, values: &[(&str, Option<String>)]) {
+        let whole = self.places.of(path);
+        let (mut text, mut comment) = (Vec::new(), spot_or_default(whole));
+        let mut defaults = Vec::new();
+        for (at, (key, value)) in values.iter().enumerate() {
+            let Some(value) = value else { continue };
+            text.push(format!("{key} = {value}"));
+            match (self.places.of(&format!("{path}.{key}")), whole) {
+                (Some(own), Some(whole)) if own.line != whole.line => {
+                    let _infallible = write!(comment, ", {key} {own}");
+                }
+                (Some(_), _) => {}
+                // What stands in the place of the table.
+                (None, _) if at == 0 => {}
+                (None, _) => defaults.push(*key),
+            }
+        }
+        if !defaults.is_empty() {
+            let _infallible = write!(comment, "; {DEFAULT}: {}", defaults.join(", "));
+        }
+        let key = key(path.strip_prefix("servers.").unwrap_or(path));
+        let text = format!("{key} = {{ {} }}", text.join(", "));
+        self.out.push_str(&entry(&text, &comment));
     }
 }
 
@@ -76,7 +99,7 @@ pub(super) fn backend(placed: &Placed, out: &mut String) {
     lines.add("protocol", &quoted(&protocol.to_string()));
     add_terms(terms, &mut lines);
     if let Some(tls) = tls {
-        lines.add("tls", &secured(tls));
+        lines.add_table("tls", &secured(tls));
     }
     if let Some(told) = send_proxy {
         lines.add("send_proxy", &quoted(&told.version.to_string()));
@@ -85,13 +108,12 @@ pub(super) fn backend(placed: &Placed, out: &mut String) {
         }
     }
     if let Some(check) = check {
-        lines.head(&format!("backends.{name}.check"));
+        lines.head("check", &format!("backends.{name}.check"));
         add_check(check, tls.as_ref(), send_proxy.as_ref(), &mut lines);
     }
-    lines.head(&format!("backends.{name}.servers"));
+    lines.head("servers", &format!("backends.{name}.servers"));
     for server in servers {
-        let path = format!("servers.{}", server.name);
-        lines.add_as(&path, &key(&server.name), &served(server), DEFAULT);
+        lines.add_table(&format!("servers.{}", server.name), &served(server));
     }
 }
 
@@ -114,57 +136,53 @@ fn add_terms(terms: &Terms, lines: &mut Lines<'_>) {
         ("eject_time_most", terms.eject_most),
         ("slow_start", terms.slow_start),
     ] {
-        lines.add(key, &milliseconds(time));
+        lines.add(key, &timed(time));
     }
 }
 
-fn milliseconds(time: Duration) -> String {
-    format!("\"{}ms\"", time.as_millis())
+fn timed(time: Duration) -> String {
+    quoted(&shown(time))
 }
 
-fn secured(tls: &Tls) -> String {
+/// What it has in any case comes last: the first key of a table is one that was given, if any was.
+fn secured(tls: &Tls) -> [(&'static str, Option<String>); 4] {
     let file = |file: &PathBuf| quoted(&file.display().to_string());
-    let all = [
+    let certificate = tls.client_certificate.as_ref().map(file);
+    [
         ("ca", tls.ca.as_ref().map(file)),
         ("server_name", tls.server_name.as_deref().map(quoted)),
-        (
-            "client_certificate",
-            tls.client_certificate.as_ref().map(file),
-        ),
+        ("client_certificate", certificate),
         ("verify", Some((!tls.unverified).to_string())),
-    ];
-    let all = all
-        .into_iter()
-        .filter_map(|(key, value)| Some(format!("{key} = {}", value?)));
-    format!("{{ {} }}", all.collect::<Vec<_>>().join(", "))
+    ]
 }
 
-fn served(server: &Server) -> String {
+fn served(server: &Server) -> [(&'static str, Option<String>); 6] {
     let most = server.max_connections.map_or(0, NonZeroUsize::get);
-    let place = match &server.place {
-        Place::Fixed(address) => format!("address = {}", quoted(&address.to_string())),
+    let found = |slots: &NonZeroU16, family: &Family| {
+        let family = quoted(&family.to_string());
+        (Some(slots.to_string()), Some(family))
+    };
+    let (place, (slots, family), declares) = match &server.place {
+        Place::Fixed(address) => (("address", address.to_string()), (None, None), true),
         Place::Addresses {
             name,
             family,
             slots,
-        } => {
-            let name = quoted(&name.to_string());
-            format!("address = {name}, slots = {slots}, family = \"{family}\"")
-        }
+        } => (("address", name.to_string()), found(slots, family), true),
         Place::Services {
             service,
             family,
             slots,
-        } => {
-            let service = quoted(service);
-            format!("srv = {service}, slots = {slots}, family = \"{family}\"")
-        }
+        } => (("srv", service.clone()), found(slots, family), false),
     };
-    let share = match &server.place {
-        Place::Services { .. } => String::new(),
-        _ => format!(", weight = {}, backup = {}", server.weight, server.backup),
-    };
-    format!("{{ {place}{share}, max_connections = {most} }}")
+    [
+        (place.0, Some(quoted(&place.1))),
+        ("slots", slots),
+        ("family", family),
+        ("weight", declares.then(|| server.weight.to_string())),
+        ("backup", declares.then(|| server.backup.to_string())),
+        ("max_connections", Some(most.to_string())),
+    ]
 }
 
 /// As a user would write it.
@@ -207,14 +225,14 @@ fn add_check(check: &Check, tls: Option<&Tls>, told: Option<&SendProxy>, lines: 
     ] {
         lines.add_or(key, &own.unwrap_or(usual).to_string(), as_requests);
     }
-    lines.add("check.interval", &milliseconds(check.interval));
+    lines.add("check.interval", &timed(check.interval));
     for (key, time) in [
         ("check.fast_interval", check.fast),
         ("check.down_interval", check.down),
     ] {
-        lines.add_or(key, &milliseconds(time), "default, as `interval`");
+        lines.add_or(key, &timed(time), "default, as `interval`");
     }
-    lines.add("check.timeout", &milliseconds(check.timeout));
+    lines.add("check.timeout", &timed(check.timeout));
     lines.add("check.rise", &check.rise.to_string());
     lines.add("check.fall", &check.fall.to_string());
 }
