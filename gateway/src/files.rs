@@ -3,13 +3,16 @@
 
 mod written; // those that are not read alone
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
 use tidegate_certs::anchor;
 use tidegate_certs::peer::gateway_identity;
-use tidegate_shared::tls::{Anchors, End, SwapIdentity, Trust, tunnel_server, visitor_server};
+use tidegate_shared::tls::{
+    Anchors, End, SwapIdentity, Trust, is_readable_by_others, tunnel_server, visitor_server,
+};
 
 use crate::app::workers;
 use crate::backend::{Backend, Unusable};
@@ -96,8 +99,38 @@ fn tls_problems(placed: &Placed, Unusable { key, fault }: Unusable) -> Vec<Probl
 }
 
 /// What is allowed and not advised.
-pub(crate) fn advice(config: &Config) -> Option<Problem> {
-    written::advice(config)
+pub(crate) fn advice(config: &Config) -> Vec<Problem> {
+    let mut all = open_keys(config);
+    all.extend(written::advice(config));
+    all
+}
+
+/// Files with private keys that other users can read, each told once, whatever names it.
+fn open_keys(config: &Config) -> Vec<Problem> {
+    let (run, sources) = (&config.run, &config.sources);
+    let identity = run.identity.iter().filter(|_| run.tunnels.is_some());
+    let identity = identity.map(|file| (file, sources.problem("identity", "")));
+    let shown = config.listeners.iter().flat_map(|listener| {
+        let files = &listener.certificates;
+        let each = files.value.iter();
+        each.map(|file| (file, files.named.problem("")))
+    });
+    let to_servers = config.backends.iter().filter_map(|placed| {
+        let file = placed.backend.tls.as_ref()?.client_certificate.as_ref()?;
+        Some((file, placed.problem_of("client_certificate", "")))
+    });
+    let mut told = HashSet::new();
+    let mut all = Vec::new();
+    for (file, problem) in identity.chain(shown).chain(to_servers) {
+        if is_readable_by_others(file) && told.insert(file) {
+            let text = format!(
+                "the private key in {} can be read by other users; chmod 600 the file",
+                file.display()
+            );
+            all.push(Problem { text, ..problem });
+        }
+    }
+    all
 }
 
 /// Each file once, whoever names it.

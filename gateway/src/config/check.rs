@@ -72,8 +72,30 @@ pub(super) fn advice(config: &Config) -> Vec<Problem> {
         .chain(trusting)
         .chain(rates::advice(config))
         .chain(listening_in_vain(config))
+        .chain(starred(config))
         .chain(unasked)
         .collect()
+}
+
+/// Paths with a `*`, which elsewhere stands for anything.
+fn starred(config: &Config) -> impl Iterator<Item = Problem> {
+    let starred = config
+        .routes
+        .iter()
+        .filter(|routed| routed.route.path.contains('*'));
+    starred.map(|routed| {
+        let plain = routed.route.path.trim_end_matches(['*', '/']);
+        let advice = match plain {
+            "" => "; for every path leave `path` out".to_owned(),
+            plain if plain.contains('*') => String::new(),
+            plain => format!("; write path = \"{plain}\" for that and all below it"),
+        };
+        Problem {
+            spot: Some(routed.marks.of("path").unwrap_or_else(|| routed.spot.clone())),
+            key: "routes.path".to_owned(),
+            text: format!("a `*` in a path stands for itself, and a path is for everything below it as it is{advice}"),
+        }
+    })
 }
 
 /// Whether a server's addresses come from DNS.

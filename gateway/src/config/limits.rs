@@ -68,7 +68,7 @@ pub struct Limits {
         value_parser = fields
     )]
     pub max_fields: usize,
-    /// Octets of a request's body, where it declares them; any number unless set, and with 0.
+    /// Octets of a request's body, whether it declares more or brings more; any number unless set, and with 0.
     #[arg(long, value_name = "SIZE", env = "TIDEGATE_MAX_BODY", value_parser = size)]
     pub max_body: Option<u64>,
     /// Requests that wait for a name that left moments ago, in all. 0: none waits.

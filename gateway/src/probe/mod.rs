@@ -56,8 +56,14 @@ impl std::fmt::Display for Port {
 }
 
 fn port(text: &str) -> Result<Port, String> {
-    let wrong = || {
-        format!("`{text}` is not HOST:PORT; write it like app.example.com:443 or [2001:db8::1]:443")
+    let wrong = || match text.split_once("://") {
+        Some((scheme, rest)) => format!(
+            "`{text}` is not HOST:PORT; leave {scheme}:// and whatever follows the port out, as in {}",
+            with_port(scheme, rest)
+        ),
+        None => format!(
+            "`{text}` is not HOST:PORT; write it like app.example.com:443 or [2001:db8::1]:443"
+        ),
     };
     let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
     let port = port
@@ -79,6 +85,18 @@ fn port(text: &str) -> Result<Port, String> {
         host: bare.unwrap_or(host).to_owned(),
         port,
     })
+}
+
+/// What is between scheme and path in a URL, with the scheme's port where it has none.
+fn with_port(scheme: &str, rest: &str) -> String {
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let last = authority.rsplit(']').next().unwrap_or_default();
+    let usual = if scheme == "https" { 443 } else { 80 };
+    if last.contains(':') {
+        authority.to_owned()
+    } else {
+        format!("{authority}:{usual}")
+    }
 }
 
 fn server_name(text: &str) -> Result<String, String> {
@@ -225,6 +243,14 @@ mod tests {
             "a b:1",
         ] {
             assert!(port(wrong).is_err(), "{wrong}");
+        }
+        for (url, told) in [
+            ("https://app.test:8443", "leave https:// and"),
+            ("https://app.test:8443/x", "as in app.test:8443"),
+            ("https://app.test", "as in app.test:443"),
+            ("http://[::1]/", "as in [::1]:80"),
+        ] {
+            assert!(port(url).unwrap_err().contains(told), "{url}");
         }
     }
 }

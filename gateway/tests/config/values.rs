@@ -2,6 +2,10 @@
 
 use std::fs;
 
+use std::os::unix::fs::PermissionsExt as _;
+
+use tidegate_certs::ca::{Authority, Validity};
+
 use super::{folder, shown, tidegated};
 
 #[test]
@@ -105,5 +109,52 @@ fn every_value_has_its_source() {
     ] {
         let is = |line: &(String, String)| line.0 == setting && line.1 == source;
         assert!(shown.iter().any(is), "{setting} # {source}: {shown:#?}");
+    }
+}
+
+/// Whoever starts the gateway is told of it in the log; who checks, here, however many settings name the file.
+#[test]
+fn a_private_key_that_others_can_read_is_told_of_once() {
+    let authority = Authority::create(Validity::days(1)).unwrap();
+    let bundle = authority
+        .issue_gateway(&["gw.test"], Validity::days(1))
+        .unwrap();
+    let text = "[listeners.web]\naddress = \"127.0.0.1:80\"\ncertificates = \"gw.pem\"\n\
+                [listeners.two]\naddress = \"127.0.0.1:81\"\ncertificates = \"gw.pem\"\n\
+                [tunnels]\naddress = \"127.0.0.1:82\"\nidentity = \"gw.pem\"\nca = \"ca.crt\"\n";
+    let ca = authority.certificate_pem();
+    let folder = folder(&[("a.toml", text), ("gw.pem", bundle.pem()), ("ca.crt", ca)]);
+    for (mode, times) in [(0o640, 1), (0o600, 0)] {
+        let file = folder.path().join("gw.pem");
+        fs::set_permissions(file, fs::Permissions::from_mode(mode)).unwrap();
+        let output = tidegated(folder.path(), &["check", "--config", "a.toml"], &[]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let said = String::from_utf8(output.stdout).unwrap();
+        let advice = "advice: a.toml:9:12: tunnels.identity: the private key in gw.pem can be read by other users; chmod 600";
+        assert_eq!(said.matches(advice).count(), times, "{said}");
+        assert_eq!(said.matches("private key").count(), times, "{said}");
+    }
+}
+
+#[test]
+fn a_star_in_a_path_is_advised_against() {
+    let text = "[listeners.web]\naddress = \"127.0.0.1:80\"\n\
+                [[routes]]\npath = \"/beta*\"\nbackend = \"b\"\n[[routes]]\npath = \"/*\"\nbackend = \"b\"\n\
+                [[routes]]\npath = \"/a/*/b\"\nbackend = \"b\"\n[backends.b.servers]\na = \"10.0.0.1:80\"\n";
+    let folder = folder(&[("a.toml", text)]);
+    let output = tidegated(folder.path(), &["check", "--config", "a.toml"], &[]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    let star = "a `*` in a path stands for itself";
+    for (place, part) in [
+        (
+            "a.toml:4:8: routes.path: ",
+            "write path = \"/beta\" for that",
+        ),
+        ("a.toml:7:8: routes.path: ", "leave `path` out"),
+        ("a.toml:10:8: routes.path: ", star),
+    ] {
+        let told =
+            |line: &str| line.starts_with(&format!("advice: {place}{star}")) && line.contains(part);
+        assert!(said.lines().any(told), "{place}{part}: {said}");
     }
 }

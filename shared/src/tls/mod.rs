@@ -42,7 +42,7 @@ pub use anchors::{Anchors, End, Fit, Unfit};
 pub use app::{AppTrust, app_client, origin_client};
 pub use fault::{By, HandshakeFault, Layer};
 pub use identity::{Identity, SwapIdentity};
-pub use pem::{FileWatch, PemFile, read_bounded};
+pub use pem::{FileWatch, PemFile, is_readable_by_others, read_bounded};
 pub use tunnel::{H2, Trust, agent_client, require_h2, tunnel_server};
 pub use visitor::{VisitorCerts, visitor_server};
 

@@ -3,6 +3,7 @@
 //! The form is HAProxy's `crt`: chain and key in one file. Blocks of other kinds (EC and DH parameters, CRLs) are
 //! skipped, as HAProxy does. Called by the rest of `tls`, and by `certs` to show a file.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File, FileType, Metadata};
 use std::io::{self, Read};
@@ -212,14 +213,34 @@ impl FileWatch {
     }
 }
 
-/// Says once per load that a key can be read by others. A warning and no refusal: the mode may be what the
+/// Of which files it has been said, in which state: one that several settings name is read for each of them.
+static SAID: Mutex<BTreeMap<PathBuf, (Stamp, u32)>> = Mutex::new(BTreeMap::new());
+
+/// Says once per state of a file that a key can be read by others. A warning and no refusal: the mode may be what the
 /// operator's secret store imposes.
 pub(super) fn warn_if_readable_by_others(path: &Path) {
-    let Ok(meta) = fs::metadata(path) else { return };
-    if readable_by_others(&meta) {
+    let (Ok(meta), Some(stamp)) = (fs::metadata(path), Stamp::of(path)) else {
+        return;
+    };
+    // What nobody hears, as before there is a log, is said later.
+    if mode(&meta) & BY_OTHERS == 0 || !tracing::enabled!(tracing::Level::WARN) {
+        return;
+    }
+    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    let state = (stamp, mode(&meta));
+    if said.insert(path.to_owned(), state) != Some(state) {
         tracing::warn!(file = %path.display(), "the private key can be read by other users; chmod 600 the file");
     }
 }
+
+/// Whether users other than the owner may read a file.
+#[must_use]
+pub fn is_readable_by_others(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|meta| mode(&meta) & BY_OTHERS != 0)
+}
+
+/// The bits of a mode that let the group or everybody read.
+const BY_OTHERS: u32 = 0o044;
 
 #[cfg(unix)]
 fn inode(meta: &Metadata) -> u64 {
@@ -232,13 +253,13 @@ fn inode(_: &Metadata) -> u64 {
 }
 
 #[cfg(unix)]
-pub(super) fn readable_by_others(meta: &Metadata) -> bool {
-    std::os::unix::fs::MetadataExt::mode(meta) & 0o044 != 0
+fn mode(meta: &Metadata) -> u32 {
+    std::os::unix::fs::MetadataExt::mode(meta)
 }
 
 #[cfg(not(unix))]
-pub(super) fn readable_by_others(_: &Metadata) -> bool {
-    false
+fn mode(_: &Metadata) -> u32 {
+    0
 }
 
 #[cfg(all(test, unix))]
@@ -289,15 +310,19 @@ mod tests {
             let subscriber = tracing_subscriber::fmt()
                 .with_writer(move || writer.clone())
                 .finish();
+            // Before there is a log, and then for whoever names the file, and once more for somebody else.
+            warn_if_readable_by_others(file.path());
             tracing::subscriber::with_default(subscriber, || {
+                warn_if_readable_by_others(file.path());
                 warn_if_readable_by_others(file.path());
             });
             let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
             assert_eq!(
-                text.contains("can be read by other users"),
-                warned,
+                text.matches("can be read by other users").count(),
+                usize::from(warned),
                 "{mode:o}: {text}"
             );
+            assert_eq!(is_readable_by_others(file.path()), warned);
         }
     }
 
