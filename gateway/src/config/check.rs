@@ -60,7 +60,7 @@ pub(super) fn advice(config: &Config) -> Vec<Problem> {
         tls.is_some_and(|tls| tls.unverified)
     });
     let trusting = trusting.map(|placed| {
-        placed.problem("verify = false: whoever can answer at its servers' addresses can read and change everything")
+        placed.problem_at("tls.verify", "verify = false: whoever can answer at its servers' addresses can read and change everything")
     });
     let resolving = &config.resolving;
     let unasked = resolving.spot.is_some() && !asks(config);

@@ -202,6 +202,8 @@ impl Config {
             }
         }
         problems.extend(check::problems(&config, whole));
+        // Only for what is missing, and as much as there are routes.
+        config.wants = file::Wants::default();
         Ok((config, problems))
     }
 

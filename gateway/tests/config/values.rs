@@ -137,6 +137,17 @@ fn a_private_key_that_others_can_read_is_told_of_once() {
 }
 
 #[test]
+fn what_is_not_advised_is_told_at_its_key() {
+    let text = "[listeners.web]\naddress = \"127.0.0.1:80\"\n[[routes]]\nbackend = \"b\"\n\
+                [backends.b]\ntls = { verify = false }\n[backends.b.servers]\na = \"10.0.0.1:80\"\n";
+    let folder = folder(&[("a.toml", text)]);
+    let output = tidegated(folder.path(), &["check", "--config", "a.toml"], &[]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    let advice = "advice: a.toml:6:18: backends.b.tls.verify: verify = false: whoever";
+    assert!(said.starts_with(advice), "{said}");
+}
+
+#[test]
 fn a_star_in_a_path_is_advised_against() {
     let text = "[listeners.web]\naddress = \"127.0.0.1:80\"\n\
                 [[routes]]\npath = \"/beta*\"\nbackend = \"b\"\n[[routes]]\npath = \"/*\"\nbackend = \"b\"\n\
