@@ -196,8 +196,10 @@ impl Record {
         if self.reason.is_none() {
             self.reason = Some(failure.reason());
             self.access.metrics.failed(failure);
-            if failure == Failure::Malformed && self.well_headed {
-                self.smuggled(Form::Chunks);
+            match failure {
+                Failure::Malformed if self.well_headed => self.smuggled(Form::Chunks),
+                Failure::ManyHosts | Failure::ConflictingHost => self.smuggled(Form::SeveralHosts),
+                _ => {}
             }
         }
     }

@@ -25,6 +25,8 @@ pub enum Form {
     ControlOctet,
     /// A line that ends with LF alone.
     BareLineFeed,
+    /// More than one Host, or one that is not the target's.
+    SeveralHosts,
     /// The body's own framing: sizes, line ends.
     Chunks,
     /// What HTTP/2 refuses of a head and does not tell apart: an empty name, a line end in a value, two paths, a field that would
@@ -34,7 +36,7 @@ pub enum Form {
 
 impl Form {
     /// In the order of their counters.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::EmptyName,
         Self::LengthAndCoding,
         Self::SeveralLengths,
@@ -45,6 +47,7 @@ impl Form {
         Self::FoldedLine,
         Self::ControlOctet,
         Self::BareLineFeed,
+        Self::SeveralHosts,
         Self::Chunks,
         Self::MalformedHttp2,
     ];
@@ -62,6 +65,7 @@ impl Form {
             Self::FoldedLine => "folded-line",
             Self::ControlOctet => "control-octet",
             Self::BareLineFeed => "bare-line-feed",
+            Self::SeveralHosts => "several-hosts",
             Self::Chunks => "chunks",
             Self::MalformedHttp2 => "malformed-http2",
         }
@@ -75,7 +79,7 @@ impl Form {
         let old = first.trim_ascii_end().ends_with(b"HTTP/1.0");
         let mut found = Found::default();
         found.note(is_bare(first).then_some(Self::BareLineFeed));
-        let (mut lengths, mut codings) = (0, 0);
+        let (mut lengths, mut codings, mut hosts) = (0, 0, 0);
         for line in lines {
             found.note(is_bare(line).then_some(Self::BareLineFeed));
             let line = line.strip_suffix(b"\n").unwrap_or(line);
@@ -94,11 +98,14 @@ impl Form {
                 codings += 1;
                 let chunked = value.eq_ignore_ascii_case(b"chunked");
                 found.note((old || !chunked).then_some(Self::OtherCoding));
+            } else if name.eq_ignore_ascii_case(b"host") {
+                hosts += 1;
             }
         }
         found.note((lengths > 0 && codings > 0).then_some(Self::LengthAndCoding));
         found.note((lengths > 1).then_some(Self::SeveralLengths));
         found.note((codings > 1).then_some(Self::SeveralCodings));
+        found.note((hosts > 1).then_some(Self::SeveralHosts));
         found.0
     }
 }
@@ -221,6 +228,8 @@ mod tests {
                 "X: a\nContent-Length: 1\r\nContent-Length: 2\r\n",
                 Some(Form::SeveralLengths),
             ),
+            ("Host: a\r\n", Some(Form::SeveralHosts)),
+            ("host: b\r\nX: a\n", Some(Form::BareLineFeed)),
             ("nothing\r\n", None),
             ("X: y\r\nContent-Length: 5\r\n", None),
             ("Transfer-Encoding: chunked\r\n", None),

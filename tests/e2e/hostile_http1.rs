@@ -372,6 +372,16 @@ async fn what_would_smuggle_is_counted_by_its_form() {
         let counted = async || (refusals().await == (before + 1.0, total)).then_some(());
         eventually(SOON, &format!("{form} is counted once"), counted).await;
     }
+    // Whom a request is for can be told in two ways as well; the framing is sound, and the connection goes on.
+    for second in ["Host: other.test", &format!("Host: {HOST}")] {
+        let head = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n{second}\r\n\r\n");
+        assert_eq!(site.ask("GET", head).await.reason(), "many-hosts");
+        total += 1.0;
+    }
+    let metrics = site.world.metrics().await;
+    let of_form = ["form=\"several-hosts\""];
+    let hosts = metrics.sum("tidegate_smuggling_refused_total", &of_form);
+    assert_eq!(hosts, 2.0);
     // What is only wrong is not one of them.
     let answer = site.ask("GET", "GET  / HTTP/1.1\r\n\r\n").await;
     assert_eq!(answer.status(), 400);
