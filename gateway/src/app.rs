@@ -4,6 +4,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime};
 
 use rustls::ServerConfig;
@@ -135,6 +136,8 @@ impl App {
                 expect: listener.proxy.value,
                 from_named: listener.proxy_from.named.clone(),
                 from: listener.proxy_from.value.clone().into(),
+                tls_named: listener.certificates.named.clone(),
+                at: listener.address.named.clone(),
                 ..door(run, &listener.name, secured.is_some(), &metrics)
             };
             let routes = config
@@ -413,7 +416,10 @@ fn door(run: &Run, listener: &Arc<str>, tls: bool, metrics: &Metrics) -> Door {
         },
         counters: metrics.proxy_headers.of(listener),
         tls,
+        tls_named: Named::Option("--identity"),
+        at: Named::Option("--tunnels"),
         complaints: Complaints::default(),
+        told_of_nobody: AtomicBool::default(),
         strays: Strays::default(),
     }
 }
@@ -431,6 +437,11 @@ fn tunnels(
         expect: run.proxy.tunnels_proxy,
         from_named: config.tunnels_proxy_from.named.clone(),
         from: Arc::clone(&from),
+        tls_named: sources.named("identity", "--identity"),
+        at: match tls {
+            true => sources.named("tunnels", "--tunnels"),
+            false => sources.named("tunnels_clear", "--tunnels-clear"),
+        },
         ..door(run, &listener.into(), tls, metrics)
     };
     let mut open = Vec::new();

@@ -6,13 +6,14 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
 use prometheus_client::metrics::counter::Counter;
 use tidegate_shared::proxy_header::io::{Begun, Refused, Terms, Why, accept, require};
-use tidegate_shared::proxy_header::{Header, Malformed, Tlvs, Version};
+use tidegate_shared::proxy_header::{Ends, Header, Malformed, Tlvs, Version};
 use tidegate_shared::reversal::Seen;
 use tokio::net::TcpStream;
 use tracing::{debug, warn};
@@ -20,7 +21,7 @@ use tracing::{debug, warn};
 use crate::complaint::Complaint;
 use crate::config::listeners::Named;
 use crate::forward::Range;
-use crate::visitor::Strays;
+use crate::visitor::{Scene, Strays};
 
 /// Whether connections begin with a PROXY header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,9 +72,14 @@ pub struct Door {
     pub from: Arc<[Range]>,
     pub terms: Terms,
     pub counters: Arc<Counters>,
-    /// Whether TLS comes next.
+    /// Whether TLS comes next, and what says so.
     pub tls: bool,
+    pub tls_named: Named,
+    /// What says where it listens.
+    pub at: Named,
     pub complaints: Complaints,
+    /// It has been told of that a header named nobody and a visitor came behind it.
+    pub told_of_nobody: AtomicBool,
     /// What came here that is something else.
     pub strays: Strays,
 }
@@ -89,6 +95,51 @@ pub struct Arrival {
     pub tlvs: Tlvs,
     /// Octets that were read and belong to what follows.
     pub taken: Bytes,
+    /// The header that it came with, if there was one.
+    pub header: Option<Taken>,
+}
+
+/// A header that was taken off a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    pub version: Version,
+    /// Whoever sent it.
+    pub by: SocketAddr,
+    pub names: Names,
+}
+
+/// Whom a header names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Names {
+    Visitor,
+    /// Nobody, for the connection is the sender's own (proxy-protocol.txt §2.2: LOCAL).
+    Local,
+    /// Nobody, for the sender does not know, or cannot say.
+    Unknown,
+}
+
+impl Names {
+    /// All of them, in the order of their counters.
+    const ALL: [Self; 3] = [Self::Visitor, Self::Local, Self::Unknown];
+
+    /// The word for it in metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Visitor => "visitor",
+            Self::Local => "local",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl From<&Ends> for Names {
+    fn from(ends: &Ends) -> Self {
+        match ends {
+            Ends::Stream(_) | Ends::Datagram(_) => Self::Visitor,
+            Ends::Local => Self::Local,
+            Ends::Unknown | Ends::Unix { .. } => Self::Unknown,
+        }
+    }
 }
 
 impl Arrival {
@@ -99,6 +150,7 @@ impl Arrival {
             to: None,
             tlvs: Tlvs::default(),
             taken: Bytes::new(),
+            header: None,
         }
     }
 }
@@ -128,10 +180,9 @@ impl Door {
         };
         if self.tls && !arrival.taken.is_empty() {
             // It began like a header, which TLS does not.
-            return self.refuse(
-                peer,
-                &Mismatch::Unexpected(Seen::at_the_end(&arrival.taken)),
-            );
+            let seen = Seen::at_the_end(&arrival.taken);
+            self.strays.clear_text(seen, &Scene::at(self, peer));
+            return None;
         }
         Some(arrival)
     }
@@ -142,35 +193,66 @@ impl Door {
     }
 
     fn named(&self, header: Header, peer: SocketAddr) -> Arrival {
-        self.counters.taken(header.version);
+        let taken = Taken {
+            version: header.version,
+            by: peer,
+            names: Names::from(&header.ends),
+        };
+        self.counters.taken(taken);
         let pair = header.ends.pair();
         Arrival {
             from: pair.map_or(peer, |pair| canonical(pair.source())),
             to: pair.map(|pair| canonical(pair.destination())),
             tlvs: header.tlvs,
             taken: Bytes::new(),
+            header: Some(taken),
         }
     }
 
-    /// Looks at what comes before TLS takes it, and says what it is where it is a header. The handshake then fails by itself.
-    /// Returns whether it was one.
-    pub async fn look_before_tls(&self, stream: &TcpStream, from: SocketAddr) -> bool {
-        let mut first = [0; 16];
-        let Ok(there) = stream.peek(&mut first).await else {
-            return false;
+    /// Somebody has come behind a header that names nobody, and is no check: said once.
+    #[cold]
+    pub(crate) fn came_for_nobody(&self, header: Taken) {
+        if self.told_of_nobody.swap(true, Relaxed) {
+            return;
+        }
+        let Taken { version, by, names } = header;
+        let (what, for_what) = match names {
+            Names::Visitor => return,
+            Names::Local => (" LOCAL", "which is for its own checks"),
+            Names::Unknown => ("", "which is for what it does not know"),
         };
+        let (ip, named) = (by.ip(), &self.named);
+        warn!(
+            peer = %by, listener = %self.listener,
+            "expected a header that names the visitor ({named}), got a request behind a PROXY {version} header{what} that names nobody, {for_what}: whoever comes this way has the address of {ip} in the log, in limits and at the app; have {ip} name visitors (HAProxy: send-proxy-v2 beside the server that passes them on; nginx: proxy_protocol on), or send no header; where it was a check that asks as visitors do, all is well. This is said once"
+        );
+    }
+
+    /// Looks at what comes before TLS takes it, and says what it is where it is a header. The handshake then fails by itself.
+    /// `header` is the one that came first, if one did. Returns what else it is, where it is neither TLS nor a header.
+    pub async fn look_before_tls(
+        &self,
+        stream: &TcpStream,
+        from: SocketAddr,
+        header: Option<Taken>,
+    ) -> Option<Seen> {
+        let mut first = [0; 16];
+        let there = stream.peek(&mut first).await.ok()?;
         // The type of a handshake's record (RFC 8446 §5.1).
         if first[..there].first() == Some(&0x16) {
-            return false;
+            return None;
         }
         let seen = Seen::at_the_end(&first[..there]);
-        let header = matches!(seen, Seen::ProxyV1 | Seen::ProxyV2);
-        if header {
-            // Whoever sent it is the peer, whatever a header before this one has said.
-            let peer = stream.peer_addr().map_or(from, canonical);
-            self.complain(peer, &Mismatch::Unexpected(seen));
+        // Whoever sent it is the peer, whatever a header before this one has said.
+        let peer = stream.peer_addr().map_or(from, canonical);
+        let scene = Scene {
+            header,
+            ..Scene::at(self, peer)
+        };
+        if self.strays.header_before_tls(&seen, &scene) {
+            return None;
         }
-        header
+        Some(seen)
     }
 
     fn refuse(&self, peer: SocketAddr, mismatch: &Mismatch) -> Option<Arrival> {
@@ -187,41 +269,27 @@ impl Door {
         }
         if let Some(times) = self.complaints.due(kind) {
             let remedy = self.remedy(peer, mismatch);
-            warn!(%peer, listener = %self.listener, times, "a connection is refused: {mismatch}; {remedy}");
+            warn!(said.what = kind.label(), %peer, listener = %self.listener, times, "a connection that came in is refused: {mismatch}; {remedy}");
         }
     }
 
     fn remedy(&self, peer: SocketAddr, mismatch: &Mismatch) -> String {
         let ip = peer.ip();
-        let off = self.named.set_to("off");
+        let (off, named) = (self.named.advice("off"), &self.named);
         match mismatch.kind() {
             Kind::Source => format!(
                 "if {ip} is a load balancer of yours, add it to {}; if visitors are to connect here directly, {off}",
                 self.from_named
             ),
-            Kind::Missing | Kind::Overdue | Kind::Left | Kind::LeftAtOnce => format!(
-                "have {ip} send one (HAProxy: send-proxy-v2; nginx: proxy_protocol on), or start with {off}"
-            ),
             Kind::Malformed if mismatch.is_too_long() => format!(
-                "if {ip} is a load balancer of yours that writes such, let max_proxy_header (--max-proxy-header) be as long, or have it write less"
+                "if {ip} is a load balancer of yours that writes such, let max_proxy_header (--max-proxy-header) be as long, or have it write less ({named} takes what it writes)"
             ),
-            Kind::Malformed => {
-                format!("what {ip} runs writes no PROXY header as proxy-protocol.txt has it")
-            }
-            Kind::Unexpected if self.expect == Expect::Off => {
-                let required = self.named.set_to("required");
-                format!(
-                    "start with {required}, and {ip} in {}, or have {ip} send none",
-                    self.from_named
-                )
-            }
-            Kind::Unexpected if !self.is_listed(peer) => format!(
-                "none is believed from there: if {ip} is a load balancer of yours, add it to {}; else have it send none",
-                self.from_named
+            Kind::Malformed => format!(
+                "what {ip} runs writes none as proxy-protocol.txt has it: have that mended, or send another version; {named} takes both"
             ),
-            Kind::Unexpected => {
-                format!("does more than one hop before this one add a header, or {ip} inside TLS?")
-            }
+            _ => format!(
+                "have {ip} send one (HAProxy: send-proxy-v2; nginx: proxy_protocol on), or {off}"
+            ),
         }
     }
 }
@@ -236,8 +304,6 @@ enum Mismatch {
     /// It may not send one.
     Source,
     Header(Refused),
-    /// One where none was due.
-    Unexpected(Seen),
 }
 
 /// The same, for counters.
@@ -249,11 +315,21 @@ pub enum Kind {
     Overdue,
     Left,
     LeftAtOnce,
+    /// One where none is read.
     Unexpected,
+    /// One behind another.
+    Second,
+    /// One behind the handshake of TLS.
+    InsideTls,
+    /// TLS where HTTP is due.
+    Tls,
+    /// Something else where TLS is due.
+    ClearText,
+    Ssh,
 }
 
 /// All of them, in the order of their counters.
-pub const KINDS: [Kind; 7] = [
+pub const KINDS: [Kind; 12] = [
     Kind::Source,
     Kind::Missing,
     Kind::Malformed,
@@ -261,6 +337,11 @@ pub const KINDS: [Kind; 7] = [
     Kind::Left,
     Kind::LeftAtOnce,
     Kind::Unexpected,
+    Kind::Second,
+    Kind::InsideTls,
+    Kind::Tls,
+    Kind::ClearText,
+    Kind::Ssh,
 ];
 
 impl Kind {
@@ -274,6 +355,11 @@ impl Kind {
             Self::Left => "left",
             Self::LeftAtOnce => "left-at-once",
             Self::Unexpected => "unexpected",
+            Self::Second => "second",
+            Self::InsideTls => "inside-tls",
+            Self::Tls => "tls",
+            Self::ClearText => "clear-text",
+            Self::Ssh => "ssh",
         }
     }
 }
@@ -287,7 +373,6 @@ impl Mismatch {
     fn kind(&self) -> Kind {
         match self {
             Self::Source => Kind::Source,
-            Self::Unexpected(_) => Kind::Unexpected,
             Self::Header(refused) => match &refused.why {
                 Why::Malformed(Malformed::NoHeader) => Kind::Missing,
                 Why::Malformed(_) => Kind::Malformed,
@@ -306,7 +391,6 @@ impl fmt::Display for Mismatch {
                 "its source may not send a PROXY header, and nobody is served here without",
             ),
             Self::Header(refused) => refused.fmt(f),
-            Self::Unexpected(seen) => write!(f, "expected TLS, got {seen}"),
         }
     }
 }
@@ -325,25 +409,21 @@ impl Complaints {
 /// Headers taken and not taken at one listener.
 #[derive(Debug, Default)]
 pub struct Counters {
-    v1: Counter,
-    v2: Counter,
+    v1: [Counter; Names::ALL.len()],
+    v2: [Counter; Names::ALL.len()],
     mismatches: [Counter; KINDS.len()],
 }
 
 impl Counters {
-    fn taken(&self, version: Version) {
-        match version {
-            Version::V1 => self.v1.inc(),
-            Version::V2 => self.v2.inc(),
+    fn taken(&self, header: Taken) {
+        let of = match header.version {
+            Version::V1 => &self.v1,
+            Version::V2 => &self.v2,
         };
+        of[header.names as usize].inc();
     }
 
-    /// A header came where HTTP was due.
-    pub(crate) fn unexpected(&self) {
-        self.mismatch(Kind::Unexpected);
-    }
-
-    fn mismatch(&self, kind: Kind) {
+    pub(crate) fn mismatch(&self, kind: Kind) {
         let index = KINDS.iter().position(|known| *known == kind);
         if let Some(counter) = index.and_then(|index| self.mismatches.get(index)) {
             counter.inc();
@@ -374,13 +454,20 @@ impl Listeners {
             .clone()
     }
 
-    /// Headers taken: listener, version, how many.
-    pub fn all_taken(&self) -> impl Iterator<Item = (Arc<str>, Version, u64)> {
+    /// Headers taken: listener, version, whom they name, how many.
+    pub fn all_taken(&self) -> impl Iterator<Item = (Arc<str>, Version, Names, u64)> {
         self.all().into_iter().flat_map(|(name, of)| {
+            let of_version = |version, counters: &[Counter]| {
+                let counts = counters.iter().map(Counter::get);
+                let named = Names::ALL.into_iter().zip(counts);
+                let each = |(names, count)| (Arc::clone(&name), version, names, count);
+                named.map(each).collect::<Vec<_>>()
+            };
             [
-                (Arc::clone(&name), Version::V1, of.v1.get()),
-                (name, Version::V2, of.v2.get()),
+                of_version(Version::V1, &of.v1),
+                of_version(Version::V2, &of.v2),
             ]
+            .concat()
         })
     }
 

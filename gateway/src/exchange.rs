@@ -180,6 +180,9 @@ where
     B: Body<Data = Bytes, Error: std::error::Error + 'static> + Send + Unpin + 'static,
     S: Side,
 {
+    if let Some(header) = visit.introduction.nameless() {
+        visit.front.door.came_for_nobody(header);
+    }
     if let Target::Backend(backend) = &ask.target {
         let backend = Arc::clone(backend);
         // Boxed, so that a request through a tunnel does not keep the room that this needs.

@@ -10,6 +10,7 @@ use tidegate_shared::visitor::{self, Tls, VISITOR, Visitor};
 
 use crate::backend::greeting::{Introduced, TlsFacts};
 use crate::backend::{Caller, Tie};
+use crate::door::{Names, Taken};
 use crate::exchange::Visit;
 
 /// What a [`Visit`] does not need for itself.
@@ -19,7 +20,8 @@ pub struct Introduction {
     to: Option<SocketAddr>,
     tls: TlsFacts,
     alpn: Option<&'static [u8]>,
-    /// What the header said with which the connection came.
+    /// The header with which the connection came, and what that said.
+    header: Option<Taken>,
     received: Tlvs,
     /// Servers' connections that are its own, once there are any.
     tie: OnceLock<Arc<Tie>>,
@@ -42,8 +44,22 @@ impl Introduction {
     }
 
     /// The same where a header came with it.
-    pub fn received(self, received: Tlvs) -> Self {
-        Self { received, ..self }
+    pub fn received(self, received: Tlvs, header: Option<Taken>) -> Self {
+        Self {
+            received,
+            header,
+            ..self
+        }
+    }
+
+    /// The header with which the connection came, if one did.
+    pub fn header(&self) -> Option<Taken> {
+        self.header
+    }
+
+    /// The same, where it names nobody.
+    pub fn nameless(&self) -> Option<Taken> {
+        self.header.filter(|header| header.names != Names::Visitor)
     }
 
     /// For a server that is told who asks. `host` is whom the request is for, which counts where TLS has not said it.

@@ -297,8 +297,8 @@ async fn attach(
     known: Option<Entry>,
     sources: Sources,
 ) {
-    let (agent, entry) = if let Some(entry) = known {
-        (agent, entry)
+    let (agent, header, entry) = if let Some(entry) = known {
+        (agent, None, entry)
     } else {
         let admitted = tokio::select! {
             biased;
@@ -311,9 +311,9 @@ async fn attach(
         let Some(entry) = sources.enter(arrival.from.ip(), Instant::now()) else {
             return intake.metrics.tunnels_refused.count("source");
         };
-        (arrival.from, entry)
+        (arrival.from, arrival.header, entry)
     };
-    Box::pin(intake.serve(stream, agent, &gate, entry)).await;
+    Box::pin(intake.serve(stream, agent, header, &gate, entry)).await;
 }
 
 fn hand_over(workers: &Workers, task: impl Future<Output = Option<()>> + Send + 'static) {

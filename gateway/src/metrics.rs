@@ -344,15 +344,16 @@ impl Collector for Live {
             encoder,
             (
                 "proxy_headers",
-                "PROXY headers taken, by listener and version",
+                "PROXY headers taken, by listener, version and whom they name",
             ),
             metrics
                 .proxy_headers
                 .all_taken()
-                .map(|(listener, version, value)| {
+                .map(|(listener, version, names, value)| {
                     let labels = vec![
                         ("listener", listener.to_string()),
                         ("version", version.to_string()),
+                        ("names", names.label().to_owned()),
                     ];
                     (labels, value)
                 }),
@@ -361,7 +362,7 @@ impl Collector for Live {
             encoder,
             (
                 "proxy_header_mismatches",
-                "Connections whose PROXY header was not what the listener expects, by what was wrong",
+                "Connections whose PROXY header, or what came in its place, was not what the listener expects, by what was wrong",
             ),
             metrics
                 .proxy_headers

@@ -244,7 +244,11 @@ async fn a_visitor_that_speaks_no_http_is_named_in_the_log() {
     }
     let mut clear = Visitor::connect(world.visitors_tls).await;
     clear.send_get(HOST, "/").await;
-    let words = ["WARN", "no TLS came", "by --visitors"];
+    let words = [
+        "WARN",
+        "expected TLS, got an HTTP/1.1 request",
+        "by --visitors",
+    ];
     world.gateway.wait_log(&words).await;
 }
 

@@ -57,6 +57,7 @@ mod routing;
 mod source_lists;
 mod stampede;
 mod stopping;
+mod strays;
 mod tcp;
 mod tcp_agent;
 mod trailers;

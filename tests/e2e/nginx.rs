@@ -226,7 +226,7 @@ async fn one_that_does_not_fit_its_listener_is_named() {
     let words = [
         "WARN",
         "127.0.0.1",
-        "a PROXY v1 header came where none is read",
+        "got a PROXY v1 header: none is read here",
     ];
     off.gateway.wait_log(&words).await;
     let required = required().start().await;

@@ -172,7 +172,8 @@ async fn what_is_no_header_is_not_answered_and_named_once() {
     }
     let tls = [0x16, 3, 1, 0, 200, 1, 0, 0, 196, 3, 3];
     assert!(told(world.visitors_tls, &tls).await.is_empty());
-    let said = world.gateway.logged(&["expected a PROXY header, got"]);
+    let missing = "expected a PROXY header, got an HTTP/1.1 request";
+    let said = site.world.gateway.logged(&[missing]);
     assert_eq!(said.len(), 2, "one a minute and listener: {said:?}");
 }
 
@@ -230,7 +231,7 @@ async fn a_header_at_one_listener_does_not_hide_one_at_another() {
         let answer = told(world.gateway.address(listener).unwrap(), LINE).await;
         assert!(answer.starts_with(b"HTTP/1.1 400"));
         let named = format!("listener={listener}");
-        let words = ["WARN", &named, "a PROXY v1 header came", remedy];
+        let words = ["WARN", &named, "got a PROXY v1 header", remedy];
         world.gateway.wait_log(&words).await;
     }
 }
@@ -335,7 +336,10 @@ async fn a_header_where_none_is_due_names_itself() {
     let labels = ["listener=\"visitors\"", "why=\"unexpected\""];
     let metric = "tidegate_proxy_header_mismatches_total";
     assert_eq!(counted(&site.world, metric, &labels).await, 2.0);
-    let twice = site.world.gateway.logged(&["something that is no TLS"]);
+    let twice = site
+        .world
+        .gateway
+        .logged(&["what makes this port one for TLS"]);
     assert!(twice.is_empty(), "one line each: {twice:?}");
     for (listener, option) in [
         (

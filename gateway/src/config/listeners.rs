@@ -36,6 +36,15 @@ impl Named {
         }
     }
 
+    /// The same as what somebody is to do about it, who has the file or the command line before him.
+    pub fn advice(&self, value: &str) -> String {
+        let verb = match self {
+            Self::Option(_) => "start with",
+            Self::Key { .. } => "write",
+        };
+        format!("{verb} {}", self.set_to(value))
+    }
+
     /// Something wrong with it, at its place.
     pub fn problem(&self, text: impl Into<String>) -> Problem {
         let text = text.into();

@@ -39,9 +39,9 @@ use crate::backend::greeting::Introduced;
 use crate::backend::mismatch::{AT_ONCE, Asked, End, Mismatch, Setting, Spoken};
 use crate::backend::{Backend, Caller, carry};
 use crate::complaint::Complaint;
-use crate::door::{self, Arrival, Door};
+use crate::door::{self, Arrival, Door, Names, Taken};
 use crate::failure::Failure;
-use crate::visitor::Reception;
+use crate::visitor::{Expected, Reception, Scene};
 pub use counters::{Counters, Listeners};
 use hello::Heard;
 pub use record::Ended;
@@ -84,7 +84,8 @@ struct Connection<'a> {
     ahead: Bytes,
     /// Whom its TLS asks for, and for what, where that was looked at.
     asks: Option<ClientHello>,
-    /// What the header said with which it came.
+    /// The header with which it came, and what that said.
+    header: Option<Taken>,
     received: Tlvs,
     record: Record,
 }
@@ -146,7 +147,8 @@ impl Tcp {
             };
             record.heard(&heard);
             if matches!(heard, Heard::Not(_)) {
-                door.strays.look(&said, arrival.from, door);
+                let scene = scene(door, arrival.from, arrival.header);
+                door.strays.look(&said, &scene);
             }
             heard
         } else {
@@ -162,6 +164,7 @@ impl Tcp {
             to,
             ahead: said.freeze(),
             asks: heard.hello(),
+            header: arrival.header,
             received: arrival.tlvs,
             record,
         };
@@ -247,11 +250,12 @@ impl Connection<'_> {
         let mut join = Join::new(self.visitor, self.ahead, send, recv, &terms);
         let ended = reception.drain.until_last_call(join.run()).await;
         if unseen {
-            let said = join.first_octets();
-            self.door.strays.look(said, self.from, self.door);
+            let scene = scene(self.door, self.from, self.header);
+            self.door.strays.look(join.first_octets(), &scene);
         }
         let traffic = join.traffic();
         self.record.moved(traffic.sent, traffic.received);
+        moved_for(self.header, self.door, traffic.sent, traffic.received);
         let ended = match ended {
             Some(Ok(())) => Ended::Closed,
             Some(Err(broken)) => broken.into(),
@@ -350,9 +354,10 @@ impl Connection<'_> {
         let ended = self.reception.drain.until_last_call(relay.run()).await;
         let relay::Traffic { forth, back } = relay.traffic();
         self.record.moved(forth.saturating_sub(ours), back);
+        moved_for(self.header, self.door, forth.saturating_sub(ours), back);
         if asked.is_empty() {
-            let said = relay.first_octets().0;
-            self.door.strays.look(said, self.from, self.door);
+            let scene = scene(self.door, self.from, self.header);
+            self.door.strays.look(relay.first_octets().0, &scene);
         }
         let ended = match ended {
             Some(Ok(())) => Ended::Closed,
@@ -386,6 +391,28 @@ impl Connection<'_> {
     fn fail(self, ended: Ended) {
         close_abruptly(&self.visitor, true);
         self.record.end(ended);
+    }
+}
+
+/// Where octets come that are passed on.
+fn scene(door: &Door, from: SocketAddr, header: Option<Taken>) -> Scene<'_> {
+    Scene {
+        door,
+        peer: header.map_or(from, |header| header.by),
+        header,
+        due: Expected::Anything,
+    }
+}
+
+/// A connection on which both have said something is no check of whether the port is open: where its header names nobody, that
+/// is told of.
+fn moved_for(header: Option<Taken>, door: &Door, forth: u64, back: u64) {
+    let nameless = header.filter(|header| header.names != Names::Visitor);
+    if let Some(header) = nameless
+        && forth > 0
+        && back > 0
+    {
+        door.came_for_nobody(header);
     }
 }
 

@@ -12,6 +12,7 @@ use rustls::ServerConfig;
 use tidegate_certs::peer::PeerCertificate;
 use tidegate_shared::drain::Drain;
 use tidegate_shared::name::NamePattern;
+use tidegate_shared::reversal::Seen;
 use tidegate_shared::reversal::frames::{NO_SETTINGS, goaway};
 use tidegate_shared::reversal::io::{Accepted, Terms, accept};
 use tidegate_shared::socket::poll_write_pieces;
@@ -27,11 +28,12 @@ use tracing::{debug, info, warn};
 use super::drive::{Care, drive};
 use super::places::Places;
 use super::{Agent, Ending, Tunnel};
-use crate::door::Door;
+use crate::door::{Kind, Taken};
 use crate::listen::Gate;
 use crate::metrics::{Ids, Metrics};
 use crate::pool::Pool;
 use crate::source::Entry;
+use crate::visitor::{Expected, Scene};
 
 /// What the tunnel listener needs to bring tunnels up.
 #[derive(Debug)]
@@ -87,19 +89,24 @@ impl Intake {
         self: Arc<Self>,
         stream: TcpStream,
         address: SocketAddr,
+        header: Option<Taken>,
         gate: &Gate,
         mut entry: Entry,
     ) {
         if let Some(pause) = entry.wait(Instant::now()) {
             sleep(pause).await;
         }
+        let scene = Scene {
+            header,
+            ..Scene::at(&gate.door, header.map_or(address, |header| header.by))
+        };
         let opening = async {
             match &gate.security {
                 // Boxed, so that a tunnel does not keep the room that its handshake needed.
                 Security::Tls(trust) => {
-                    Box::pin(self.secured(stream, address, trust.config(), &gate.door)).await
+                    Box::pin(self.secured(stream, address, trust.config(), scene)).await
                 }
-                Security::Clear(names) => Box::pin(self.clear(stream, address, names)).await,
+                Security::Clear(names) => Box::pin(self.clear(stream, address, names, scene)).await,
             }
         };
         let outcome = tokio::select! {
@@ -123,10 +130,14 @@ impl Intake {
         stream: TcpStream,
         address: SocketAddr,
         config: Arc<ServerConfig>,
-        door: &Door,
+        scene: Scene<'_>,
     ) -> Result<Pin<Box<dyn Future<Output = ()> + Send>>, Refused> {
         let handshake = async {
-            door.look_before_tls(&stream, address).await;
+            let door = scene.door;
+            let seen = door.look_before_tls(&stream, address, scene.header).await;
+            if seen.is_some_and(|seen| seen != Seen::Nothing) {
+                door.counters.mismatch(Kind::ClearText);
+            }
             TlsAcceptor::from(config)
                 .accept(Gag::new(stream))
                 .into_fallible()
@@ -180,7 +191,11 @@ impl Intake {
                     not_after: Some(certificate.facts.not_after),
                     fingerprint: certificate.facts.fingerprint_sha256,
                 };
-                self.reverse(tls, agent, &left_out).await
+                let inside = Scene {
+                    due: Expected::HttpInsideTls,
+                    ..scene
+                };
+                self.reverse(tls, agent, &left_out, inside).await
             }
             Err((label, why)) => {
                 let mut refused = Refused::new("certificate", label, why);
@@ -211,6 +226,7 @@ impl Intake {
         stream: TcpStream,
         address: SocketAddr,
         names: &[NamePattern],
+        scene: Scene<'_>,
     ) -> Result<Pin<Box<dyn Future<Output = ()> + Send>>, Refused> {
         let Some(primary) = names.first().cloned() else {
             return Err(Refused::new(
@@ -226,7 +242,7 @@ impl Intake {
             not_after: None,
             fingerprint: String::new(),
         };
-        self.reverse(stream, agent, &[]).await
+        self.reverse(stream, agent, &[], scene).await
     }
 
     async fn reverse<T>(
@@ -234,6 +250,7 @@ impl Intake {
         stream: T,
         agent: Agent,
         left_out: &[NamePattern],
+        scene: Scene<'_>,
     ) -> Result<Pin<Box<dyn Future<Output = ()> + Send>>, Refused>
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -247,6 +264,9 @@ impl Intake {
             .await
             .map_err(|unsettled| {
                 let clear = agent.not_after.is_none();
+                if let Some(seen) = unsettled.instead() {
+                    scene.door.strays.instead_of_tunnel(seen, &scene);
+                }
                 let remedy = match (unsettled.is_tls(), clear) {
                     (false, _) => "",
                     (true, true) => {

@@ -254,11 +254,7 @@ fn refusal(
     octets: &[u8],
 ) -> Vec<u8> {
     if let Some(stray) = early {
-        let door = &visit.front.door;
-        door.strays.came(stray, visit.visitor, door);
-        if matches!(stray, Stray::ProxyV1 | Stray::ProxyV2) {
-            door.counters.unexpected();
-        }
+        stray.came(visit);
     }
     let failure = match flaw {
         Flaw::TargetTooLong => Failure::TargetTooLong,

@@ -23,12 +23,14 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Sleep, sleep, timeout};
 use tracing::debug;
 
+use super::framed::first_line;
 use super::front::Front;
 use super::h1::instant;
 use super::heads::HeadsIo;
 use super::ledger::{CANCELLED_IN_TEN_SECONDS, Ledger};
 use super::pass::pass;
-use super::{Limits, Reception, rest};
+use super::stray::Stray;
+use super::{Limits, Reception, Spoken, listen, rest};
 use crate::access::Record;
 use crate::answer::{Answer, Cut};
 use crate::exchange::{Ask, Visit, may_have_body, open};
@@ -63,7 +65,6 @@ where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let limits = &reception.limits;
-    let (io, ledger) = HeadsIo::new(stream, seen);
     let room = limits.head.clamp(*HEAD_ROOM.start(), *HEAD_ROOM.end());
     let mut builder = Builder::new();
     builder
@@ -76,14 +77,32 @@ where
         .max_pending_accept_reset_streams(CANCELLED_IN_TEN_SECONDS)
         .data_frame_budget(SMALL_FRAME_BUDGET)
         .enable_connect_protocol();
+    let began = Instant::now();
+    let opening = async move {
+        let mut stream = stream;
+        let seen = match seen.is_empty() {
+            true => listen(&mut stream, &seen).await,
+            false => Spoken::Http2(seen),
+        };
+        let (seen, instead) = match seen {
+            Spoken::Http2(seen) => (seen, None),
+            Spoken::Http1(seen) => (seen.clone(), Some(seen)),
+            Spoken::Nothing => (Bytes::new(), None),
+        };
+        let (io, ledger) = HeadsIo::new(stream, seen);
+        (builder.handshake(io).await, ledger, instead)
+    };
     let shaken = tokio::select! {
         biased;
-        shaken = timeout(limits.patience.head, builder.handshake(io)) => shaken,
+        shaken = timeout(limits.patience.head, opening) => shaken,
         () = reception.drain.idle_over() => return,
     };
-    let mut connection = match shaken {
-        Ok(Ok(connection)) => connection,
-        Ok(Err(error)) => {
+    let (mut connection, ledger) = match shaken {
+        Ok((Ok(connection), ledger, _)) => (connection, ledger),
+        Ok((Err(error), _, instead)) => {
+            if let Some(seen) = instead {
+                misbegun(&visit, &seen, began);
+            }
             return debug!(visitor = %visit.visitor, "HTTP/2 with a visitor failed: {error}");
         }
         Err(_elapsed) => {
@@ -134,6 +153,19 @@ where
     if let Some(error) = ending {
         debug!(visitor = %visit.visitor, "a visitor's HTTP/2 connection failed: {error}");
     }
+}
+
+/// What came is no HTTP/2, though that was agreed on: it has its line, and is named where it is known.
+fn misbegun(visit: &Visit, seen: &[u8], began: Instant) {
+    if let Some(stray) = Stray::of(seen) {
+        stray.came(visit);
+    }
+    let access = &visit.gateway.access;
+    let mut record = access.record(&visit.label, visit.tls.is_some(), began);
+    record.version = Version::HTTP_2;
+    record.unparsed(first_line(seen));
+    record.counts(visit.guest.blame());
+    record.failed(Failure::Malformed);
 }
 
 /// Writes the access lines of requests that were not handed over: of them is known what became of them, and no more.

@@ -48,8 +48,8 @@ use crate::introduction::Introduction;
 use crate::listen::Front;
 use crate::rates::Guest;
 use pulse::Patience;
-use stray::Stray;
-pub use stray::Strays;
+use stray::may_become_header;
+pub use stray::{Expected, Scene, Strays};
 pub(crate) use upgrade::accept;
 
 /// What a visitor may use, and for how long.
@@ -106,7 +106,7 @@ impl Reception {
             return Box::pin(self.serve_tls(stream, arrival, secured, front, guest)).await;
         }
         let introduction = Introduction::new(arrival.to.or_else(|| stream.local_addr().ok()))
-            .received(arrival.tlvs);
+            .received(arrival.tlvs, arrival.header);
         let visit = self.visit(arrival.from, None, front, introduction, guest);
         self.speak(stream, arrival.taken, visit).await;
     }
@@ -122,9 +122,12 @@ impl Reception {
         let visitor = arrival.from;
         let to = arrival.to.or_else(|| stream.local_addr().ok());
         // Boxed, so that a connection does not keep the room that its handshake needed.
-        let mut named = false;
+        let mut instead = None;
         let accepting = Box::pin(async {
-            named = front.door.look_before_tls(&stream, visitor).await;
+            instead = front
+                .door
+                .look_before_tls(&stream, visitor, arrival.header)
+                .await;
             TlsAcceptor::from(secured.config).accept(stream).await
         });
         let shaken = tokio::select! {
@@ -137,8 +140,16 @@ impl Reception {
             Ok(Err(error)) => {
                 self.gateway.metrics.tls_failed.inc();
                 let fault = HandshakeFault::from_io(&error);
-                if fault.label == "not-tls" && !named {
-                    front.door.strays.came(Stray::Clear, visitor, &front.door);
+                if fault.label == "not-tls"
+                    && let Some(seen) = instead
+                {
+                    let header = arrival.header;
+                    let peer = header.map_or(visitor, |header| header.by);
+                    let scene = Scene {
+                        header,
+                        ..Scene::at(&front.door, peer)
+                    };
+                    front.door.strays.clear_text(seen, &scene);
                 }
                 return debug!(%visitor, "TLS with a visitor failed: {fault}");
             }
@@ -163,7 +174,7 @@ impl Reception {
         };
         let introduction = Introduction::new(to)
             .over_tls(facts, alpn)
-            .received(arrival.tlvs);
+            .received(arrival.tlvs, arrival.header);
         let tls_of = Some((secured.certs, sni));
         let visit = self.visit(visitor, tls_of, front, introduction, guest);
         if http2 {
@@ -258,6 +269,10 @@ async fn listen<T: AsyncRead + Unpin>(stream: &mut T, taken: &[u8]) -> Spoken {
         }
         let common = seen.len().min(PREFACE.len());
         if seen[..common] != PREFACE[..common] {
+            // Of one that arrives octet by octet it is to be told as well.
+            if may_become_header(&seen) {
+                continue;
+            }
             return Spoken::Http1(seen.freeze());
         }
         // `PRI ` is enough: HTTP/1 reserves that method for nobody (RFC 9113 §3.4).

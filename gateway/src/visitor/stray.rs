@@ -1,16 +1,19 @@
-//! What came to a visitors' port and is no HTTP, named for the operator, who can mostly mend it with one option. The visitor
-//! gets its 400 and its access line either way; the lines here are one a minute for each kind and listener, because anybody can
-//! cause them.
+//! What came to a port and does not fit it, named for the operator, who can mostly mend it with one option: who, what was expected,
+//! what came, where that is set and what to do. The visitor gets its 400 and its access line either way; the lines here are one a
+//! minute for each kind and listener, because anybody can cause them, and each is counted.
 
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use tidegate_shared::proxy_header::SIGNATURE;
 use tidegate_shared::reversal::Seen;
 use tracing::warn;
 
 use crate::complaint::Complaint;
-use crate::door::{Door, Expect};
+use crate::config::listeners::Named;
+use crate::door::{Door, Expect, Kind, Taken};
+use crate::exchange::Visit;
 
 /// What an operator may have set up wrongly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,53 +26,201 @@ pub(super) enum Stray {
     Clear,
 }
 
+/// Where something came, and behind what.
+#[derive(Clone, Copy, Debug)]
+pub struct Scene<'a> {
+    pub door: &'a Door,
+    /// Whose octets they are: of two ends of a connection the one that sent them, whatever a header says.
+    pub peer: SocketAddr,
+    /// What the connection began with.
+    pub header: Option<Taken>,
+    /// What was expected there.
+    pub due: Expected,
+}
+
+/// What is expected of a connection, at the point to which it has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected {
+    Tls,
+    Http,
+    HttpInsideTls,
+    /// Whatever it is, passed on: in TCP mode.
+    Anything,
+}
+
+impl<'a> Scene<'a> {
+    /// At the beginning of a connection.
+    pub fn at(door: &'a Door, peer: SocketAddr) -> Self {
+        Self {
+            door,
+            peer,
+            header: None,
+            due: if door.tls {
+                Expected::Tls
+            } else {
+                Expected::Http
+            },
+        }
+    }
+
+    /// In the place of a request.
+    fn of(visit: &'a Visit) -> Self {
+        let header = visit.introduction.header();
+        Self {
+            door: &visit.front.door,
+            peer: header.map_or(visit.visitor, |header| header.by),
+            header,
+            due: match visit.tls {
+                Some(_) => Expected::HttpInsideTls,
+                None => Expected::Http,
+            },
+        }
+    }
+
+    fn due(&self) -> &'static str {
+        match self.due {
+            Expected::Tls => "TLS",
+            Expected::Http => "HTTP in clear text",
+            Expected::HttpInsideTls => "HTTP inside TLS",
+            Expected::Anything => "no PROXY header",
+        }
+    }
+}
+
 impl Stray {
     /// What these first octets of a connection are, if they are one of these.
     pub(super) fn of(seen: &[u8]) -> Option<Self> {
         match Seen::at_the_end(seen) {
             Seen::TlsRecord => Some(Self::Tls),
+            Seen::Ssh => Some(Self::Ssh),
+            seen => Self::of_header(&seen),
+        }
+    }
+
+    fn of_header(seen: &Seen) -> Option<Self> {
+        match seen {
             Seen::ProxyV1 => Some(Self::ProxyV1),
             Seen::ProxyV2 => Some(Self::ProxyV2),
-            Seen::Ssh => Some(Self::Ssh),
             _ => None,
         }
     }
 
-    /// What was seen at this door, and what to change.
-    fn sentence(self, door: &Door) -> String {
-        let (listener, required) = (&door.listener, door.named.set_to("required"));
-        let header = |version: &str, option: &str| {
-            if door.expect == Expect::Optional {
-                return format!(
-                    "a PROXY {version} header came from where none is believed: if that is a load balancer of yours, add it to {}",
-                    door.from_named
-                );
-            }
-            if door.expect == Expect::Required {
-                return format!(
-                    "a second PROXY {version} header came behind the first ({listener}): does more than one hop in front add one? Have all but the last leave it out (HAProxy: {option})"
-                );
-            }
-            format!(
-                "a PROXY {version} header came where none is read: start with {required} and {}, or have what stands in front leave it out (HAProxy: {option})",
-                door.from_named
-            )
+    /// Says that this came in the place of a request.
+    pub(super) fn came(self, visit: &Visit) {
+        let scene = Scene::of(visit);
+        let seen = match self {
+            Self::Tls => Seen::TlsRecord,
+            Self::ProxyV1 => Seen::ProxyV1,
+            Self::ProxyV2 => Seen::ProxyV2,
+            Self::Ssh | Self::Clear => Seen::Ssh,
         };
-        match (self, door.tls) {
-            (Self::Tls, false) => format!(
-                "a TLS handshake was begun at the port for clear text ({listener}): TLS is served by --visitors-tls and --visitors-cert, or where a listener of a file has certificates"
-            ),
-            (Self::Tls, true) => format!(
-                "a TLS handshake was begun inside TLS ({listener}): something in front wraps it once more"
-            ),
-            (Self::ProxyV1, _) => header("v1", "send-proxy"),
-            (Self::ProxyV2, _) => header("v2", "send-proxy-v2"),
-            (Self::Ssh, _) => "an SSH client came to a visitors' port: HTTP is served here".into(),
-            (Self::Clear, _) => format!(
-                "something that is no TLS came to the port for TLS ({listener}): clear text is served by --visitors, or where a listener of a file has no certificates"
-            ),
+        scene.door.strays.tell(self, &seen, &scene);
+    }
+
+    fn kind(self, scene: &Scene<'_>) -> Kind {
+        match self {
+            Self::ProxyV1 | Self::ProxyV2 => match (scene.due, scene.header) {
+                (Expected::HttpInsideTls, _) => Kind::InsideTls,
+                (_, Some(_)) => Kind::Second,
+                (_, None) => Kind::Unexpected,
+            },
+            Self::Tls => Kind::Tls,
+            Self::Clear => Kind::ClearText,
+            Self::Ssh => Kind::Ssh,
         }
     }
+
+    /// What was expected and what was seen, and what to change where.
+    fn sentence(self, seen: &Seen, scene: &Scene<'_>) -> String {
+        let (door, due, ip) = (scene.door, scene.due(), scene.peer.ip());
+        let remedy = match self.kind(scene) {
+            Kind::InsideTls => inside_tls(scene),
+            Kind::Second => return second(seen, scene),
+            Kind::Tls if scene.due == Expected::HttpInsideTls => format!(
+                "something in front wraps it in TLS once more; have that left out, or serve clear text here (without {})",
+                door.tls_named
+            ),
+            Kind::Tls => format!(
+                "TLS is served {}; or have {ip} speak clear text",
+                tls_served(&door.tls_named)
+            ),
+            Kind::ClearText => format!(
+                "have {ip} speak TLS, or connect where clear text is served (by --visitors, or by a listener without certificates); what makes this port one for TLS is {}",
+                door.tls_named
+            ),
+            Kind::Ssh => format!("HTTP is served here ({}), and no SSH", door.at),
+            _ => unread(self, scene),
+        };
+        format!("expected {due}, got {seen}: {remedy}")
+    }
+}
+
+fn tls_served(named: &Named) -> String {
+    match named {
+        Named::Option("--visitors-cert") => "by --visitors-tls and --visitors-cert".to_owned(),
+        Named::Option(_) => "at another port".to_owned(),
+        Named::Key { .. } => format!("where a listener has certificates: give it {named}"),
+    }
+}
+
+/// A header where none is read: from nobody, or not from there.
+fn unread(header: Stray, scene: &Scene<'_>) -> String {
+    let (door, ip) = (scene.door, scene.peer.ip());
+    let from = &door.from_named;
+    if door.expect == Expect::Optional {
+        return format!(
+            "none is believed from there ({}): if {ip} is a load balancer of yours, add it to {from}; else have it send none",
+            door.named
+        );
+    }
+    let option = match header {
+        Stray::ProxyV1 => "send-proxy",
+        _ => "send-proxy-v2",
+    };
+    format!(
+        "none is read here: {}, and {ip} in {from}, or have {ip} send none (HAProxy: without {option}); nginx: proxy_protocol off)",
+        door.named.advice("required")
+    )
+}
+
+/// One where TLS has been taken off already.
+fn inside_tls(scene: &Scene<'_>) -> String {
+    let (door, ip) = (scene.door, scene.peer.ip());
+    let hops = "it came behind the handshake, and belongs in front of TLS, where HAProxy (send-proxy-v2, beside ssl) and nginx (proxy_protocol on, beside proxy_ssl) put theirs; so one hop in front of here sends it, and another one wraps it in TLS";
+    let named = &door.named;
+    if scene.header.is_some() {
+        return format!(
+            "{hops}: have {ip} read the one that it is sent (HAProxy: accept-proxy), or that left out, for one came in front of TLS already ({named})"
+        );
+    }
+    let read = "have that one read it (HAProxy: accept-proxy; nginx: listen … proxy_protocol) and send its own in front of TLS";
+    let believed = if door.expect == Expect::Optional {
+        format!("add {ip} to {} ({named})", door.from_named)
+    } else {
+        format!(
+            "for that {}, and {ip} in {}",
+            door.named.advice("required"),
+            door.from_named
+        )
+    };
+    format!("{hops}: {read}, and {believed}; or have the first send none")
+}
+
+/// One behind another.
+fn second(seen: &Seen, scene: &Scene<'_>) -> String {
+    let (due, ip, named) = (scene.due(), scene.peer.ip(), &scene.door.named);
+    let seen = seen.to_string();
+    let seen = seen.strip_prefix("a ").unwrap_or(&seen);
+    format!(
+        "expected {due} behind the PROXY header of {ip}, got a second {seen}: one is taken ({named}), and more than one hop in front adds one; have {ip} read the one that it is sent (HAProxy: accept-proxy; nginx: listen … proxy_protocol), or leave one of them out (HAProxy: without send-proxy and send-proxy-v2)"
+    )
+}
+
+/// Whether these first octets may become a header, and nothing else that is read here.
+pub(super) fn may_become_header(seen: &[u8]) -> bool {
+    [&SIGNATURE[..], b"PROXY "]
+        .iter()
+        .any(|whole| seen.len() < whole.len() && whole.starts_with(seen))
 }
 
 /// How many kinds there are.
@@ -82,24 +233,54 @@ pub struct Strays([Mutex<Complaint>; KINDS]);
 impl Strays {
     /// A connection in TCP mode whose visitor has said this first, which goes on as it came: a header that nobody has read is
     /// told of.
-    pub(crate) fn look(&self, said: &[u8], visitor: SocketAddr, door: &Door) {
-        if let Some(stray @ (Stray::ProxyV1 | Stray::ProxyV2)) = Stray::of(said) {
-            self.tell(stray, visitor, door, "; it is not taken off what goes on");
-            door.counters.unexpected();
+    pub(crate) fn look(&self, said: &[u8], scene: &Scene<'_>) {
+        let seen = Seen::at_the_end(said);
+        if let Some(stray) = Stray::of_header(&seen) {
+            self.tell(stray, &seen, scene);
         }
     }
 
-    pub(super) fn came(&self, stray: Stray, visitor: SocketAddr, door: &Door) {
-        self.tell(stray, visitor, door, "");
+    /// In the place of an agent's HTTP/2, this came: a header is told of, and what else it may be has its line already.
+    pub(crate) fn instead_of_tunnel(&self, seen: &Seen, scene: &Scene<'_>) {
+        if let Some(header) = Stray::of_header(seen) {
+            self.tell(header, seen, scene);
+        } else if matches!(seen, Seen::TlsRecord) {
+            scene.door.counters.mismatch(Kind::Tls);
+        }
     }
 
-    fn tell(&self, stray: Stray, visitor: SocketAddr, door: &Door, more: &str) {
+    /// Where TLS was due, this came. Whether it was a header, and is told of.
+    pub(crate) fn header_before_tls(&self, seen: &Seen, scene: &Scene<'_>) -> bool {
+        let header = Stray::of_header(seen);
+        if let Some(header) = header {
+            self.tell(header, seen, scene);
+        }
+        header.is_some()
+    }
+
+    /// Where TLS was due, this came, which is none.
+    pub(crate) fn clear_text(&self, seen: Seen, scene: &Scene<'_>) {
+        self.tell(Stray::Clear, &seen, scene);
+    }
+
+    fn tell(&self, stray: Stray, seen: &Seen, scene: &Scene<'_>) {
+        let kind = stray.kind(scene);
+        scene.door.counters.mismatch(kind);
         let due = self.0[stray as usize]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .due(Instant::now());
         if let Some(times) = due {
-            warn!(%visitor, listener = %door.listener, times, "{}{more}", stray.sentence(door));
+            let on = if scene.due == Expected::Anything {
+                "; it is not taken off what goes on"
+            } else {
+                ""
+            };
+            let sentence = stray.sentence(seen, scene);
+            warn!(
+                said.what = kind.label(), peer = %scene.peer, listener = %scene.door.listener, times,
+                "a connection that came in does not fit its listener: {sentence}{on}"
+            );
         }
     }
 }
@@ -126,6 +307,23 @@ mod tests {
             (b"SSH-2.0-OpenSSH_9", Stray::Ssh),
         ] {
             assert_eq!(Stray::of(seen), Some(stray), "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn a_part_of_a_header_is_waited_for_and_nothing_else() {
+        for part in [&b"PRO"[..], b"PROXY", b"\r\n", b"\r\n\r\n\0\r\nQUIT"] {
+            assert!(may_become_header(part), "{part:?}");
+        }
+        for rest in [
+            &b"PROXY "[..],
+            SIGNATURE,
+            b"PROP",
+            b"\r\nGET",
+            b"GET",
+            b"\x16",
+        ] {
+            assert!(!may_become_header(rest), "{rest:?}");
         }
     }
 }

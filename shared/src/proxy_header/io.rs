@@ -60,13 +60,28 @@ impl fmt::Display for Refused {
             Why::Malformed(Malformed::NoHeader) => {
                 write!(f, "expected a PROXY header, got {}", self.seen)
             }
-            Why::Malformed(malformed) => malformed.fmt(f),
+            Why::Malformed(malformed @ Malformed::TooLong { .. }) => {
+                write!(
+                    f,
+                    "expected a PROXY header, got one that is not read: {malformed}"
+                )
+            }
+            Why::Malformed(malformed) => {
+                write!(
+                    f,
+                    "expected a PROXY header, got a malformed one: {malformed}"
+                )
+            }
             Why::Overdue(within) => write!(
                 f,
                 "expected a PROXY header within {within:?}, got {}",
                 self.part()
             ),
-            Why::Left => write!(f, "the peer left in the middle of its PROXY header"),
+            Why::Left => write!(
+                f,
+                "expected a PROXY header, got {}, and the peer left",
+                self.part()
+            ),
             Why::LeftAtOnce => write!(f, "the peer left before its PROXY header"),
             Why::Broken(error) => write!(f, "while its PROXY header was read: {error}"),
         }

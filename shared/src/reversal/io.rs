@@ -96,14 +96,19 @@ impl Unsettled {
         }
     }
 
+    /// What came where HTTP/2 was due, where that is known.
+    pub fn instead(&self) -> Option<&Seen> {
+        match self {
+            Self::Refused(Fault::Instead(seen))
+            | Self::Late { seen, .. }
+            | Self::Closed { seen } => Some(seen),
+            Self::Refused(_) | Self::Io(_) | Self::Http2(_) => None,
+        }
+    }
+
     /// Whether the peer spoke TLS where HTTP/2 was due.
     pub fn is_tls(&self) -> bool {
-        let (Self::Refused(Fault::Instead(seen)) | Self::Late { seen, .. } | Self::Closed { seen }) =
-            self
-        else {
-            return false;
-        };
-        matches!(seen, Seen::TlsRecord | Seen::TlsAlert)
+        matches!(self.instead(), Some(Seen::TlsRecord | Seen::TlsAlert))
     }
 }
 

@@ -189,7 +189,7 @@ async fn a_header_that_nobody_reads_names_itself() {
         let required = format!("listeners.{listener}.proxy = \"required\" (");
         let words = [
             "WARN",
-            "a PROXY v1 header came where none is read",
+            "got a PROXY v1 header: none is read here",
             &required,
         ];
         world.gateway.wait_log(&words).await;

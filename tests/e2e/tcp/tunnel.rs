@@ -448,7 +448,7 @@ async fn a_header_that_goes_through_unread_names_itself() {
     let words = [
         "WARN",
         "listener=pg",
-        "a PROXY v1 header came where none is read",
+        "got a PROXY v1 header: none is read here",
         "listeners.pg.proxy = \"required\" (",
     ];
     world.gateway.wait_log(&words).await;

@@ -1,0 +1,276 @@
+//! What comes to a visitors' port and does not fit it: a PROXY header inside TLS, a second one, a broken one, TLS in clear text's place
+//! and the reverse. Each is one complete line (who, expected, got, the line of the file, the remedy) and a count of its own; and a
+//! header that names nobody is told of where it hides visitors.
+
+use std::net::SocketAddr;
+
+use tidegate_tests::conn::Conn;
+use tidegate_tests::eventually::SOON;
+use tidegate_tests::visitors::Visitor;
+use tidegate_tests::visitors::http2::H2Visitor;
+use tidegate_tests::{HOST, Site, World, eventually, within};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+const LINE: &[u8] = b"PROXY TCP4 203.0.113.7 198.51.100.1 56324 443\r\n";
+const BINARY: &[u8] =
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xcb\0\x71\x07\xc6\x33\x64\x01\xdc\x04\x01\xbb";
+const LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: blog.test\r\n\r\n";
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const REQUIRED: &str = "proxy = \"required\"\nproxy_from = [\"127.0.0.1\"]";
+
+/// A gateway with these listeners, each with keys of its own.
+async fn world(listeners: &[(&str, &str)]) -> World {
+    let config: String = listeners
+        .iter()
+        .map(|(name, keys)| format!("[listeners.{name}]\naddress = \"127.0.0.1:0\"\n{keys}\n"))
+        .collect();
+    World::builder().config(&config).start().await
+}
+
+/// The keys of a listener with TLS.
+fn certificates(home: &World) -> String {
+    let file = home.pki.server(&[HOST]);
+    format!("certificates = [\"{}\"]", file.display())
+}
+
+/// Sends something in clear text, and waits until the gateway closes the connection.
+async fn told(to: SocketAddr, octets: &[u8]) {
+    let mut tcp = TcpStream::connect(to).await.unwrap();
+    tcp.write_all(octets).await.unwrap();
+    // A reset is an end as well.
+    let _ended = within(SOON, "the end", tcp.read_to_end(&mut Vec::new())).await;
+}
+
+/// The same inside TLS, and behind `first` in front of it; in pieces of one octet, if so wished.
+async fn told_inside(
+    home: &World,
+    to: SocketAddr,
+    first: &[u8],
+    alpn: &[&str],
+    octets: &[u8],
+    in_pieces: bool,
+) {
+    let mut tcp = TcpStream::connect(to).await.unwrap();
+    tcp.write_all(first).await.unwrap();
+    let mut conn = Conn::tls_over(tcp, HOST, home.visitor_tls(alpn))
+        .await
+        .unwrap();
+    for piece in octets.chunks(if in_pieces { 1 } else { octets.len() }) {
+        // It may have been refused in the middle.
+        let _sent = conn.write_all(piece).await;
+        let _sent = conn.flush().await;
+    }
+    let _ended = within(SOON, "the end", conn.read_to_end(&mut Vec::new())).await;
+}
+
+async fn count(world: &World, listener: &str, why: &str) -> f64 {
+    let labels = [format!("listener=\"{listener}\""), format!("why=\"{why}\"")];
+    let labels = labels.each_ref().map(String::as_str);
+    let metrics = world.metrics().await;
+    metrics.sum("tidegate_proxy_header_mismatches_total", &labels)
+}
+
+/// One line with all of this, and so many counts of the listener, all of them of this kind.
+async fn named(world: &World, listener: &str, why: &str, times: f64, words: &[&str]) {
+    let who = format!("listener={listener}");
+    let words = [&["WARN", "127.0.0.1", who.as_str(), "gateway.toml:"], words].concat();
+    world.gateway.wait_log(&words).await;
+    assert_eq!(world.gateway.logged(&words).len(), 1, "{words:?}");
+    assert_eq!(count(world, listener, why).await, times, "{listener} {why}");
+    let of = format!("listener=\"{listener}\"");
+    let metrics = world.metrics().await;
+    let all = metrics.sum("tidegate_proxy_header_mismatches_total", &[&of]);
+    assert_eq!(all, times, "{listener}: nothing else");
+}
+
+#[tokio::test]
+async fn a_header_inside_tls_says_so_whatever_is_spoken() {
+    let home = World::start().await;
+    let tls = certificates(&home);
+    let required = format!("{tls}\n{REQUIRED}");
+    let spoken: [(&str, &[&str], &[u8]); 3] = [
+        ("h2", &["h2"], PREFACE),
+        ("h1", &["http/1.1"], GET),
+        ("none", &[], GET),
+    ];
+    let listeners: Vec<(String, &str)> = spoken
+        .iter()
+        .flat_map(|(name, ..)| {
+            [
+                (format!("{name}-off"), &*tls),
+                (format!("{name}-due"), &required),
+            ]
+        })
+        .collect();
+    let listeners: Vec<(&str, &str)> = listeners
+        .iter()
+        .map(|(name, keys)| (name.as_str(), *keys))
+        .collect();
+    let world = world(&listeners).await;
+    for (name, alpn, behind) in spoken {
+        for (first, expect, key) in [
+            (&b""[..], "off", ".proxy = \"required\" ("),
+            (LINE, "due", ".proxy ("),
+        ] {
+            let listener = format!("{name}-{expect}");
+            let to = world.gateway.address(&listener).unwrap();
+            let key = format!("listeners.{listener}{key}");
+            for (times, version, header) in [(1.0, "v1", LINE), (3.0, "v2", BINARY)] {
+                let octets = [header, behind].concat();
+                told_inside(&home, to, first, alpn, &octets, false).await;
+                let got = format!("expected HTTP inside TLS, got a PROXY {version} header");
+                let words = [&*got, &key, "in front of TLS", "send-proxy-v2"];
+                named(&world, &listener, "inside-tls", times, &words).await;
+                // However it is cut up.
+                told_inside(&home, to, first, alpn, &octets, true).await;
+                eventually(SOON, "it is counted", async || {
+                    (count(&world, &listener, "inside-tls").await == times + 1.0).then_some(())
+                })
+                .await;
+            }
+        }
+    }
+    // A visitor who speaks HTTP/2 is served, and one who breaks it off in its preface has a line as any other.
+    let site = Site::start().await;
+    let mut fine = H2Visitor::connect_tls(
+        site.world.visitors_tls,
+        HOST,
+        site.world.visitor_tls(&["h2"]),
+    )
+    .await;
+    assert_eq!(fine.get(HOST, "/hello").await.status, 200);
+    let to = site.world.visitors_tls;
+    told_inside(&site.world, to, b"", &["h2"], GET, false).await;
+    let words = [" access ", "GET / HTTP/1.1", "reason=malformed-request"];
+    site.world.gateway.wait_log(&words).await;
+}
+
+#[tokio::test]
+async fn a_second_header_names_who_sent_it_and_the_line() {
+    let home = World::start().await;
+    let required = format!("{}\n{REQUIRED}", certificates(&home));
+    let optional = REQUIRED.replace("required", "optional");
+    let listeners = [("due", REQUIRED), ("tls", &required), ("may", &optional)];
+    let world = world(&listeners).await;
+    for listener in ["due", "tls", "may"] {
+        let to = world.gateway.address(listener).unwrap();
+        let key = format!("listeners.{listener}.proxy (");
+        for (times, second) in [(1.0, LINE), (2.0, BINARY)] {
+            told(to, &[LINE, second].concat()).await;
+            let words = ["second PROXY v1 header", &key, "leave"];
+            named(&world, listener, "second", times, &words).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_broken_header_names_the_line() {
+    let world = world(&[("due", REQUIRED)]).await;
+    let to = world.gateway.address("due").unwrap();
+    let mut crc = BINARY.to_vec();
+    crc[15] = 19;
+    crc.extend_from_slice(b"\x03\0\x04\0\0\0\0");
+    let mut short = BINARY.to_vec();
+    short[15] = 4;
+    for (times, octets) in [
+        (
+            1.0,
+            &b"PROXY TCP4 203.0.113.7 198.51.100.1 056324 443\r\n"[..],
+        ),
+        (2.0, &crc),
+        (3.0, &short),
+        (4.0, b"PROXY TCP4 203.0.113.007 198.51.100.1 1 443\r\n"),
+    ] {
+        told(to, octets).await;
+        let words = [
+            "expected a PROXY header",
+            "proxy-protocol.txt",
+            "listeners.due.proxy (",
+        ];
+        named(&world, "due", "malformed", times, &words).await;
+    }
+}
+
+#[tokio::test]
+async fn tls_and_clear_text_at_the_others_port_name_the_line_and_are_counted() {
+    let home = World::start().await;
+    let tls = certificates(&home);
+    let world = world(&[("clear", ""), ("tls", &tls), ("ssh", "")]).await;
+    let address = |listener| world.gateway.address(listener).unwrap();
+    for times in [1.0, 2.0] {
+        told(
+            address("clear"),
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        )
+        .await;
+        let words = [
+            "expected HTTP in clear text, got the beginning of a TLS handshake",
+            "listeners.clear.certificates (",
+        ];
+        named(&world, "clear", "tls", times, &words).await;
+        told(address("tls"), GET).await;
+        let words = [
+            "expected TLS, got an HTTP/1.1 request",
+            "listeners.tls.certificates (",
+        ];
+        named(&world, "tls", "clear-text", times, &words).await;
+        told(address("ssh"), b"SSH-2.0-OpenSSH_9.9\r\n").await;
+        let words = ["expected HTTP in clear text, got an SSH greeting"];
+        named(&world, "ssh", "ssh", times, &words).await;
+    }
+}
+
+/// A balancer's own connections are its checks'. Where visitors come on them, nobody knows whose they are.
+#[tokio::test]
+async fn a_header_that_names_nobody_is_told_of_once_where_a_request_follows() {
+    let config = format!(
+        "[listeners.due]\naddress = \"127.0.0.1:0\"\n{REQUIRED}\n\
+         [listeners.old]\naddress = \"127.0.0.1:0\"\n{REQUIRED}\n"
+    );
+    let site = Site::start_with(World::builder().config(&config), &[]).await;
+    let world = &site.world;
+    let taken = async |listener: &str, names: &str| {
+        let labels = [
+            format!("listener=\"{listener}\""),
+            format!("names=\"{names}\""),
+        ];
+        let labels = labels.each_ref().map(String::as_str);
+        let metrics = world.metrics().await;
+        metrics.sum("tidegate_proxy_headers_total", &labels)
+    };
+    for (listener, header, names, got) in [
+        ("due", LOCAL, "local", "a PROXY v2 header LOCAL"),
+        ("old", b"PROXY UNKNOWN\r\n", "unknown", "PROXY v1 header"),
+    ] {
+        let to = world.gateway.address(listener).unwrap();
+        let who = format!("listener={listener}");
+        let line = ["WARN", &who, "127.0.0.1", got];
+        // Checks: one that says nothing more, and one that asks for nobody's host.
+        let mut check = TcpStream::connect(to).await.unwrap();
+        check.write_all(header).await.unwrap();
+        check.shutdown().await.unwrap();
+        within(SOON, "the end", check.read_to_end(&mut Vec::new()))
+            .await
+            .unwrap();
+        told(to, &[header, b"OPTIONS / HTTP/1.0\r\n\r\n"].concat()).await;
+        assert_eq!(taken(listener, names).await, 2.0);
+        assert!(world.gateway.logged(&line).is_empty());
+        for _ in 0..3 {
+            let mut tcp = TcpStream::connect(to).await.unwrap();
+            tcp.write_all(header).await.unwrap();
+            let mut visitor = Visitor::over(Conn::Plain(tcp));
+            for _ in 0..2 {
+                visitor.send_get(HOST, "/hello").await;
+                assert_eq!(visitor.answer("GET").await.status(), 200);
+            }
+        }
+        let key = format!("listeners.{listener}.proxy (");
+        let words = [&line[..], &["gateway.toml:", &key, "expected"]].concat();
+        world.gateway.wait_log(&words).await;
+        assert_eq!(world.gateway.logged(&line).len(), 1, "once");
+        assert_eq!(taken(listener, names).await, 5.0);
+        assert_eq!(taken(listener, "visitor").await, 0.0);
+    }
+}
