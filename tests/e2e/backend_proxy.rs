@@ -80,6 +80,10 @@ async fn a_server_is_told_who_asks_over_tls_and_in_clear_text() {
     assert!(ssl.is_tls() && !ssl.has_certificate());
     assert_eq!(ssl.version(), Some("TLSv1.3"));
     assert!(ssl.cipher().unwrap().starts_with("TLS_"), "{ssl:?}");
+    assert!(
+        ssl.group().is_some_and(|group| group.contains("25519")),
+        "{ssl:?}"
+    );
     let id = String::from_utf8(tlvs.unique_id().unwrap().to_vec()).unwrap();
     let line = world.gateway.wait_log(&["access", &id]).await;
     assert!(line.contains("server=one status=200"), "{line}");

@@ -28,7 +28,7 @@ pub enum Told {
     Alpn,
     /// The id that the log has: of the request for which the connection was opened, or of a connection in TCP mode.
     UniqueId,
-    /// Version and cipher of the visitor's TLS, where the gateway ends it.
+    /// Version, cipher and group of the visitor's TLS, where the gateway ends it.
     Ssl,
     /// What the header said with which the visitor's own connection came, as far as it is none of the above or is not known
     /// otherwise.
@@ -95,6 +95,8 @@ pub struct Introduced<'a> {
 pub struct TlsFacts {
     pub version: Option<&'static str>,
     pub cipher: Option<&'static str>,
+    /// Of the key exchange.
+    pub group: Option<&'static str>,
 }
 
 impl SendProxy {
@@ -138,10 +140,11 @@ impl SendProxy {
                     tlvs.unique_id(of.id.as_bytes());
                     Some(Tlvs::UNIQUE_ID)
                 }
-                Told::Ssl => of.tls.map(|TlsFacts { version, cipher }| {
+                Told::Ssl => of.tls.map(|tls| {
                     let facts = SslFacts {
-                        version,
-                        cipher,
+                        version: tls.version,
+                        cipher: tls.cipher,
+                        group: tls.group,
                         ..SslFacts::default()
                     };
                     tlvs.ssl(&facts);
@@ -197,6 +200,7 @@ mod tests {
             tls: Some(TlsFacts {
                 version: Some("TLSv1.3"),
                 cipher: Some("TLS_AES_128_GCM_SHA256"),
+                group: Some("X25519MLKEM768"),
             }),
             received: None,
         }
@@ -219,6 +223,7 @@ mod tests {
         assert!(ssl.is_tls() && !ssl.has_certificate() && !ssl.is_verified());
         assert_eq!(ssl.version(), Some("TLSv1.3"));
         assert_eq!(ssl.cipher(), Some("TLS_AES_128_GCM_SHA256"));
+        assert_eq!(ssl.group(), Some("X25519MLKEM768"));
         assert!(tlvs.iter().any(|tlv| tlv.kind == 3), "a checksum");
     }
 
@@ -249,7 +254,9 @@ mod tests {
     fn what_came_is_carried_on_where_it_is_chosen_and_says_nothing_twice() {
         let mut came = TlvWriter::default();
         came.authority("balancer.test").unique_id(b"theirs");
-        came.put(0xea, b"\x01vpce-1").put(0xe0, &[0; 8]).padding(9);
+        came.aws_vpc_endpoint("vpce-1")
+            .gcp_psc_connection(0)
+            .padding(9);
         came.crc32c();
         let came = write_v2(
             &Ends::Stream(Pair::new(somebody().from, somebody().from)),

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use rustls::{CipherSuite, ProtocolVersion, ServerConfig};
+use rustls::{CipherSuite, NamedGroup, ProtocolVersion, ServerConfig};
 use tidegate_shared::drain::Drain;
 use tidegate_shared::reversal::PREFACE;
 use tidegate_shared::tls::{HandshakeFault, VisitorCerts};
@@ -168,6 +168,9 @@ impl Reception {
         };
         let facts = TlsFacts {
             version: session.protocol_version().and_then(tls_version),
+            group: session
+                .negotiated_key_exchange_group()
+                .and_then(|group| tls_group(group.name())),
             cipher: session
                 .negotiated_cipher_suite()
                 .and_then(|suite| tls_cipher(suite.suite())),
@@ -236,6 +239,17 @@ fn tls_version(version: ProtocolVersion) -> Option<&'static str> {
         ProtocolVersion::TLSv1_2 => Some("TLSv1.2"),
         _ => None,
     }
+}
+
+/// Likewise.
+fn tls_group(group: NamedGroup) -> Option<&'static str> {
+    Some(match group {
+        NamedGroup::X25519MLKEM768 => "X25519MLKEM768",
+        NamedGroup::X25519 => "x25519",
+        NamedGroup::secp256r1 => "secp256r1",
+        NamedGroup::secp384r1 => "secp384r1",
+        _ => return None,
+    })
 }
 
 /// Likewise; these are all that the gateway offers.

@@ -10,6 +10,8 @@
 //!                         └─ v2: 16 octets, addresses, Tlvs (CRC-32C checked)
 //! ```
 
+#[cfg(test)]
+mod by_name;
 mod crc32c;
 pub mod io;
 #[cfg(test)]
@@ -21,7 +23,7 @@ mod v2;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
-pub use tlv::{Ssl, SslFacts, Tlv, TlvWriter, Tlvs};
+pub use tlv::{Client, Ssl, SslFacts, Tlv, TlvWriter, Tlvs};
 pub use v1::MAX_LINE;
 pub use v2::SIGNATURE;
 

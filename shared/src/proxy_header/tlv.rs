@@ -298,9 +298,33 @@ pub struct TlvWriter {
 /// What is said of a visitor's TLS; what is `None` is left out.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SslFacts<'a> {
+    /// As in `TLSv1.3`.
     pub version: Option<&'a str>,
+    /// As in `TLS_AES_128_GCM_SHA256`.
     pub cipher: Option<&'a str>,
+    /// How the server's certificate was signed, as in `SHA256`.
+    pub signature: Option<&'a str>,
+    /// The server's key, as in `RSA2048`.
+    pub key: Option<&'a str>,
+    /// The key exchange's group, as in `X25519MLKEM768`.
     pub group: Option<&'a str>,
+    /// The handshake's signature scheme, as in `ecdsa_secp256r1_sha256`.
+    pub signature_scheme: Option<&'a str>,
+    /// The certificate that the visitor showed.
+    pub client: Option<Client<'a>>,
+}
+
+/// A visitor's own certificate.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Client<'a> {
+    /// It was shown on this very connection, and not on one whose TLS session goes on.
+    pub now: bool,
+    /// It was found good.
+    pub verified: bool,
+    /// The common name in it.
+    pub common_name: Option<&'a str>,
+    /// DER.
+    pub certificate: Option<&'a [u8]>,
 }
 
 impl TlvWriter {
@@ -330,17 +354,49 @@ impl TlvWriter {
         self.put(NOOP, &vec![0; octets.saturating_sub(HEAD)])
     }
 
-    /// That the visitor came over TLS, without a certificate of its own, and what is known of it.
+    /// The sender's network namespace, in ASCII.
+    pub fn netns(&mut self, name: &str) -> &mut Self {
+        self.put(NETNS, name.as_bytes())
+    }
+
+    /// The id of an AWS VPC endpoint.
+    pub fn aws_vpc_endpoint(&mut self, id: &str) -> &mut Self {
+        self.put(AWS, &[&[1], id.as_bytes()].concat())
+    }
+
+    /// The id of a Google Cloud Private Service Connect connection.
+    pub fn gcp_psc_connection(&mut self, id: u64) -> &mut Self {
+        self.put(GCP, &id.to_be_bytes())
+    }
+
+    /// The LINKID of an Azure Private Endpoint.
+    pub fn azure_link(&mut self, id: u32) -> &mut Self {
+        let [a, b, c, d] = id.to_le_bytes();
+        self.put(AZURE, &[1, a, b, c, d])
+    }
+
+    /// That the visitor came over TLS, and what is known of it.
     pub fn ssl(&mut self, facts: &SslFacts<'_>) -> &mut Self {
-        // Without a certificate nothing was verified, which is not zero (§2.2.6).
-        let mut value = vec![CLIENT_SSL, 0, 0, 0, 1];
+        let (shown, verified) = match facts.client {
+            Some(client) if client.now => (CLIENT_CERT_CONN | CLIENT_CERT_SESS, client.verified),
+            Some(client) => (CLIENT_CERT_SESS, client.verified),
+            // Without a certificate nothing was verified, which is not zero (§2.2.6).
+            None => (0, false),
+        };
+        let mut value = vec![CLIENT_SSL | shown, 0, 0, 0, u8::from(!verified)];
+        let client = facts.client.unwrap_or_default();
         for (kind, fact) in [
-            (VERSION, facts.version),
-            (CIPHER, facts.cipher),
-            (GROUP, facts.group),
+            (VERSION, facts.version.map(str::as_bytes)),
+            (CN, client.common_name.map(str::as_bytes)),
+            (CIPHER, facts.cipher.map(str::as_bytes)),
+            (SIG_ALG, facts.signature.map(str::as_bytes)),
+            (KEY_ALG, facts.key.map(str::as_bytes)),
+            (GROUP, facts.group.map(str::as_bytes)),
+            (SIG_SCHEME, facts.signature_scheme.map(str::as_bytes)),
+            (CLIENT_CERT, client.certificate),
         ] {
             if let Some(fact) = fact
-                && append(&mut value, kind, fact.as_bytes()).is_err()
+                && append(&mut value, kind, fact).is_err()
             {
                 self.too_long = Some(fact.len());
             }
