@@ -14,6 +14,7 @@ use tidegate_shared::log::{Format, Sink};
 use tidegate_shared::{text, when};
 
 use crate::backend::Server;
+use crate::cloud::Label;
 use crate::failure::Failure;
 use crate::line;
 use crate::metrics::{Ids, Metrics};
@@ -87,7 +88,7 @@ impl Access {
     /// from the request to its answer, and to whoever writes that.
     pub(crate) fn record(
         self: &Arc<Self>,
-        visitor: &Arc<str>,
+        visitor: &Arc<Label>,
         tls: bool,
         began: Instant,
     ) -> Box<Record> {
@@ -130,8 +131,8 @@ impl Access {
 pub struct Record {
     access: Arc<Access>,
     number: u64,
-    /// The visitor's address, as text.
-    visitor: Arc<str>,
+    /// The visitor's address, as text, and what else is known of how it came.
+    visitor: Arc<Label>,
     tls: bool,
     pub(crate) version: Version,
     pub(crate) method: Option<Method>,
@@ -327,7 +328,7 @@ impl Record {
         out.push(b'-');
         line::number(self.number, out);
         out.push(b' ');
-        out.extend_from_slice(self.visitor.as_bytes());
+        out.extend_from_slice(self.visitor.address.as_bytes());
         out.extend_from_slice(b" \"");
         match &self.unparsed {
             Some(line) => out.extend_from_slice(line.as_bytes()),
@@ -368,6 +369,9 @@ impl Record {
                 }
             }
         }
+        if let Some(cloud) = &self.visitor.cloud {
+            cloud.write(out);
+        }
         for (name, value) in [(&b" in="[..], self.received), (b" out=", self.sent)] {
             out.extend_from_slice(name);
             line::number(value, out);
@@ -403,13 +407,17 @@ impl Record {
         when::stamp(SystemTime::now(), &mut time);
         let times = self.times(ended);
         let (source, list) = self.limited_for();
+        let cloud = self.visitor.cloud.as_deref();
         let view = View {
             time: &String::from_utf8_lossy(&time),
             level: "info",
             kind: "access",
             message: "request",
             id: &self.id(),
-            visitor: &self.visitor,
+            visitor: &self.visitor.address,
+            aws_vpce: cloud.and_then(|cloud| cloud.aws_vpce.as_deref()),
+            gcp_psc: cloud.and_then(|cloud| cloud.gcp_psc.as_deref()),
+            azure_link: cloud.and_then(|cloud| cloud.azure_link),
             tls: self.tls,
             version: version(self.version),
             method: self.method.as_ref().map_or("-", Method::as_str),
@@ -514,6 +522,12 @@ struct View<'a> {
     message: &'static str,
     id: &'a str,
     visitor: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aws_vpce: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gcp_psc: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    azure_link: Option<u32>,
     tls: bool,
     version: &'static str,
     method: &'a str,

@@ -29,6 +29,7 @@ use crate::access::{Access, Record};
 use crate::backend::joined::Joined;
 use crate::backend::passing::Passing;
 use crate::backend::{self, Backend, Caller};
+use crate::cloud::Label;
 use crate::failure::Failure;
 use crate::forward::{Origin, Outgoing, Policy, is_idempotent};
 use crate::introduction::Introduction;
@@ -58,8 +59,8 @@ pub struct Gateway {
 pub struct Visit {
     pub gateway: Arc<Gateway>,
     pub visitor: SocketAddr,
-    /// The same as text, for every line of the access log.
-    pub label: Arc<str>,
+    /// The same for every line of the access log.
+    pub label: Arc<Label>,
     /// Which certificates were offered, and for which SNI.
     pub tls: Option<(Arc<VisitorCerts>, Option<String>)>,
     pub origin: Origin,

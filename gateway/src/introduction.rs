@@ -10,6 +10,7 @@ use tidegate_shared::visitor::{self, Tls, VISITOR, Visitor};
 
 use crate::backend::greeting::{Introduced, TlsFacts};
 use crate::backend::{Caller, Tie};
+use crate::cloud::{Cloud, Label};
 use crate::door::{Names, Taken};
 use crate::exchange::Visit;
 
@@ -49,6 +50,14 @@ impl Introduction {
             received,
             header,
             ..self
+        }
+    }
+
+    /// How the lines of the connection say whose it is.
+    pub fn label(&self, visitor: SocketAddr) -> Label {
+        Label {
+            cloud: Cloud::of(&self.received),
+            ..visitor.into()
         }
     }
 

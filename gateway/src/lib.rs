@@ -63,6 +63,8 @@ pub mod page; // what a visitor reads then
 
 pub mod access; // one line per request
 
+pub mod cloud; // whose connection it is, for lines
+
 pub mod metrics; // what is counted
 
 pub mod admin; // what the operator asks

@@ -445,7 +445,7 @@ fn tell(came: Came, refusal: &Refusal, access: &Arc<Access>, crowd: &Arc<Crowd>,
         crowd.telling.fetch_sub(1, Relaxed);
         return;
     }
-    let mut record = access.record(&came.from.to_string().into(), false, came.at);
+    let mut record = access.record(&Arc::new(came.from.into()), false, came.at);
     record.headless();
     let failure = refusal.failure();
     if let Refusal::Source(excess) = refusal {

@@ -16,6 +16,7 @@ mod backends;
 mod balancing;
 mod chain_a;
 mod checks;
+mod clouds;
 mod command_line;
 mod configuration;
 mod control_socket;

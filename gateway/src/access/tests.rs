@@ -24,7 +24,7 @@ fn line(format: Format, fill: impl FnOnce(&mut Record)) -> String {
         Arc::new(Metrics::new()),
         0xab,
     ));
-    let mut record = access.record(&"192.0.2.1:5".into(), false, Instant::now());
+    let mut record = access.record(&Arc::new("192.0.2.1:5".into()), false, Instant::now());
     fill(&mut record);
     drop(record);
     String::from_utf8(lines.recv_timeout(Duration::from_secs(10)).unwrap()).unwrap()

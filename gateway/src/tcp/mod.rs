@@ -38,6 +38,7 @@ use tracing::{debug, warn};
 use crate::backend::greeting::Introduced;
 use crate::backend::mismatch::{AT_ONCE, Asked, End, Mismatch, Setting, Spoken};
 use crate::backend::{Backend, Caller, carry};
+use crate::cloud::Cloud;
 use crate::complaint::Complaint;
 use crate::door::{self, Arrival, Door, Names, Taken};
 use crate::failure::Failure;
@@ -135,6 +136,7 @@ impl Tcp {
     ) {
         let access = &reception.gateway.access;
         let mut record = Record::begin(access, self, arrival.from, began);
+        record.cloud = Cloud::of(&arrival.tlvs);
         let local = || visitor.local_addr().ok().map(door::canonical);
         let to = arrival.to.or_else(local);
         let mut said = BytesMut::from(&arrival.taken[..]);

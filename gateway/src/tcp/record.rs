@@ -14,6 +14,7 @@ use super::route::Refusal;
 use super::{Counters, Tcp};
 use crate::access::Access;
 use crate::backend::carry::Progress;
+use crate::cloud::Cloud;
 use crate::failure::Failure;
 use crate::line;
 use crate::tunnel::Tunnel;
@@ -131,6 +132,8 @@ pub(super) struct Record {
     listener: Arc<str>,
     number: u64,
     visitor: SocketAddr,
+    /// Where it came through one.
+    pub(super) cloud: Option<Box<Cloud>>,
     /// Whom it asked for.
     sni: Option<Box<str>>,
     /// The name or the backend that it goes to.
@@ -166,6 +169,7 @@ impl Record {
             listener: Arc::clone(&tcp.listener),
             number: access.number(),
             visitor,
+            cloud: None,
             sni: None,
             to: None,
             tunnel: None,
@@ -278,6 +282,9 @@ impl Record {
             out.extend_from_slice(b" list=");
             line::plain(list, out);
         }
+        if let Some(cloud) = &self.cloud {
+            cloud.write(out);
+        }
         for (name, value) in [(&b" in="[..], self.received), (b" out=", self.sent)] {
             out.extend_from_slice(name);
             line::number(value, out);
@@ -301,6 +308,7 @@ impl Record {
         let [accept, hello, hold, connect, open, total] = self
             .times(over)
             .map(|(_, time)| time.as_micros() as f64 / 1000.0);
+        let cloud = self.cloud.as_deref();
         let view = View {
             time: &String::from_utf8_lossy(&time),
             level: "info",
@@ -309,6 +317,9 @@ impl Record {
             protocol: "tcp",
             id: &self.id(),
             visitor: self.visitor,
+            aws_vpce: cloud.and_then(|cloud| cloud.aws_vpce.as_deref()),
+            gcp_psc: cloud.and_then(|cloud| cloud.gcp_psc.as_deref()),
+            azure_link: cloud.and_then(|cloud| cloud.azure_link),
             listener: &self.listener,
             sni: self.sni.as_deref(),
             to: self.to.as_deref(),
@@ -359,6 +370,12 @@ struct View<'a> {
     protocol: &'static str,
     id: &'a str,
     visitor: SocketAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aws_vpce: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gcp_psc: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    azure_link: Option<u32>,
     listener: &'a str,
     sni: Option<&'a str>,
     to: Option<&'a str>,

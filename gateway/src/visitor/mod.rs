@@ -199,7 +199,7 @@ impl Reception {
         Arc::new(Visit {
             gateway: Arc::clone(&self.gateway),
             visitor,
-            label: visitor.to_string().into(),
+            label: Arc::new(introduction.label(visitor)),
             tls,
             origin,
             front,

@@ -166,10 +166,10 @@ impl World {
         body: Option<Sent>,
         fields: &[(&'static str, &'static str)],
     ) -> Opened {
-        let mut record = self
-            .gateway
-            .access
-            .record(&"192.0.2.1:5".into(), false, Instant::now());
+        let mut record =
+            self.gateway
+                .access
+                .record(&Arc::new("192.0.2.1:5".into()), false, Instant::now());
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(*name, HeaderValue::from_static(value));

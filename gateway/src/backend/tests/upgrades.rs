@@ -8,10 +8,10 @@ use crate::visitor::accept;
 
 impl World {
     async fn upgrade(&self, protocol: &'static str, body: Option<Sent>, optional: bool) -> Opened {
-        let mut record = self
-            .gateway
-            .access
-            .record(&"192.0.2.1:5".into(), false, Instant::now());
+        let mut record =
+            self.gateway
+                .access
+                .record(&Arc::new("192.0.2.1:5".into()), false, Instant::now());
         let mut headers = HeaderMap::new();
         if optional {
             headers.insert(UPGRADE_OPTIONAL, HeaderValue::from_static("1"));
