@@ -95,11 +95,13 @@ async fn every_port_of_haproxy_that_is_spoken_to_wrongly_is_named() {
     let tell = "send_proxy = \"v2\"";
     let secure = "tls = { verify = false }";
     let both_keys = format!("{tell}\n{secure}");
+    let wants_tls = ["if it waits for TLS behind the header, add tls = true"];
     let wants_header = ["got a connection that is closed at once", "add send_proxy"];
     for (server, backend, why, parts) in [
         // The incident: the header goes to the port that expects none.
         (tls, both_keys.as_str(), "header-unwanted", &HEADER[..]),
         (clear, tell, "header-unwanted", &HEADER),
+        (both, tell, "header-unwanted", &wants_tls),
         (header, "", "header-wanted", &wants_header),
         (both, secure, "header-wanted", &wants_header),
         (
@@ -134,6 +136,79 @@ async fn an_nginx_that_expects_no_header_is_named_though_it_answers() {
     let parts = ["got a connection that is closed at once", "add send_proxy"];
     named(&untold, wants, "header-wanted", &parts).await;
     named_raw(&untold, GET, "header-wanted", &parts).await;
+}
+
+/// What answers in clear text to a header and TLS may be a port for clear text, or one for TLS that takes no header.
+#[tokio::test]
+async fn an_nginx_for_tls_that_takes_no_header_has_both_causes_told() {
+    let home = World::start().await;
+    let identity = home.pki.server(&["app.internal"]);
+    let identity = identity.display();
+    let keys = format!("ssl_certificate {identity};\nssl_certificate_key {identity}");
+    let ports = free_ports().await;
+    let (tls, both) = (ports.visitors, ports.tunnels);
+    let Some(_tls) = nginx(home.dir(), tls, &format!(" ssl;\n{keys}")).await else {
+        return;
+    };
+    let _both = nginx(home.dir(), both, &format!(" ssl proxy_protocol;\n{keys}")).await;
+    for version in ["v1", "v2"] {
+        let told = format!("send_proxy = \"{version}\"\ntls = {{ verify = false }}");
+        let header = format!("expected TLS behind our PROXY {version} header, got clear text");
+        let parts = [
+            header.as_str(),
+            "it answered in clear text",
+            "its port takes no such header",
+            "or it is for clear text",
+            "leave backends.site.send_proxy (",
+            "or `tls` of backends.site (",
+        ];
+        let asked = world(tls, &told, "").await;
+        named(&asked, tls, "tls-unwanted", &parts).await;
+        let checked = world(tls, &format!("{told}\ncheck = \"/\""), "").await;
+        let down = [&["is down"], &parts[..]].concat();
+        checked.gateway.wait_log(&down).await;
+        // And the reverse: a header alone, where TLS has to follow it.
+        let tell = format!("send_proxy = \"{version}\"");
+        let parts = ["if it waits for TLS behind the header, add tls = true"];
+        let asked = world(both, &tell, &tell).await;
+        named(&asked, both, "header-unwanted", &parts).await;
+        let parts = ["if it waits for TLS behind the header, have visitors speak TLS"];
+        named_raw(&asked, GET, "header-unwanted", &parts).await;
+        let checked = world(both, &format!("{tell}\ncheck = \"/\""), "").await;
+        let down = [
+            "is down",
+            "if it waits for TLS behind the header, add tls = true",
+        ];
+        checked.gateway.wait_log(&down).await;
+    }
+}
+
+/// In TCP mode an event has the fields of one of requests.
+#[tokio::test]
+async fn a_mismatch_in_tcp_mode_has_its_fields_in_json() {
+    let app = HttpApp::start_tls("secure", {
+        let home = World::start().await;
+        let identity = home.pki.server(&["app.internal"]);
+        home.pki.server_config(&identity, false, &["http/1.1"])
+    })
+    .await;
+    let text = format!(
+        "[listeners.raw]\naddress = \"127.0.0.1:0\"\nmode = \"tcp\"\nservers = [\"{}\"]\n",
+        app.address()
+    );
+    let world = World::builder().config(&text).option("--log", "json");
+    let world = world.start().await;
+    let raw = world.gateway.address("raw").unwrap();
+    let mut visitor = TcpStream::connect(raw).await.unwrap();
+    visitor.write_all(GET).await.unwrap();
+    let _ended = within(SOON, "the end", visitor.read_to_end(&mut Vec::new())).await;
+    drop(visitor);
+    let words = [
+        "does not fit",
+        "\"what\":\"tls-wanted\"",
+        "\"why\":\"expected ",
+    ];
+    world.gateway.wait_log(&words).await;
 }
 
 #[tokio::test]

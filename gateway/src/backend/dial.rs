@@ -85,9 +85,14 @@ pub(super) async fn dial(
         }
         Ok(Err(error)) => {
             let fault = HandshakeFault::from_io(&error);
+            let told = !header.is_empty();
             Err(Undialled {
-                why: untrusted(&fault),
-                misfit: misfit(&fault, !header.is_empty()),
+                why: match fault.label {
+                    // It may, and have answered to the header.
+                    "not-tls" if told => "it answered in clear text".to_owned(),
+                    _ => untrusted(&fault),
+                },
+                misfit: misfit(&fault, told),
             })
         }
         Err(_elapsed) => {

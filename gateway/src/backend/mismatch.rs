@@ -110,8 +110,22 @@ pub enum Spoken {
     /// In HTTP, over TLS or not.
     Clear,
     Tls,
-    /// As visitors speak: in TCP mode.
-    Untouched,
+    /// As this visitor speaks, over TLS or not: in TCP mode.
+    Untouched {
+        tls: bool,
+    },
+}
+
+impl Spoken {
+    /// In TCP mode, by the visitor's first octets.
+    pub fn untouched(asked: &[u8]) -> Self {
+        Self::Untouched { tls: is_tls(asked) }
+    }
+}
+
+/// The type of a handshake's record, and TLS's first octet of a version (RFC 8446 §5.1).
+fn is_tls(asked: &[u8]) -> bool {
+    asked.starts_with(b"\x16\x03")
 }
 
 /// What did not fit so far, counted and told of.
@@ -184,8 +198,7 @@ impl Mismatch {
     /// What it shows that a server has said this first on a connection of TCP mode, and no more before it ended it at once.
     /// `asked` are the visitor's first octets.
     pub fn of_first(told: bool, asked: &[u8], said: &[u8]) -> Option<(Self, Got)> {
-        // The types of TLS records (RFC 8446 §5.1).
-        let over_tls = asked.starts_with(b"\x16\x03");
+        let over_tls = is_tls(asked);
         let got = Got::of(said)?;
         let mismatch = match got {
             Got::Alert | Got::Nothing | Got::BadRequest if told => Self::HeaderUnwanted,
@@ -212,11 +225,21 @@ impl Mismatch {
                     Version::V2 => "v1",
                 };
                 let check = of.asked.or_in_check("send_proxy");
-                let tls = match (got, of.spoken) {
-                    (Got::Alert | Got::Nothing | Got::BadRequest, Spoken::Clear) => {
-                        ", or, if it waits for TLS behind the header, add tls = true"
+                let tls = match of.spoken {
+                    Spoken::Tls | Spoken::Untouched { tls: true } => String::new(),
+                    _ if matches!(of.asked, Asked::Check { tls: true, .. }) => {
+                        let of = of.place;
+                        format!(
+                            ", or, if it waits for TLS behind the header, as requests have it, leave tls = false out of the `check` of {of}"
+                        )
                     }
-                    _ => "",
+                    Spoken::Clear => {
+                        ", or, if it waits for TLS behind the header, add tls = true".to_owned()
+                    }
+                    Spoken::Untouched { tls: false } => {
+                        ", or, if it waits for TLS behind the header, have visitors speak TLS"
+                            .to_owned()
+                    }
                 };
                 format!(
                     "expected an answer behind our PROXY {version} header, got {got}: it may take none, or {other}; set {place} to what its port takes or leave it out, or give the port that takes a header{tls}{check}; {probe}"
@@ -231,7 +254,7 @@ impl Mismatch {
             (Self::HeaderWanted, _) => {
                 let tls = match of.spoken {
                     Spoken::Clear => ", and if it speaks TLS, tls = true",
-                    Spoken::Tls | Spoken::Untouched => "",
+                    Spoken::Tls | Spoken::Untouched { .. } => "",
                 };
                 format!(
                     "expected an answer, got {got}: if it waits for a PROXY header, add send_proxy = \"v2\" to {place}{tls}; {probe}"
@@ -242,7 +265,7 @@ impl Mismatch {
                     _ if matches!(of.asked, Asked::Check { tls: true, .. }) => {
                         format!("leave tls = false out of the `check` of {place}")
                     }
-                    Spoken::Untouched => format!("have visitors of {place} speak TLS"),
+                    Spoken::Untouched { .. } => format!("have visitors of {place} speak TLS"),
                     Spoken::Clear | Spoken::Tls => format!("add tls = true to {place}"),
                 };
                 let sure = if got == Got::BadRequest {
@@ -263,7 +286,7 @@ impl Mismatch {
             }
             (Self::TlsUnwanted, _) => {
                 let remedy = match of.spoken {
-                    Spoken::Untouched => {
+                    Spoken::Untouched { .. } => {
                         format!(
                             "end TLS here (a listener of mode = \"http\" with `certificates`, in place of what leads to {place})"
                         )
@@ -399,6 +422,30 @@ mod tests {
             "or `tls` of backends.site (gateway.toml:28)",
         ] {
             assert!(said.contains(part), "{part}: {said}");
+        }
+        // Behind a header, what is closed may be waiting for TLS: of requests, of visitors, or of checks that go without.
+        for (spoken, asked, words) in [
+            (
+                Spoken::Untouched { tls: false },
+                Asked::Visitors,
+                "if it waits for TLS behind the header, have visitors speak TLS",
+            ),
+            (
+                Spoken::Clear,
+                Asked::Check {
+                    header: false,
+                    tls: true,
+                },
+                "leave tls = false out of the `check` of backends.site",
+            ),
+        ] {
+            let setting = Setting {
+                spoken,
+                asked,
+                ..setting.clone()
+            };
+            let said = Mismatch::HeaderUnwanted.sentence(Got::Nothing, &setting);
+            assert!(said.contains(words), "{words}: {said}");
         }
         let plain = Setting {
             header: None,

@@ -478,12 +478,13 @@ impl Tcp {
         let setting = Setting {
             header: servers.proxy.as_ref(),
             place: &servers.place,
-            spoken: Spoken::Untouched,
+            spoken: Spoken::untouched(&relayed.asked),
             asked: Asked::Visitors,
             address: server.to_string(),
         };
         let sentence = mismatch.sentence(got, &setting);
         warn!(
+            said.what = mismatch.label(), said.why = %sentence,
             listener = %self.listener, servers = %servers.name, %server, times,
             "a server does not fit how it is spoken to: {sentence}"
         );

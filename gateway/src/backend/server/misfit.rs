@@ -173,7 +173,7 @@ impl Server {
             Some((mismatch, got))
                 if end.bears_out(mismatch, got) && self.mismatches.is_credible() =>
             {
-                self.complain_of(mismatch, got, Spoken::Untouched);
+                self.complain_of(mismatch, got, Spoken::untouched(asked));
             }
             None if !said.is_empty() => self.mismatches.understood(),
             _ => {}
