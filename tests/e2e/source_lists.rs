@@ -45,7 +45,11 @@ async fn lists_say_who_is_not_served_and_whom_no_limit_concerns() {
         .await;
     world
         .gateway
-        .wait_log(&["were refused", "limit=deny", "deny.txt:2"])
+        .wait_log(&[
+            "visitors on a list of `deny` were refused",
+            "limit=deny",
+            "deny.txt:2",
+        ])
         .await;
     assert_eq!(limited(&world, "deny", "refuse").await, 3.0);
     for _ in 0..3 {

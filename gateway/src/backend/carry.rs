@@ -75,6 +75,7 @@ pub async fn connect(
         progress.server = Some(Arc::clone(&server));
         progress.at = in_flight.at;
         progress.attempts += 1;
+        server.is_to_carry();
         let why = match server.connect_plain().await {
             Ok(tcp) => {
                 server.carries();

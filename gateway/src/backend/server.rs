@@ -80,6 +80,8 @@ pub struct Server {
     declared: String,
     /// Answers of 400, before it has.
     refusals: AtomicUsize,
+    /// Visitors reach it in TCP mode.
+    carrying: AtomicBool,
     pub(super) mismatches: Mismatches,
     /// Those that are shared, likewise.
     links: Vec<Links>,
@@ -252,6 +254,7 @@ impl Server {
             send_proxy: of.send_proxy.clone().map(Arc::new),
             declared: format!("backends.{} ({})", of.name, of.place),
             refusals: AtomicUsize::new(0),
+            carrying: AtomicBool::new(false),
             mismatches: Mismatches::default(),
             links: (0..workers.max(1)).map(|_| Links::default()).collect(),
             doubts,
@@ -491,6 +494,11 @@ impl Server {
             let rest_ms = u64::try_from(self.terms.keep_alive.as_millis()).unwrap_or(u64::MAX);
             self.bound.sweep(now, rest_ms);
         }
+    }
+
+    /// A connection in TCP mode is to come about.
+    pub(super) fn is_to_carry(&self) {
+        self.carrying.store(true, Relaxed);
     }
 
     /// A connection in TCP mode has come about, which is all that is known of how it does.

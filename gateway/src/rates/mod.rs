@@ -247,7 +247,7 @@ impl Warden {
             let list = self.watch.lists.place(by).unwrap_or_default();
             info!(
                 visitor = %from, listener = %self.listener, %list, times, limit = %Limit::Deny.label(), action = %Action::Refuse.label(),
-                "visitors of the lists of those who are not served (deny) were refused"
+                "visitors on a list of `deny` were refused"
             );
         }
         Excess {

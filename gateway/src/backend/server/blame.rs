@@ -40,9 +40,19 @@ impl Server {
         let left = until.checked_sub(clock::now_ms())?;
         let left = Duration::from_millis(left).as_secs_f64();
         Some(format!(
-            "its requests failed, the last one for this: {}; it is tried again in {left:.1} s",
+            "its {}s failed, the last one for this: {}; it is tried again in {left:.1} s",
+            self.served(),
             self.fault()
         ))
+    }
+
+    /// What it is asked for: of one that visitors reach in TCP mode, connections.
+    fn served(&self) -> &'static str {
+        if self.carrying.load(Relaxed) {
+            "connection"
+        } else {
+            "request"
+        }
     }
 
     fn fault(&self) -> MutexGuard<'_, String> {
@@ -107,6 +117,11 @@ impl Server {
 
     fn tell(&self, change: Option<Change>, why: &str) {
         let (backend, name, address) = (&self.backend, &self.name, self.address());
+        let of = self.served();
+        let often = |failures| match failures {
+            1 => format!("a {of} failed, for this"),
+            _ => format!("{failures} {of}s in a row failed, the last one for this"),
+        };
         match change {
             Some(Change::Out { for_ms, failures }) => warn!(
                 said.what = "left-out",
@@ -116,8 +131,9 @@ impl Server {
                 said.why = %why,
                 said.failures = failures,
                 said.for_ms = for_ms,
-                "backend {backend}: server {name} ({address}) is left out for {:?}, and longer if it stays so: {failures} requests in a row failed, the last one for this: {why}",
-                Duration::from_millis(for_ms)
+                "backend {backend}: server {name} ({address}) is left out for {:?}, and longer if it stays so: {}: {why}",
+                Duration::from_millis(for_ms),
+                often(failures)
             ),
             Some(Change::Back { after_ms }) => info!(
                 said.what = "back",
