@@ -108,6 +108,13 @@ pub struct Taken {
     pub names: Names,
 }
 
+impl Taken {
+    /// Whether it hides whose connection it is.
+    pub fn is_nameless(&self) -> bool {
+        self.names != Names::Visitor
+    }
+}
+
 /// Whom a header names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Names {
@@ -209,14 +216,14 @@ impl Door {
         }
     }
 
-    /// Somebody has come behind a header that names nobody, and is no check: said once.
+    /// Something that is no check has come behind a header that names nobody: said once.
     #[cold]
-    pub(crate) fn came_for_nobody(&self, header: Taken) {
+    pub(crate) fn came_for_nobody(&self, header: Taken, what: &str) {
         if self.told_of_nobody.swap(true, Relaxed) {
             return;
         }
         let Taken { version, by, names } = header;
-        let (what, for_what) = match names {
+        let (local, for_what) = match names {
             Names::Visitor => return,
             Names::Local => (" LOCAL", "which is for its own checks"),
             Names::Unknown => ("", "which is for what it does not know"),
@@ -224,7 +231,7 @@ impl Door {
         let (ip, named) = (by.ip(), &self.named);
         warn!(
             peer = %by, listener = %self.listener,
-            "expected a header that names the visitor ({named}), got a request behind a PROXY {version} header{what} that names nobody, {for_what}: whoever comes this way has the address of {ip} in the log, in limits and at the app; have {ip} name visitors (HAProxy: send-proxy-v2 beside the server that passes them on; nginx: proxy_protocol on), or send no header; where it was a check that asks as visitors do, all is well. This is said once"
+            "expected a PROXY header that names whose connection it is ({named}), got {what} behind a PROXY {version} header{local} that names nobody, {for_what}: whoever comes this way has the address of {ip} in the log, in limits and at the app; have {ip} name them (HAProxy: send-proxy-v2 on the server line that passes them on; nginx: proxy_protocol on); where it was a check that asks as visitors do, all is well; this is said once"
         );
     }
 

@@ -182,7 +182,10 @@ where
     S: Side,
 {
     if let Some(header) = visit.introduction.nameless() {
-        visit.front.door.came_for_nobody(header);
+        visit
+            .front
+            .door
+            .came_for_nobody(header, "a visitor's request");
     }
     if let Target::Backend(backend) = &ask.target {
         let backend = Arc::clone(backend);

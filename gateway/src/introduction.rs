@@ -11,7 +11,7 @@ use tidegate_shared::visitor::{self, Tls, VISITOR, Visitor};
 use crate::backend::greeting::{Introduced, TlsFacts};
 use crate::backend::{Caller, Tie};
 use crate::cloud::{Cloud, Label};
-use crate::door::{Names, Taken};
+use crate::door::Taken;
 use crate::exchange::Visit;
 
 /// What a [`Visit`] does not need for itself.
@@ -68,7 +68,7 @@ impl Introduction {
 
     /// The same, where it names nobody.
     pub fn nameless(&self) -> Option<Taken> {
-        self.header.filter(|header| header.names != Names::Visitor)
+        self.header.filter(Taken::is_nameless)
     }
 
     /// For a server that is told who asks. `host` is whom the request is for, which counts where TLS has not said it.

@@ -419,6 +419,24 @@ async fn an_agent_too_may_come_through_a_load_balancer() {
         .await;
     let labels = ["layer=\"proxy\""];
     counted(&world, "tidegate_tunnels_refused_total", &labels).await;
+    // And one whose balancer does not say who it is.
+    let (address, _nameless) = balancer(world.tunnels, local()).await;
+    let _nobodys = tidegate_tests::world::launch_agent(
+        &[],
+        &format!("localhost:{}", address.port()),
+        &world.pki.agent(&["shop.test"]),
+        &world.pki.ca_file("ca"),
+        app.target(),
+        &["--tunnels", "1"],
+    );
+    world.wait_filed("shop.test", 1, SOON).await;
+    let words = [
+        "WARN",
+        "listener=tunnels",
+        "--tunnels-proxy",
+        "an agent's tunnel behind a PROXY v2 header LOCAL",
+    ];
+    world.gateway.wait_log(&words).await;
 }
 
 #[tokio::test]

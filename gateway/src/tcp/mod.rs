@@ -40,7 +40,7 @@ use crate::backend::mismatch::{AT_ONCE, Asked, End, Mismatch, Setting, Spoken};
 use crate::backend::{Backend, Caller, carry};
 use crate::cloud::Cloud;
 use crate::complaint::Complaint;
-use crate::door::{self, Arrival, Door, Names, Taken};
+use crate::door::{self, Arrival, Door, Taken};
 use crate::failure::Failure;
 use crate::visitor::{Expected, Reception, Scene};
 pub use counters::{Counters, Listeners};
@@ -409,12 +409,11 @@ fn scene(door: &Door, from: SocketAddr, header: Option<Taken>) -> Scene<'_> {
 /// A connection on which both have said something is no check of whether the port is open: where its header names nobody, that
 /// is told of.
 fn moved_for(header: Option<Taken>, door: &Door, forth: u64, back: u64) {
-    let nameless = header.filter(|header| header.names != Names::Visitor);
-    if let Some(header) = nameless
+    if let Some(header) = header.filter(Taken::is_nameless)
         && forth > 0
         && back > 0
     {
-        door.came_for_nobody(header);
+        door.came_for_nobody(header, "a visitor's connection");
     }
 }
 

@@ -116,6 +116,9 @@ impl Intake {
         };
         let driving = match outcome {
             Ok(driving) => {
+                if let Some(header) = header.filter(Taken::is_nameless) {
+                    gate.door.came_for_nobody(header, "an agent's tunnel");
+                }
                 entry.succeeded();
                 drop(entry);
                 driving

@@ -78,7 +78,8 @@ where
         .data_frame_budget(SMALL_FRAME_BUDGET)
         .enable_connect_protocol();
     let began = Instant::now();
-    let opening = async move {
+    // Boxed, so that a connection does not keep the room that its opening needed.
+    let opening = Box::pin(async move {
         let mut stream = stream;
         let seen = match seen.is_empty() {
             true => listen(&mut stream, &seen).await,
@@ -91,7 +92,7 @@ where
         };
         let (io, ledger) = HeadsIo::new(stream, seen);
         (builder.handshake(io).await, ledger, instead)
-    };
+    });
     let shaken = tokio::select! {
         biased;
         shaken = timeout(limits.patience.head, opening) => shaken,
