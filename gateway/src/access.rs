@@ -10,12 +10,14 @@ use std::time::{Duration, Instant, SystemTime};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, StatusCode, Version};
 use serde::Serialize;
+use tidegate_shared::idle::Quiet;
 use tidegate_shared::log::{Format, Sink};
 use tidegate_shared::{text, when};
 
 use crate::backend::Server;
 use crate::cloud::Label;
 use crate::failure::Failure;
+use crate::lasting::{Lasting, TimedOut};
 use crate::line;
 use crate::metrics::{Ids, Metrics};
 use crate::rates::{Action, Excess, Pass};
@@ -111,6 +113,7 @@ impl Access {
             joined: false,
             pass: None,
             limited: None,
+            timed_out: None,
             well_headed: false,
             attempts: 0,
             received: 0,
@@ -157,6 +160,8 @@ pub struct Record {
     well_headed: bool,
     /// The limit that its source was beyond, and what was done.
     limited: Option<Excess>,
+    /// The time that was over, where a key says it and the reason does not tell which.
+    timed_out: Option<Box<TimedOut>>,
     pub(crate) attempts: u32,
     pub(crate) received: u64,
     pub(crate) sent: u64,
@@ -228,6 +233,17 @@ impl Record {
     /// The request had this form.
     pub(crate) fn smuggled(&self, form: Form) {
         self.access.metrics.smuggling.count(form);
+    }
+
+    /// It was waited for no longer.
+    pub(crate) fn timed_out(&mut self, timed_out: TimedOut) {
+        self.timed_out.get_or_insert_with(|| Box::new(timed_out));
+    }
+
+    /// Neither side of what it has upgraded to has said anything for too long.
+    pub(crate) fn fell_silent(&mut self, quiet: Quiet, lasting: Lasting) {
+        self.timed_out(lasting.key(quiet, self.backend.as_deref()));
+        self.failed(Failure::UpgradedTimeout);
     }
 
     /// Its source is beyond a limit.
@@ -372,6 +388,9 @@ impl Record {
         if let Some(cloud) = &self.visitor.cloud {
             cloud.write(out);
         }
+        if let Some(timed_out) = &self.timed_out {
+            let _infallible = write!(out, " timeout={timed_out}");
+        }
         for (name, value) in [(&b" in="[..], self.received), (b" out=", self.sent)] {
             out.extend_from_slice(name);
             line::number(value, out);
@@ -439,6 +458,8 @@ impl Record {
             action: self.limit().map(|(_, action)| action),
             source,
             list,
+            timeout: self.timed_out.as_ref().map(|over| over.key.as_str()),
+            timeout_ms: self.timed_out.as_ref().map(|over| ms(over.within)),
             bytes_in: self.received,
             bytes_out: self.sent,
             head_ms: ms(times.head),
@@ -553,6 +574,10 @@ struct View<'a> {
     source: Option<IpAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
     list: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout_ms: Option<f64>,
     bytes_in: u64,
     bytes_out: u64,
     head_ms: f64,

@@ -20,6 +20,7 @@ use crate::access::Record;
 use crate::backend;
 use crate::exchange::{Opened, Stream, Way, broken};
 use crate::failure::Failure;
+use crate::lasting::Watch;
 use crate::upload::Fault;
 
 /// See the module's head.
@@ -27,6 +28,8 @@ use crate::upload::Fault;
 pub struct Answer<B> {
     kind: Kind<B>,
     record: Option<Box<Record>>,
+    /// Of what is upgraded, unless it may be silent for ever.
+    watch: Option<Box<Watch>>,
 }
 
 #[derive(Debug)]
@@ -99,6 +102,7 @@ impl<B> Answer<B> {
         Self {
             kind: Kind::Own(octets),
             record: Some(record),
+            watch: None,
         }
     }
 
@@ -110,15 +114,28 @@ impl<B> Answer<B> {
             way,
         } = opened;
         let record = Some(record);
+        // What was asked for may still be refused.
+        let watch = upgraded.filter(|_| parts.status.is_success());
+        let watch = watch.and_then(Watch::new);
         let stream = match way {
             Way::Tunnel(stream) => stream,
             Way::Backend(passing) => {
                 let kind = Kind::Backend(passing);
-                return (parts, Self { kind, record });
+                let answer = Self {
+                    kind,
+                    record,
+                    watch,
+                };
+                return (parts, answer);
             }
             Way::Joined(joined) => {
                 let kind = Kind::Joined(joined);
-                return (parts, Self { kind, record });
+                let answer = Self {
+                    kind,
+                    record,
+                    watch,
+                };
+                return (parts, answer);
             }
         };
         if parts.status == StatusCode::NO_CONTENT {
@@ -128,7 +145,7 @@ impl<B> Answer<B> {
         let passing = Passing {
             ended: stream.headed_only,
             stream,
-            upgraded,
+            upgraded: upgraded.is_some(),
             unwanted: false,
             broken: false,
             cut: None,
@@ -138,6 +155,7 @@ impl<B> Answer<B> {
             Self {
                 kind: Kind::Tunnel(passing),
                 record,
+                watch,
             },
         )
     }
@@ -189,6 +207,39 @@ impl<B: Body<Data = Bytes, Error: Error + 'static> + Unpin> Answer<B> {
 
     /// Moves what is left of the request's body.
     pub(crate) fn poll_rest(&mut self, cx: &mut Context<'_>) -> Rest {
+        let rest = self.poll_left(cx);
+        if self.watch.is_some() && rest == Rest::Untaken && self.fell_silent(cx) {
+            return Rest::Done;
+        }
+        rest
+    }
+
+    /// Whether neither side of what was upgraded has said anything for too long; then it ends in order.
+    fn fell_silent(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(watch) = &mut self.watch else {
+            return false;
+        };
+        let (traffic, ended) = match &self.kind {
+            Kind::Own(_) | Kind::Backend(_) => return false,
+            Kind::Tunnel(passing) => (passing.traffic(), passing.is_half_closed()),
+            Kind::Joined(joined) => (joined.traffic(), joined.is_half_closed()),
+        };
+        let Some(quiet) = watch.is_over(traffic, ended, cx) else {
+            return false;
+        };
+        if let Some(record) = &mut self.record {
+            record.fell_silent(quiet, watch.lasting());
+        }
+        self.watch = None;
+        match &mut self.kind {
+            Kind::Own(_) | Kind::Backend(_) => {}
+            Kind::Tunnel(passing) => passing.give_up(),
+            Kind::Joined(joined) => joined.give_up(),
+        }
+        true
+    }
+
+    fn poll_left(&mut self, cx: &mut Context<'_>) -> Rest {
         match &mut self.kind {
             Kind::Own(_) => Rest::Done,
             Kind::Tunnel(passing) => match passing.poll_upload(cx) {
@@ -234,6 +285,22 @@ impl<B: Body<Data = Bytes, Error: Error + 'static> + Unpin> Answer<B> {
 impl<B> Passing<B> {
     fn is_whole(&self) -> bool {
         (self.ended || self.stream.inbound.is_end_stream()) && !self.broken
+    }
+
+    /// Octets from the visitor and to it so far.
+    fn traffic(&self) -> (u64, u64) {
+        (self.stream.upload.sent(), self.stream.inbound.received())
+    }
+
+    /// Whether one side has said all that it has to say.
+    fn is_half_closed(&self) -> bool {
+        self.ended || self.stream.upload.is_finished()
+    }
+
+    /// Both sides are silent for too long.
+    fn give_up(&mut self) {
+        self.ended = true;
+        self.broken = true;
     }
 }
 
@@ -320,6 +387,9 @@ impl<B: Body<Data = Bytes, Error: Error + 'static> + Unpin> Body for Answer<B> {
         };
         if let (Poll::Ready(Some(Err(cut))), Some(record)) = (&frame, &mut this.record) {
             record.failed(cut.failure());
+        }
+        if frame.is_pending() && this.watch.is_some() && this.fell_silent(cx) {
+            return Poll::Ready(None);
         }
         frame
     }

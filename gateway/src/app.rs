@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rustls::ServerConfig;
 use tidegate_shared::descriptors;
 use tidegate_shared::drain::Drain;
+use tidegate_shared::idle::Silence;
 use tidegate_shared::log::Sink;
 use tidegate_shared::proxy_header;
 use tidegate_shared::reversal::Marks;
@@ -38,6 +39,7 @@ use crate::files::{self, Files};
 use crate::forward::{Policy, Range};
 use crate::intent::control::Control;
 use crate::intent::{self, Desk};
+use crate::lasting::Lasting;
 use crate::listen::{self, Crowd, Front, Gate};
 use crate::metrics::{Ids, Metrics, registry};
 use crate::pool::{self, Pool};
@@ -391,7 +393,10 @@ fn passing(
     let terms = tcp::Terms {
         hello: told.hello.value,
         connect: told.connect.value,
-        idle: Some(told.idle.value).filter(|idle| !idle.is_zero()),
+        silence: Silence {
+            most: Some(told.idle.value).filter(|idle| !idle.is_zero()),
+            half_closed: Some(told.half_closed.value).filter(|time| !time.is_zero()),
+        },
     };
     let counters = metrics.tcp.of(&listener.name);
     Some(Tcp::new(
@@ -560,6 +565,7 @@ fn reception(run: &Run, pool: &Arc<Pool>, metrics: &Arc<Metrics>, sink: &Sink) -
             trusted: run.trust.clone(),
         },
         max_body: run.limits.body(),
+        lasting: Lasting::new(run.patience.silence()),
     };
     Reception {
         gateway: Arc::new(gateway),
@@ -569,6 +575,7 @@ fn reception(run: &Run, pool: &Arc<Pool>, metrics: &Arc<Metrics>, sink: &Sink) -
                 idle: run.patience.idle_timeout,
                 stall: run.patience.stall_timeout,
                 body_rate: run.patience.body_rate,
+                half_closed: run.patience.half_closed(),
             },
             tls: run.patience.tls_timeout,
             head: run.limits.max_head,

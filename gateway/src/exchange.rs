@@ -33,6 +33,7 @@ use crate::cloud::Label;
 use crate::failure::Failure;
 use crate::forward::{Origin, Outgoing, Policy, is_idempotent};
 use crate::introduction::Introduction;
+use crate::lasting::Lasting;
 use crate::listen::Front;
 use crate::metrics::Metrics;
 use crate::page::REASON;
@@ -52,6 +53,8 @@ pub struct Gateway {
     pub policy: Policy,
     /// Octets of a request's body; `None` for any.
     pub max_body: Option<u64>,
+    /// How long what is upgraded may be silent.
+    pub lasting: Lasting,
 }
 
 /// One visitor's connection, as its requests see it.
@@ -135,8 +138,8 @@ pub struct Ask<B> {
 #[derive(Debug)]
 pub struct Opened<B> {
     pub parts: response::Parts,
-    /// What it opened goes on in both directions for as long as either likes (RFC 8441).
-    pub upgraded: bool,
+    /// What it opened goes on in both directions for as long as either likes (RFC 8441), or until both are silent for so long.
+    pub upgraded: Option<Lasting>,
     /// Where it comes from.
     pub way: Way<B>,
 }
@@ -294,7 +297,7 @@ where
         let answered = |response, record: &mut Record, lease, upload| {
             let (parts, mut stream) = answered(response, record, lease, upload, sent_at, upgrades);
             stream.held_back = held_back;
-            apps(parts, stream, upgrades)
+            apps(parts, stream, upgrades.then_some(visit.gateway.lasting))
         };
         let failure = match outcome {
             Outcome::Answered(response) if app_is_down(&response) => {
@@ -410,7 +413,7 @@ fn answered<B>(
 fn apps<B>(
     mut parts: response::Parts,
     mut stream: Box<Stream<B>>,
-    upgraded: bool,
+    upgraded: Option<Lasting>,
 ) -> Result<Opened<B>, Unavailable> {
     let failure = agents_own(parts.status, &parts.headers);
     // Agents use it between themselves and us.

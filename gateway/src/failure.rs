@@ -104,6 +104,8 @@ pub enum Failure {
     VisitorStalled,
     /// A response that had begun broke off on its way from the app.
     ResponseCut,
+    /// Neither side of an upgraded connection has said anything for too long.
+    UpgradedTimeout,
 }
 
 impl Failure {
@@ -158,6 +160,7 @@ impl Failure {
             Self::VisitorGone => "visitor-gone",
             Self::VisitorStalled => "visitor-stalled",
             Self::ResponseCut => "response-cut",
+            Self::UpgradedTimeout => "upgraded-timeout",
         }
     }
 
@@ -209,7 +212,8 @@ impl Failure {
             Self::TunnelSilent
             | Self::ResponseTimeout
             | Self::AppTimeout
-            | Self::BackendTimeout => StatusCode::GATEWAY_TIMEOUT,
+            | Self::BackendTimeout
+            | Self::UpgradedTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::ConnectUnsupported => StatusCode::NOT_IMPLEMENTED,
             Self::ConnectionError | Self::VisitorGone => {
                 StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST)
@@ -312,6 +316,7 @@ impl Failure {
             Self::VisitorGone => "The visitor left.",
             Self::VisitorStalled => "The visitor took nothing of the response for too long.",
             Self::ResponseCut => "The response broke off.",
+            Self::UpgradedTimeout => "Neither side has said anything for too long.",
         }
     }
 
@@ -342,7 +347,7 @@ impl From<BadLength> for Failure {
 }
 
 /// All of them, for the metrics to show at zero.
-pub const ALL: [Failure; 48] = [
+pub const ALL: [Failure; 49] = [
     Failure::Malformed,
     Failure::NoHost,
     Failure::ManyHosts,
@@ -391,6 +396,7 @@ pub const ALL: [Failure; 48] = [
     Failure::VisitorGone,
     Failure::VisitorStalled,
     Failure::ResponseCut,
+    Failure::UpgradedTimeout,
 ];
 
 #[cfg(test)]

@@ -37,6 +37,8 @@ pub mod route; // whose it is
 
 pub mod introduction; // who asked, for the agent
 
+pub mod lasting; // how long what it upgrades to may be silent
+
 pub mod exchange; // the life of a request
 
 pub mod upload; // a request's body

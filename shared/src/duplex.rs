@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::io::poll_read_buf;
 
-use crate::idle::Idle;
+use crate::idle::{Idle, Quiet, Silence};
 use crate::inbound::Inbound;
 use crate::pump::{Pump, Stop};
 
@@ -36,8 +36,8 @@ pub enum Broken {
     Io(#[source] io::Error),
     #[error("the upgraded connection took nothing of what waits for it within {0:?}")]
     Stalled(Duration),
-    #[error("nothing moved for {0:?}")]
-    Idle(Duration),
+    #[error("nothing moved for {:?}", .0.within)]
+    Idle(Quiet),
     #[error("the stream was reset by the other end of the tunnel: {0}")]
     Reset(Reason),
     #[error("the tunnel is gone: {0}")]
@@ -55,8 +55,8 @@ const CHUNK: usize = 16 * 1024;
 pub struct Terms {
     /// For how long `io` may take nothing of what waits for it; `None` for any time.
     pub stall: Option<Duration>,
-    /// For how long nothing may move in either direction; `None` for any time.
-    pub idle: Option<Duration>,
+    /// For how long nothing may move.
+    pub silence: Silence,
     /// What the far end is told where `io` fails (RFC 9113 §7).
     pub failed: Reason,
 }
@@ -74,7 +74,7 @@ where
 {
     let terms = Terms {
         stall,
-        idle: None,
+        silence: Silence::default(),
         failed: Reason::CANCEL,
     };
     let mut join = Join::new(io, Bytes::new(), send, recv, &terms);
@@ -144,7 +144,7 @@ where
                 done: false,
                 stall: terms.stall.map(Stall::new),
             },
-            idle: terms.idle.map(Idle::new),
+            idle: Idle::new(terms.silence),
             failed: terms.failed,
             before: Traffic::default(),
         }
@@ -192,9 +192,9 @@ where
         let traffic = self.traffic();
         let moved = std::mem::replace(&mut self.before, traffic) != traffic;
         if let Some(idle) = &mut self.idle
-            && idle.is_over(moved, cx)
+            && let Some(quiet) = idle.is_over(moved, out || back, cx)
         {
-            return Poll::Ready(Err(Broken::Idle(idle.most())));
+            return Poll::Ready(Err(Broken::Idle(quiet)));
         }
         Poll::Pending
     }

@@ -18,7 +18,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::{Buf, Bytes};
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
@@ -26,7 +26,7 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::idle::Idle;
+use crate::idle::{Idle, Quiet, Silence};
 
 /// What went through, in octets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,8 +44,8 @@ pub enum Broken {
     Near(#[source] io::Error),
     #[error("the far connection failed: {0}")]
     Far(#[source] io::Error),
-    #[error("nothing moved for {0:?}")]
-    Idle(Duration),
+    #[error("nothing moved for {:?}", .0.within)]
+    Idle(Quiet),
 }
 
 /// What is read at once.
@@ -89,14 +89,14 @@ enum Side {
 }
 
 impl Relay {
-    /// `idle` is for how long nothing may move in either direction; `None` for any time.
-    pub fn new(near: TcpStream, far: TcpStream, idle: Option<Duration>) -> Self {
+    /// `silence` is for how long nothing may move.
+    pub fn new(near: TcpStream, far: TcpStream, silence: Silence) -> Self {
         Self {
             near,
             far,
             forth: Way::default(),
             back: Way::default(),
-            idle: idle.map(Idle::new),
+            idle: Idle::new(silence),
             first: None,
         }
     }
@@ -175,10 +175,11 @@ impl Relay {
             return Poll::Ready(Ok(()));
         }
         let moved = self.traffic() != before;
+        let ended = self.forth.closed || self.back.closed;
         if let Some(idle) = &mut self.idle
-            && idle.is_over(moved, cx)
+            && let Some(quiet) = idle.is_over(moved, ended, cx)
         {
-            return Poll::Ready(Err(Broken::Idle(idle.most())));
+            return Poll::Ready(Err(Broken::Idle(quiet)));
         }
         Poll::Pending
     }

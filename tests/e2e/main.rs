@@ -55,6 +55,7 @@ mod rates;
 mod refused_http2;
 mod reversal;
 mod routing;
+mod silence;
 mod source_lists;
 mod stampede;
 mod stopping;

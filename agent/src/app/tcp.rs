@@ -13,6 +13,7 @@ use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::{Method, Request, Response};
 use tidegate_shared::duplex::{Broken, Join, Terms};
+use tidegate_shared::idle::Silence;
 use tidegate_shared::inbound::Inbound;
 use tidegate_shared::seam::Wire;
 use tracing::debug;
@@ -23,7 +24,10 @@ use super::{AT_ONCE, App, answer};
 /// The gateway knows how long a connection may idle, and its visitor; an agent ends none.
 const TERMS: Terms = Terms {
     stall: None,
-    idle: None,
+    silence: Silence {
+        most: None,
+        half_closed: None,
+    },
     failed: Reason::CONNECT_ERROR,
 };
 

@@ -330,6 +330,9 @@ pub struct Terms {
     pub response: Option<Duration>,
     /// Without an octet of a response that has begun; `None` for ever, as some responses are.
     pub inactivity: Option<Duration>,
+    /// Without an octet in either direction of what a request was upgraded to; `None` for as long as the gateway's
+    /// `--upgraded-timeout`.
+    pub upgraded: Option<Duration>,
     /// How long a connection may rest between two requests.
     pub keep_alive: Duration,
     /// Failures in a row after which a server is left out; 0 for never.
@@ -351,6 +354,7 @@ impl Default for Terms {
             queued: 1000,
             response: None,
             inactivity: None,
+            upgraded: None,
             keep_alive: Duration::from_secs(30),
             eject_after: 3,
             eject: Duration::from_secs(5),

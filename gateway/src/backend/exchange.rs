@@ -517,7 +517,7 @@ impl<'a> Errand<'a> {
         parts.extensions.clear();
         Opened {
             parts,
-            upgraded: false,
+            upgraded: None,
             way: exchange::Way::Backend(Box::new(passing)),
         }
     }

@@ -10,15 +10,17 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame};
+use tidegate_shared::idle::Quiet;
 use tidegate_shared::origin::Line;
-use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf, split};
-use tokio::time::{Sleep, sleep};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf, split};
+use tokio::time::{Sleep, sleep, timeout};
 use tokio_util::io::poll_read_buf;
 
 use super::server::{InFlight, What};
 use crate::access::Record;
 use crate::answer::{Cut, Rest};
 use crate::failure::Failure;
+use crate::lasting::{Lasting, Watch};
 
 /// Most that is read at once.
 const CHUNK: usize = 16 * 1024;
@@ -92,6 +94,22 @@ impl<B> Joined<B> {
     /// Whether the visitor's direction goes on behind the server's.
     pub(crate) fn leaves_rest(&self) -> bool {
         self.is_whole() && self.up != Up::Done
+    }
+
+    /// Octets from the visitor and to it so far.
+    pub(crate) const fn traffic(&self) -> (u64, u64) {
+        (self.received, self.sent)
+    }
+
+    /// Whether one side has said all that it has to say.
+    pub(crate) fn is_half_closed(&self) -> bool {
+        self.ended || self.up == Up::Done
+    }
+
+    /// Both sides are silent for too long.
+    pub(crate) fn give_up(&mut self) {
+        self.ended = true;
+        self.failure = Some(Failure::UpgradedTimeout);
     }
 
     /// Notes what has gone both ways.
@@ -198,10 +216,15 @@ impl<B: Body<Data = Bytes> + Unpin> Joined<B> {
 }
 
 impl<B> Joined<B> {
-    /// Joins it with a visitor's connection, until both directions are closed or either side breaks off. `stall` is for how
-    /// long the visitor may take nothing of what waits for it. Returns what has gone each way, from and to the visitor, and
-    /// what went wrong.
-    pub(crate) async fn run<T>(self, visitor: T, stall: Duration) -> (u64, u64, Option<Failure>)
+    /// Joins it with a visitor's connection, until both directions are closed, either side breaks off, or both are silent for
+    /// too long. `stall` is for how long the visitor may take nothing of what waits for it. Returns what has gone each way, from
+    /// and to the visitor, and what went wrong.
+    pub(crate) async fn run<T>(
+        self,
+        visitor: T,
+        stall: Duration,
+        lasting: Lasting,
+    ) -> (u64, u64, Option<Parted>)
     where
         T: AsyncRead + AsyncWrite + Unpin,
     {
@@ -217,20 +240,49 @@ impl<B> Joined<B> {
             stalled: None,
             done: false,
         };
-        let failure = poll_fn(|cx| {
+        let mut watch = Watch::new(lasting);
+        let parted = poll_fn(|cx| {
             let up = match joined.poll_up(cx) {
-                Poll::Ready(Err(failure)) => return Poll::Ready(Some(failure)),
+                Poll::Ready(Err(failure)) => return Poll::Ready(Some(Parted::Failed(failure))),
                 up => up.is_ready(),
             };
             match down.poll(&mut joined, cx) {
-                Poll::Ready(Err(failure)) => Poll::Ready(Some(failure)),
-                Poll::Ready(Ok(())) if up => Poll::Ready(None),
-                _ => Poll::Pending,
+                Poll::Ready(Err(failure)) => return Poll::Ready(Some(Parted::Failed(failure))),
+                Poll::Ready(Ok(())) if up => return Poll::Ready(None),
+                _ => {}
+            }
+            let ended = up || down.done;
+            let quiet = watch.as_mut();
+            let quiet = quiet.and_then(|watch| watch.is_over(joined.traffic(), ended, cx));
+            match quiet {
+                Some(quiet) => Poll::Ready(Some(Parted::Silent(quiet))),
+                None => Poll::Pending,
             }
         })
         .await;
-        (joined.received, joined.sent, failure)
+        if let Some(Parted::Silent(_)) = parted {
+            end_in_order(&mut down.out).await;
+            end_in_order(&mut joined.line).await;
+        }
+        (joined.received, joined.sent, parted)
     }
+}
+
+/// How what was joined ended otherwise than by both sides' closing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Parted {
+    Failed(Failure),
+    /// Neither side has said anything for too long.
+    Silent(Quiet),
+}
+
+/// How long the end of a connection may take to be sent.
+const ENDING: Duration = Duration::from_secs(1);
+
+/// Says on a connection that it ends: nothing of what went on on it is lost.
+pub(crate) async fn end_in_order<T: AsyncWrite + Unpin>(io: &mut T) {
+    // Whoever is gone need not be told.
+    let _told = timeout(ENDING, io.shutdown()).await;
 }
 
 /// What the visitor says on its connection.

@@ -78,9 +78,10 @@ where
     parts.extensions.clear();
     parts.status = StatusCode::OK;
     record.answered(parts.status, std::time::Instant::now());
+    let lasting = gateway.lasting.at(backend.terms.upgraded);
     Ok(Opened {
         parts,
-        upgraded: true,
+        upgraded: Some(lasting),
         way: Way::Joined(Box::new(Joined::new(in_flight, line, ahead, ask.body))),
     })
 }

@@ -250,6 +250,7 @@ fn terms(table: &mut Table<'_>) -> Terms {
         }),
         response: or(table, "response_timeout", usual.response, for_ever),
         inactivity: or(table, "inactivity_timeout", usual.inactivity, for_ever),
+        upgraded: or(table, "upgraded_timeout", usual.upgraded, for_ever),
         keep_alive: or(table, "keep_alive", usual.keep_alive, duration),
         eject_after: number_or(table, "eject_after", usual.eject_after, number),
         eject: or(table, "eject_time", usual.eject, some_time),

@@ -200,6 +200,7 @@ fn passing(passing: &Passing, all: bool, out: &mut String) {
         ("hello_timeout", &passing.hello),
         ("connect_timeout", &passing.connect),
         ("idle_timeout", &passing.idle),
+        ("half_closed_timeout", &passing.half_closed),
     ] {
         if time.given || all {
             let text = format!("{key} = {}", quoted(&shown(time.value)));

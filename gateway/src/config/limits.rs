@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use tidegate_shared::args::{duration, size, some_time, whole, window};
+use tidegate_shared::idle::Silence;
 use tidegate_shared::liveness;
 
 /// How much is taken.
@@ -189,6 +190,13 @@ pub struct Patience {
     /// From a request to the head of its response; 0 for ever.
     #[arg(long, value_name = "TIME", env = "TIDEGATE_RESPONSE_TIMEOUT", default_value = "300s", value_parser = duration)]
     pub response_timeout: Duration,
+    /// Nothing moves on an upgraded connection (WebSocket) in either direction; 0 for ever. A backend may have a time of its own.
+    #[arg(long, value_name = "TIME", env = "TIDEGATE_UPGRADED_TIMEOUT", default_value = "3600s", value_parser = duration)]
+    pub upgraded_timeout: Duration,
+    /// A visitor that has closed its half waits so long for its response to begin, 10s unless set; and an upgraded connection
+    /// of which one side has ended may be silent for so long, 60s unless set. 0: as long as others.
+    #[arg(long, value_name = "TIME", env = "TIDEGATE_HALF_CLOSED_TIMEOUT", value_parser = duration)]
+    pub half_closed_timeout: Option<Duration>,
     /// From the end of an agent's TLS handshake to its HTTP/2 SETTINGS.
     #[arg(long, value_name = "TIME", env = "TIDEGATE_SETTLE_TIMEOUT", default_value = "5s", value_parser = some_time)]
     pub settle_timeout: Duration,
@@ -210,6 +218,19 @@ pub struct Patience {
 }
 
 impl Patience {
+    /// How long what is upgraded may be silent.
+    pub fn silence(&self) -> Silence {
+        Silence {
+            most: some(self.upgraded_timeout),
+            half_closed: some(self.half_closed_timeout.unwrap_or(HALF_CLOSED_UPGRADED)),
+        }
+    }
+
+    /// How long a visitor that has closed its half is waited for until its response begins.
+    pub fn half_closed(&self) -> Option<Duration> {
+        some(self.half_closed_timeout.unwrap_or(HALF_CLOSED))
+    }
+
     /// What a tunnel's driver is told.
     pub fn liveness(&self) -> liveness::Patience {
         liveness::Patience {
@@ -222,6 +243,17 @@ impl Patience {
             probe_answer: self.probe_timeout,
         }
     }
+}
+
+/// A visitor that has closed its half may have left.
+const HALF_CLOSED: Duration = Duration::from_secs(10);
+
+/// Of what is upgraded one side may end first and still listen.
+const HALF_CLOSED_UPGRADED: Duration = Duration::from_secs(60);
+
+/// With 0 there is no such time.
+fn some(time: Duration) -> Option<Duration> {
+    Some(time).filter(|time| !time.is_zero())
 }
 
 /// More of anything than one machine can hold.

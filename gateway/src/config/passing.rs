@@ -41,6 +41,8 @@ pub struct Passing {
     pub idle: Said<Duration>,
     /// Where its keys stand.
     pub(super) marks: Marks,
+    /// Of silence, once one side has ended; 0 is for as long as `idle`.
+    pub half_closed: Said<Duration>,
 }
 
 /// A route by server name, and the listeners for whose visitors it is; all in TCP mode where there are none.
@@ -64,8 +66,11 @@ pub const CONNECT: Duration = Duration::from_secs(10);
 /// What HAProxy's users write as `timeout tunnel`. Who vanishes without a word is found out within two minutes by keep-alive.
 pub const IDLE: Duration = Duration::from_secs(3600);
 
+/// Its `timeout client-fin`, but for silence alone: who sends goes on for as long as he likes.
+pub const HALF_CLOSED: Duration = Duration::from_secs(60);
+
 /// The keys of a listener that are TCP mode's alone.
-pub(super) const KEYS: [&str; 8] = [
+pub(super) const KEYS: [&str; 9] = [
     "tunnel",
     "backend",
     "servers",
@@ -74,6 +79,7 @@ pub(super) const KEYS: [&str; 8] = [
     "hello_timeout",
     "connect_timeout",
     "idle_timeout",
+    "half_closed_timeout",
 ];
 
 /// Those of them that say where connections go.
@@ -100,6 +106,8 @@ pub(super) fn listener(table: &mut Table<'_>, goals: Goals<'_>) -> Passing {
         hello: said(table, "hello_timeout", |value| value.parsed(some_time)).or(HELLO),
         connect: said(table, "connect_timeout", |value| value.parsed(some_time)).or(CONNECT),
         idle: said(table, "idle_timeout", |value| value.parsed(duration)).or(IDLE),
+        half_closed: said(table, "half_closed_timeout", |value| value.parsed(duration))
+            .or(HALF_CLOSED),
     }
 }
 

@@ -25,6 +25,7 @@ use bytes::{Bytes, BytesMut};
 use h2::Reason;
 use tidegate_shared::client_hello::ClientHello;
 use tidegate_shared::duplex::{self, Join};
+use tidegate_shared::idle::Silence;
 use tidegate_shared::name::AgentName;
 use tidegate_shared::proxy_header::Tlvs;
 use tidegate_shared::relay::{self, Relay};
@@ -57,8 +58,8 @@ pub struct Terms {
     pub hello: Duration,
     /// For the other end to be there: a tunnel's agent and its app, or a server that is dialled.
     pub connect: Duration,
-    /// For which nothing may move in either direction; `None` for any time.
-    pub idle: Option<Duration>,
+    /// For which nothing may move in either direction.
+    pub silence: Silence,
 }
 
 /// A listener in TCP mode.
@@ -245,7 +246,7 @@ impl Connection<'_> {
         let tunnel::Opened { lease, send, recv } = opened;
         let terms = duplex::Terms {
             stall: None,
-            idle: self.tcp.terms.idle,
+            silence: self.tcp.terms.silence,
             failed: Reason::CANCEL,
         };
         let unseen = self.ahead.is_empty();
@@ -352,7 +353,7 @@ impl Connection<'_> {
             }
             None => self.ahead,
         };
-        let mut relay = Relay::new(self.visitor, server, self.tcp.terms.idle).ahead(ahead);
+        let mut relay = Relay::new(self.visitor, server, self.tcp.terms.silence).ahead(ahead);
         let ended = self.reception.drain.until_last_call(relay.run()).await;
         let relay::Traffic { forth, back } = relay.traffic();
         self.record.moved(forth.saturating_sub(ours), back);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
+use tidegate_shared::idle::Quiet;
 use tidegate_shared::log::Format;
 use tidegate_shared::{duplex, relay, when};
 
@@ -16,6 +17,7 @@ use crate::access::Access;
 use crate::backend::carry::Progress;
 use crate::cloud::Cloud;
 use crate::failure::Failure;
+use crate::lasting::TimedOut;
 use crate::line;
 use crate::tunnel::Tunnel;
 
@@ -29,7 +31,7 @@ pub enum Ended {
     /// The app or the server broke it off.
     ServerReset,
     /// Nothing moved for too long.
-    Idle,
+    Idle(Quiet),
     /// The gateway shut down.
     Draining,
     /// No server could be reached.
@@ -41,11 +43,12 @@ pub enum Ended {
 }
 
 /// The words of all of them that are counted by name.
-pub(super) const ENDINGS: [&str; 29] = [
+pub(super) const ENDINGS: [&str; 30] = [
     "closed",
     "visitor-reset",
     "server-reset",
     "idle",
+    "half-closed",
     "draining",
     "server-unreachable",
     "no-route",
@@ -80,7 +83,8 @@ impl Ended {
             Self::Closed => "closed",
             Self::VisitorReset => "visitor-reset",
             Self::ServerReset => "server-reset",
-            Self::Idle => "idle",
+            Self::Idle(quiet) if quiet.half_closed => "half-closed",
+            Self::Idle(_) => "idle",
             Self::Draining => "draining",
             Self::NoServer => "server-unreachable",
             Self::Refused(Refusal::NoRoute) => "no-route",
@@ -108,7 +112,7 @@ impl From<relay::Broken> for Ended {
         match broken {
             relay::Broken::Near(_) => Self::VisitorReset,
             relay::Broken::Far(_) => Self::ServerReset,
-            relay::Broken::Idle(_) => Self::Idle,
+            relay::Broken::Idle(quiet) => Self::Idle(quiet),
         }
     }
 }
@@ -118,7 +122,11 @@ impl From<duplex::Broken> for Ended {
         match broken {
             duplex::Broken::Io(_) => Self::VisitorReset,
             duplex::Broken::Reset(_) => Self::ServerReset,
-            duplex::Broken::Stalled(_) | duplex::Broken::Idle(_) => Self::Idle,
+            duplex::Broken::Idle(quiet) => Self::Idle(quiet),
+            duplex::Broken::Stalled(within) => Self::Idle(Quiet {
+                within,
+                half_closed: false,
+            }),
             duplex::Broken::Gone(_) => Self::Failed(Failure::TunnelLost),
         }
     }
@@ -254,6 +262,20 @@ impl Record {
         self.ended.unwrap_or(Ended::Draining)
     }
 
+    /// Which time was over, if one was.
+    fn timed_out(&self) -> Option<TimedOut> {
+        let Ended::Idle(quiet) = self.ended() else {
+            return None;
+        };
+        let key = if quiet.half_closed {
+            "half_closed_timeout"
+        } else {
+            "idle_timeout"
+        };
+        let key = format!("listeners.{}.{key}", self.listener);
+        Some(TimedOut::new(key, quiet.within))
+    }
+
     fn human(&self, over: Instant, out: &mut Vec<u8>) {
         when::stamp(SystemTime::now(), out);
         out.extend_from_slice(b" access ");
@@ -278,6 +300,9 @@ impl Record {
         }
         out.extend_from_slice(b" ended=");
         out.extend_from_slice(self.ended().label().as_bytes());
+        if let Some(timed_out) = self.timed_out() {
+            out.extend_from_slice(format!(" timeout={timed_out}").as_bytes());
+        }
         if let Some(list) = &self.list {
             out.extend_from_slice(b" list=");
             line::plain(list, out);
@@ -309,6 +334,7 @@ impl Record {
             .times(over)
             .map(|(_, time)| time.as_micros() as f64 / 1000.0);
         let cloud = self.cloud.as_deref();
+        let timed_out = self.timed_out();
         let view = View {
             time: &String::from_utf8_lossy(&time),
             level: "info",
@@ -334,6 +360,8 @@ impl Record {
             tunnel: self.tunnel.as_ref().map(|tunnel| tunnel.id),
             attempts: self.attempts(),
             ended: self.ended().label(),
+            timeout: timed_out.as_ref().map(|over| over.key.as_str()),
+            timeout_ms: timed_out.as_ref().map(|over| over.within.as_millis()),
             list: self.list.as_deref(),
             bytes_in: self.received,
             bytes_out: self.sent,
@@ -388,6 +416,10 @@ struct View<'a> {
     tunnel: Option<u64>,
     attempts: u32,
     ended: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout_ms: Option<u128>,
     #[serde(skip_serializing_if = "Option::is_none")]
     list: Option<&'a str>,
     bytes_in: u64,

@@ -37,6 +37,7 @@ use crate::answer::Answer;
 use crate::exchange::{Ask, Side, Visit, may_have_body, open};
 use crate::failure::Failure;
 use crate::forward::{self, Outgoing};
+use crate::lasting::TimedOut;
 use crate::page;
 use crate::pool::Unavailable;
 use crate::smuggling::Form;
@@ -226,7 +227,7 @@ impl Watched {
             self.verdict.store(RESPONSE, Relaxed);
             return Err(None);
         }
-        if self.pulse.is_gone(now) {
+        if self.pulse.is_gone(now, &limits.patience) {
             self.verdict.store(GONE, Relaxed);
             return Err(None);
         }
@@ -354,6 +355,10 @@ async fn respond(
             let mut response = page::failed(failure, about.as_deref(), &record.id(), wants);
             page::later(&mut response, &record);
             if failure == Failure::VisitorGone {
+                if watched.verdict.load(Relaxed) == GONE {
+                    let within = reception.limits.patience.half_closed;
+                    record.timed_out(TimedOut::half_closed(within));
+                }
                 // For nobody, and not counted as sent; should there be somebody after all, what came from there was no request.
                 *response.status_mut() = StatusCode::BAD_REQUEST;
                 *response.body_mut() = Bytes::new();

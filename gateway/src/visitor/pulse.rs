@@ -22,6 +22,8 @@ pub struct Patience {
     pub stall: Duration,
     /// Octets per second that a body must bring on average, until its response has begun; zero for any.
     pub body_rate: u64,
+    /// For one who has half-closed, until its response begins: it may have left after all. `None` for as long as others.
+    pub half_closed: Option<Duration>,
 }
 
 /// A body's rate is averaged over so long, or over the time for a stall where that is less.
@@ -41,7 +43,8 @@ impl Patience {
 
     /// How often to look whether somebody's patience is over: a quarter of the least of it.
     pub fn grain(&self) -> Duration {
-        (self.head.min(self.idle).min(self.stall) / 4)
+        let half_closed = self.half_closed.unwrap_or(self.stall);
+        (self.head.min(self.idle).min(self.stall).min(half_closed) / 4)
             .clamp(Duration::from_millis(50), Duration::from_secs(5))
     }
 }
@@ -49,9 +52,6 @@ impl Patience {
 /// A visitor that closes its half so soon after its request has half-closed on purpose; one that closes it later has
 /// left. The two cannot be told apart on the wire (RFC 9112 §9.6).
 pub(crate) const HALF_CLOSE_WITHIN_MS: u64 = 100;
-
-/// How long one who has half-closed is waited for until its response begins: it may have left after all.
-const HALF_CLOSED_WAITS_MS: u64 = 10_000;
 
 /// How often it is looked whether a visitor is still there whose connection nobody reads.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -222,11 +222,13 @@ impl Pulse {
     }
 
     /// Whether the visitor has half-closed, and its response has not begun for so long that it must be taken for gone.
-    pub(crate) fn is_gone(&self, now: u64) -> bool {
+    pub(crate) fn is_gone(&self, now: u64, patience: &Patience) -> bool {
+        let silent = u128::from(now.saturating_sub(self.last_heard()));
+        let overdue = |within: Duration| silent >= within.as_millis();
         self.half_closed()
             && self.in_hand.load(Relaxed)
             && !self.is_responding()
-            && now.saturating_sub(self.last_heard()) >= HALF_CLOSED_WAITS_MS
+            && patience.half_closed.is_some_and(overdue)
     }
 
     /// Whether the visitor will send nothing more and waits for what it asked.
@@ -464,6 +466,7 @@ mod tests {
         idle: Duration::from_secs(60),
         stall: Duration::from_secs(30),
         body_rate: 500,
+        half_closed: Some(Duration::from_secs(10)),
     };
 
     #[test]
@@ -496,8 +499,13 @@ mod tests {
         pulse.request_since.store(1, Relaxed);
         pulse.heard.store(end, Relaxed);
         pulse.finished_half.store(true, Relaxed);
-        assert!(!pulse.is_gone(end + HALF_CLOSED_WAITS_MS - 1));
-        assert!(pulse.is_gone(end + HALF_CLOSED_WAITS_MS));
+        assert!(!pulse.is_gone(end + 9_999, &PATIENCE));
+        assert!(pulse.is_gone(end + 10_000, &PATIENCE));
+        let patient = Patience {
+            half_closed: None,
+            ..PATIENCE
+        };
+        assert!(!pulse.is_gone(end + 1_000_000, &patient));
     }
 
     #[test]

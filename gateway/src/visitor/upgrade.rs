@@ -7,23 +7,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+use bytes::Bytes;
 use data_encoding::BASE64;
+use h2::Reason;
 use h2::ext::Protocol;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE,
 };
 use http::{Method, Request, Response, StatusCode, response};
 use tidegate_shared::drain::Drain;
-use tidegate_shared::duplex::{self, Broken};
+use tidegate_shared::duplex::{Broken, Join, Terms};
 use tidegate_shared::message::{STATUS, UPGRADE_OPTIONAL, connection_names, may_upgrade_to};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::debug;
 
 use super::inlet::Incoming;
 use crate::access::Record;
-use crate::backend::joined::Joined;
+use crate::backend::joined::{Joined, Parted, end_in_order};
 use crate::exchange::{Ask, Opened, Side, Stream, Visit, Way, open};
 use crate::failure::Failure;
+use crate::lasting::Lasting;
 use crate::page::REASON;
 use crate::pool::Unavailable;
 
@@ -87,6 +90,7 @@ pub(super) async fn http1<S: Side>(
         .insert(UPGRADE_OPTIONAL, HeaderValue::from_static("1"));
     let mut opened = open(visit, ask, record, side).await?;
     let refused = !opened.parts.status.is_success() || has_content(&opened.parts);
+    let lasting = opened.upgraded.take().unwrap_or_default();
     let (parts, with) = match opened.way {
         Way::Tunnel(stream) if !refused => (opened.parts, With::Stream(stream)),
         Way::Joined(joined) => (opened.parts, With::Server(joined)),
@@ -115,7 +119,7 @@ pub(super) async fn http1<S: Side>(
     {
         headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
     }
-    Ok(Http1::Switched(response, Joining { with }))
+    Ok(Http1::Switched(response, Joining { with, lasting }))
 }
 
 /// Whether it is an ordinary answer, whatever its status: an agreement has no content (RFC 9110 §9.3.6). A HAProxy agent
@@ -141,6 +145,7 @@ fn ordinary(parts: &mut response::Parts) -> Option<StatusCode> {
 /// What a visitor's connection is to be one with.
 pub(super) struct Joining {
     with: With,
+    lasting: Lasting,
 }
 
 enum With {
@@ -164,10 +169,11 @@ impl Joining {
     ) where
         T: AsyncRead + AsyncWrite + Unpin,
     {
+        let lasting = self.lasting;
         let joined = async {
             let stream = match self.with {
                 With::Stream(stream) => stream,
-                With::Server(joined) => return Box::pin(joined.run(io, stall)).await,
+                With::Server(joined) => return Box::pin(joined.run(io, stall, lasting)).await,
             };
             let Stream {
                 inbound,
@@ -177,25 +183,38 @@ impl Joining {
             } = *stream;
             let _held = lease;
             let stream = upload.into_stream();
-            let (traffic, result) = duplex::join(io, stream, inbound, Some(stall)).await;
-            let failure = result.err().map(|broken| {
+            let terms = Terms {
+                stall: Some(stall),
+                silence: lasting.silence,
+                failed: Reason::CANCEL,
+            };
+            let mut join = Join::new(io, Bytes::new(), stream, inbound, &terms);
+            let result = join.run().await;
+            let traffic = join.traffic();
+            let parted = result.err().map(|broken| {
                 debug!(%visitor, ?traffic, "an upgraded connection broke: {broken}");
-                match broken {
+                Parted::Failed(match broken {
                     Broken::Io(_) => Failure::VisitorGone,
-                    Broken::Stalled(_) | Broken::Idle(_) => Failure::VisitorStalled,
+                    Broken::Stalled(_) => Failure::VisitorStalled,
+                    Broken::Idle(quiet) => return Parted::Silent(quiet),
                     Broken::Reset(_) | Broken::Gone(_) => Failure::ResponseCut,
-                }
+                })
             });
-            (traffic.sent, traffic.received, failure)
+            if let Some(Parted::Silent(_)) = parted {
+                end_in_order(&mut join.into_io()).await;
+            }
+            (traffic.sent, traffic.received, parted)
         };
-        let Some((received, sent, failure)) = drain.until_last_call(joined).await else {
+        let Some((received, sent, parted)) = drain.until_last_call(joined).await else {
             return record.failed(Failure::Draining);
         };
         record.parted();
         record.received = received;
         record.sent = sent;
-        if let Some(failure) = failure {
-            record.failed(failure);
+        match parted {
+            Some(Parted::Failed(failure)) => record.failed(failure),
+            Some(Parted::Silent(quiet)) => record.fell_silent(quiet, lasting),
+            None => {}
         }
     }
 }

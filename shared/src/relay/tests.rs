@@ -1,4 +1,5 @@
 use std::future::Future;
+use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -21,7 +22,11 @@ async fn connection() -> (TcpStream, TcpStream) {
 async fn relayed(idle: Option<Duration>) -> (TcpStream, TcpStream, Relay) {
     let (visitor, near) = connection().await;
     let (far, server) = connection().await;
-    (visitor, server, Relay::new(near, far, idle))
+    let silence = Silence {
+        most: idle,
+        half_closed: None,
+    };
+    (visitor, server, Relay::new(near, far, silence))
 }
 
 /// Octets of which no two places look alike.
@@ -187,7 +192,14 @@ async fn silence_ends_it_and_every_octet_puts_that_off() {
         ended = relay.run() => ended,
         () = talking => unreachable!("it waits for ever"),
     };
-    assert!(matches!(ended, Err(Broken::Idle(IDLE))), "{ended:?}");
+    let quiet = Quiet {
+        within: IDLE,
+        half_closed: false,
+    };
+    assert!(
+        matches!(ended, Err(Broken::Idle(over)) if over == quiet),
+        "{ended:?}"
+    );
     let lasted = began.elapsed();
     assert!(
         lasted >= Duration::from_secs(105) && lasted < Duration::from_secs(110),

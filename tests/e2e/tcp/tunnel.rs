@@ -264,7 +264,42 @@ async fn silence_is_not_for_ever() {
     let (mut visitor, mut app) = scene.connected().await;
     assert!(rest(&mut visitor).await.is_err());
     assert!(rest(&mut app).await.is_err());
-    scene.line("idle").await;
+    let line = scene.line("idle").await;
+    assert!(
+        line.contains(" ended=idle timeout=listeners.pg.idle_timeout:400ms in=0 "),
+        "{line}"
+    );
+}
+
+/// Once one side has ended, the other one's silence is shorter; what it says counts.
+#[tokio::test]
+async fn a_side_that_has_ended_waits_less_long_for_a_silent_one() {
+    let config = format!("{LISTENER}\nhalf_closed_timeout = \"500ms\"\n");
+    let scene = scene(World::builder().config(&config)).await;
+    let (mut stays, mut there) = scene.greeted().await;
+    let (mut visitor, mut app) = scene.greeted().await;
+    visitor.shutdown().await.unwrap();
+    assert_eq!(rest(&mut app).await.unwrap(), b"");
+    let mut ticks = tokio::time::interval(std::time::Duration::from_millis(150));
+    for _ in 0..6 {
+        ticks.tick().await;
+        app.write_all(b".").await.unwrap();
+        let mut heard = [0];
+        within(SOON, "an octet", visitor.read_exact(&mut heard))
+            .await
+            .unwrap();
+    }
+    assert!(rest(&mut visitor).await.is_err(), "it breaks off");
+    let line = scene.line("half-closed").await;
+    assert!(
+        line.contains(" timeout=listeners.pg.half_closed_timeout:500ms in=0 out=7 "),
+        "{line}"
+    );
+    // One that is silent, and that nobody has ended, has its own time.
+    stays.write_all(b"?").await.unwrap();
+    within(SOON, "an octet", there.read_exact(&mut [0]))
+        .await
+        .unwrap();
 }
 
 #[tokio::test]

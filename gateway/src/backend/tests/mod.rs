@@ -33,6 +33,7 @@ use crate::answer::{Answer, Cut, Rest};
 use crate::exchange::{Ask, Gateway, Side, Target};
 use crate::failure::Failure;
 use crate::forward::{Outgoing, Policy};
+use crate::lasting::Lasting;
 use crate::metrics::Metrics;
 use crate::pool::{Limits, Pool};
 
@@ -124,6 +125,7 @@ fn gateway() -> Gateway {
             trusted: Vec::new(),
         },
         max_body: Some(1 << 20),
+        lasting: Lasting::default(),
     }
 }
 

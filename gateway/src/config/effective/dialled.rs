@@ -131,6 +131,7 @@ fn add_terms(terms: &Terms, lines: &mut Lines<'_>) {
         ("queue_timeout", terms.queue),
         ("response_timeout", for_ever(terms.response)),
         ("inactivity_timeout", for_ever(terms.inactivity)),
+        ("upgraded_timeout", for_ever(terms.upgraded)),
         ("keep_alive", terms.keep_alive),
         ("eject_time", terms.eject),
         ("eject_time_most", terms.eject_most),
