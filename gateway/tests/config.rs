@@ -235,6 +235,10 @@ fn what_is_missing_is_told_where_the_rest_is_fine() {
             "a.toml:4:15: tunnels.clear_names: b.test is not among",
         ),
         (
+            "[backends.a]\nretry_on = [\"closed\", \"conn-failure\"]\n",
+            "a.toml:2:23: backends.a.retry_on: `conn-failure` is nothing that a request is sent again for; these are known: unreachable, closed, ",
+        ),
+        (
             "[sources]\nrequest_rate = \"100\"\n",
             "a.toml:2:16: sources.request_rate: `100` is not a rate; write it like 100/10s",
         ),

@@ -53,6 +53,7 @@ mod probe;
 mod proxy_header;
 mod rates;
 mod refused_http2;
+mod retries;
 mod reversal;
 mod routing;
 mod silence;

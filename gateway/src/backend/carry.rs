@@ -95,7 +95,8 @@ pub async fn connect(
         in_flight.failed(What::Unreachable, &why);
         drop((in_flight, permit));
         search.failed_on(&server);
-        if progress.attempts > backend.terms.retries {
+        let terms = &backend.terms;
+        if progress.attempts > terms.retries || !terms.retry_on.covers(What::Unreachable) {
             return Err(Failure::BackendUnreachable);
         }
     }

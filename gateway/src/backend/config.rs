@@ -15,6 +15,7 @@ use tidegate_shared::args::whole;
 pub use super::check::terms::Check;
 use super::greeting::SendProxy;
 pub use super::hash::By;
+pub use super::retry::RetryOn;
 
 /// Servers that do the same, and how they share what comes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -319,6 +320,8 @@ pub struct Tls {
 pub struct Terms {
     /// How often a request is tried again, where that is safe.
     pub retries: u32,
+    /// And for what.
+    pub retry_on: RetryOn,
     /// For TCP and TLS together.
     pub connect: Duration,
     /// How long a request waits while every fit server has as many connections as it may.
@@ -349,6 +352,7 @@ impl Default for Terms {
     fn default() -> Self {
         Self {
             retries: 2,
+            retry_on: RetryOn::default(),
             connect: Duration::from_secs(3),
             queue: Duration::from_secs(5),
             queued: 1000,

@@ -113,6 +113,15 @@ pub(super) enum Reply {
     Http2(Box<Sharing>),
 }
 
+impl Reply {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Http1(_, response) => response.status(),
+            Self::Http2(sharing) => sharing.response.status(),
+        }
+    }
+}
+
 /// The same on a connection that others use as well.
 pub(super) struct Sharing {
     seat: Seat,
@@ -186,12 +195,19 @@ impl<'a> Errand<'a> {
                 }
             }
             let (what, why, sent) = match outcome {
+                Ok(reply) if self.is_asked_again(reply.status()) => {
+                    in_flight.answered();
+                    drop((reply, in_flight));
+                    self.comes_back(&server);
+                    continue;
+                }
                 Ok(reply) => return Ok((in_flight, reply)),
                 Err(Lost::Over(failure)) => return Err(failure),
                 Err(Lost::Stale) => continue,
                 Err(Lost::Failed { what, why, sent }) => (what, why, sent),
             };
-            let repeatable = self.is_there()
+            let repeatable = self.search.backend.terms.retry_on.covers(what)
+                && self.is_there()
                 && (self.idempotent || !sent)
                 && self.repeats < self.search.backend.terms.retries;
             self.repeats += 1;
@@ -209,10 +225,28 @@ impl<'a> Errand<'a> {
             in_flight.failed(what, &why);
             drop(in_flight);
             self.search.failed_on(&server);
-            if !repeatable || !matches!(what, What::Unreachable | What::Closed) {
+            if !repeatable {
                 return Err(what.failure());
             }
         }
+    }
+
+    /// Whether an answer with this status is not the visitor's: the request may be sent again, and is.
+    fn is_asked_again(&self, status: StatusCode) -> bool {
+        let terms = &self.search.backend.terms;
+        terms.retry_on.covers_status(status)
+            && self.idempotent
+            && self.is_there()
+            && self.repeats < terms.retries
+    }
+
+    /// It goes to another server than this one, if there is one.
+    fn comes_back(&mut self, server: &Arc<Server>) {
+        self.repeats += 1;
+        if let Some(feed) = &self.feed {
+            feed.rewind();
+        }
+        self.search.failed_on(server);
     }
 
     /// Whether all of the body can still be sent, or once more.
@@ -329,8 +363,11 @@ impl<'a> Errand<'a> {
         let head = for_http2(&self.head, server.is_secured());
         let feed = self.feed.as_ref();
         // In doubt it goes elsewhere, if it may be sent once more.
-        let may_leave =
-            self.idempotent && feed.is_none() && self.repeats < self.search.backend.terms.retries;
+        let terms = &self.search.backend.terms;
+        let may_leave = self.idempotent
+            && feed.is_none()
+            && self.repeats < terms.retries
+            && terms.retry_on.covers(What::Closed);
         let asked = http2::ask::ask(&mut seat, head, feed, &mut asker, &taken, may_leave).await;
         let over = asker.over;
         let (miss, sent) = match asked {

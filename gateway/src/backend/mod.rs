@@ -11,6 +11,8 @@
 
 pub mod config; // what an operator says of one
 
+pub mod retry; // what is tried again
+
 pub mod exchange; // a request on its way to a server
 
 mod head; // as a server is to read it

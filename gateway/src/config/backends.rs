@@ -18,6 +18,7 @@ use crate::backend::config::{
 };
 use crate::backend::greeting::{SendProxy, Told};
 use crate::backend::names::dns_name;
+use crate::backend::retry::{Reason, RetryOn};
 
 /// A backend, and where it stands.
 #[derive(Clone, Debug)]
@@ -241,7 +242,15 @@ fn terms(table: &mut Table<'_>) -> Terms {
     let number = |text: &str| -> Result<u32, String> {
         u32::try_from(whole(text, 0..=1_000_000)?).map_err(|error| error.to_string())
     };
+    let retry_on = table.take("retry_on").map(|value| {
+        let reasons = value.list();
+        let read = reasons
+            .iter()
+            .filter_map(|one| one.parsed(str::parse::<Reason>));
+        read.collect::<RetryOn>()
+    });
     Terms {
+            retry_on: retry_on.unwrap_or(usual.retry_on),
         retries: number_or(table, "retries", usual.retries, number),
         connect: or(table, "connect_timeout", usual.connect, some_time),
         queue: or(table, "queue_timeout", usual.queue, duration),

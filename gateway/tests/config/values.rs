@@ -32,7 +32,7 @@ fn a_folder_that_takes_no_state_file_is_told_of_and_one_that_does_is_left_as_it_
 #[test]
 fn what_a_backend_is_told_has_its_place_and_the_rest_is_default() {
     let text = "[listeners.web]\naddress = \"127.0.0.1:80\"\n[[routes]]\nbackend = \"a.b\"\n\
-                [backends.\"a.b\"]\nretries = 5\ncheck = \"/health\"\ntls = { verify = false }\nsend_proxy = \"v2\"\n\
+                [backends.\"a.b\"]\nretries = 5\nretry_on = [\"closed\", 503]\ncheck = \"/health\"\ntls = { verify = false }\nsend_proxy = \"v2\"\n\
                 [backends.\"a.b\".servers]\none = \"10.0.0.1:80\"\ntwo = { address = \"a.test:80\", slots = 2 }\n\
                 [[routes]]\npath = \"/c\"\nbackend = \"c\"\n[backends.c.check]\npath = \"/\"\ninterval = \"1s\"\n\
                 [backends.c.servers]\none = \"10.0.0.1:80\"\n[resolver]\nhold = \"5s\"\n";
@@ -42,24 +42,27 @@ fn what_a_backend_is_told_has_its_place_and_the_rest_is_default() {
         ("[backends.\"a.b\"]", "a.toml:5"),
         ("balance = \"round-robin\"", "default"),
         ("retries = 5", "a.toml:6"),
-        ("path = \"/health\"", "a.toml:7"),
-        ("tls = { verify = false }", "a.toml:8"),
+        ("retry_on = [\"closed\", \"503\"]", "a.toml:7"),
+        ("retry_on = [\"unreachable\", \"closed\"]", "default"),
+        ("upgraded_timeout = \"0s\"", "default"),
+        ("path = \"/health\"", "a.toml:8"),
+        ("tls = { verify = false }", "a.toml:9"),
         (
             "proxy_tlvs = [\"authority\", \"alpn\", \"unique-id\", \"ssl\"]",
             "default",
         ),
-        ("send_proxy = \"v2\"", "a.toml:9"),
+        ("send_proxy = \"v2\"", "a.toml:10"),
         (
             "one = { address = \"10.0.0.1:80\", weight = 1, backup = false, max_connections = 0 }",
-            "a.toml:11; default: weight, backup, max_connections",
+            "a.toml:12; default: weight, backup, max_connections",
         ),
-        ("[backends.\"a.b\".check]", "a.toml:7"),
-        ("path = \"/\"", "a.toml:17"),
+        ("[backends.\"a.b\".check]", "a.toml:8"),
+        ("path = \"/\"", "a.toml:18"),
         ("method = \"GET\"", "default"),
-        ("interval = \"1s\"", "a.toml:18"),
+        ("interval = \"1s\"", "a.toml:19"),
         ("fast_interval = \"1s\"", "default, as `interval`"),
         ("tls = true", "default, as requests have it"),
-        ("hold = \"5s\"", "a.toml:22"),
+        ("hold = \"5s\"", "a.toml:23"),
         ("most_ttl = \"60s\"", "default"),
     ] {
         let is = |line: &(String, String)| line.0 == setting && line.1 == source;

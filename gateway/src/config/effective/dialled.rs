@@ -125,6 +125,9 @@ fn add_terms(terms: &Terms, lines: &mut Lines<'_>) {
     ] {
         lines.add(key, &number.to_string());
     }
+    let reasons = terms.retry_on.reasons();
+    let reasons: Vec<String> = reasons.map(|reason| quoted(&reason.to_string())).collect();
+    lines.add("retry_on", &format!("[{}]", reasons.join(", ")));
     let for_ever = |time: Option<Duration>| time.unwrap_or_default();
     for (key, time) in [
         ("connect_timeout", terms.connect),
