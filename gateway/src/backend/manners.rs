@@ -1,6 +1,7 @@
 //! Whether a server closes connections right behind its answers without announcing it (`Connection: close`), as far as that has
-//! been seen, and so which connections a request may go on that cannot be repeated. Keeps no connections and closes none. Told
-//! by a request's errand, asked where a connection is granted.
+//! been seen, and so which connections a request may go on that cannot be repeated. Slots of one server have it in common: DNS moves
+//! addresses among them, and what is behind one is behind the others. Keeps no connections and closes none. Told by a request's
+//! errand, asked where a connection is granted.
 
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -47,11 +48,6 @@ impl Manners {
             RECENT
         }
     }
-
-    /// Another server is at its address.
-    pub(super) fn forget(&self) {
-        self.abrupt_until.store(0, Relaxed);
-    }
 }
 
 #[cfg(test)]
@@ -70,7 +66,5 @@ mod tests {
         assert_eq!(manners.fit(5 + REMEMBERED_MS), SETTLED_MS..=FRESH_MS);
         assert_eq!(manners.fit(6 + REMEMBERED_MS), RECENT);
         assert!(manners.closed_after(3, 6 + REMEMBERED_MS), "known no more");
-        manners.forget();
-        assert_eq!(manners.fit(7 + REMEMBERED_MS), RECENT);
     }
 }

@@ -167,12 +167,13 @@ impl Backend {
         let mut named = Vec::new();
         for server in &backend.servers {
             let tls = secured(server)?;
+            let manners = Arc::default();
             let slots = server.places().into_iter().map(|called| {
                 let (tls, checks) = (tls.clone(), backend.check.clone().map(Checks::new));
                 let most = server.max_connections.map(usize::from);
                 let room = Room::new(most, Arc::clone(&queue));
                 let made = Server::new(backend, called, server, tls, checks, room, workers);
-                Arc::new(made)
+                Arc::new(made.of_the_kind(&manners))
             });
             let slots: Vec<_> = slots.collect();
             named.extend(Named::of(&name, server, &slots));

@@ -71,7 +71,8 @@ pub struct Server {
     chose_http1: AtomicBool,
     /// One per worker.
     pools: Vec<Pool<Carried>>,
-    manners: Manners,
+    /// In common with the other slots of one that DNS finds.
+    manners: Arc<Manners>,
     /// In place of those, where each connection is one visitor's.
     pub(super) bound: Bound,
     /// What each connection begins with.
@@ -249,7 +250,7 @@ impl Server {
             protocol: of.protocol,
             chose_http1: AtomicBool::new(false),
             pools: (0..workers.max(1)).map(|_| Pool::new(rest_ms)).collect(),
-            manners: Manners::default(),
+            manners: Arc::default(),
             bound: Bound::default(),
             send_proxy: of.send_proxy.clone().map(Arc::new),
             declared: format!("backends.{} ({})", of.name, of.place),
@@ -268,6 +269,14 @@ impl Server {
             complaints: Mutex::default(),
             checks,
             counts: Counts::default(),
+        }
+    }
+
+    /// With what is known of the other slots.
+    pub(super) fn of_the_kind(self, manners: &Arc<Manners>) -> Self {
+        Self {
+            manners: Arc::clone(manners),
+            ..self
         }
     }
 

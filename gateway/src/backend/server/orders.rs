@@ -64,7 +64,8 @@ impl Server {
         // Who comes is not to blame for who was there.
         self.with_fitness(|fitness| *fitness = Fitness::default());
         self.chose_http1.store(false, Relaxed);
-        self.manners.forget();
+        // What was seen of how connections end there is kept: whoever comes is of the same kind until the contrary is known, and
+        // what a request that cannot be repeated would be lost by is not found out with one.
         if let Some(checks) = &self.checks {
             checks.forget();
         }
@@ -184,5 +185,69 @@ impl Server {
             weighed: None,
             fault,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::num::NonZeroU16;
+
+    use super::super::super::config::{self, Balance, Family, Place, Protocol, Terms};
+    use super::super::super::manners::SETTLED_MS;
+    use super::super::super::{Backend, Server};
+    use super::*;
+
+    fn found(at: &str) -> Found {
+        Found {
+            at: at.parse::<SocketAddr>().unwrap(),
+            share: 1,
+            backup: false,
+            priority: None,
+        }
+    }
+
+    fn is_careful(server: &Server) -> bool {
+        *server.manners.fit(clock::now_ms()).start() == SETTLED_MS
+    }
+
+    #[test]
+    fn an_address_begins_with_what_is_known_of_those_before_it() {
+        let slots = |name: &str| {
+            let place = Place::Addresses {
+                name: format!("{name}.test:80").parse().unwrap(),
+                family: Family::default(),
+                slots: NonZeroU16::new(2).unwrap(),
+            };
+            config::Server::at(name, place)
+        };
+        let backend = Backend::new(
+            &config::Backend {
+                name: "alb".to_owned(),
+                balance: Balance::default(),
+                tls: None,
+                send_proxy: None,
+                protocol: Protocol::default(),
+                terms: Terms::default(),
+                check: None,
+                servers: vec![slots("one"), slots("two")],
+                place: String::new(),
+            },
+            1,
+        );
+        let backend = backend.unwrap();
+        let [first, second, other, _] = backend.servers() else {
+            panic!("two servers of two slots each")
+        };
+        let nothing = |_: Identity| Bidding::default();
+        first.sit(Some(found("192.0.2.1:80")), false, &nothing);
+        assert!(!is_careful(first), "of its kind nothing is known");
+        first.manners.closed_after(3, clock::now_ms());
+        first.sit(Some(found("192.0.2.2:80")), true, &nothing);
+        assert!(is_careful(first), "another address");
+        second.sit(Some(found("192.0.2.1:80")), true, &nothing);
+        assert!(is_careful(second), "in another slot");
+        other.sit(Some(found("192.0.2.3:80")), true, &nothing);
+        assert!(!is_careful(other), "another server");
     }
 }
