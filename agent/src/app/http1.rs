@@ -131,6 +131,9 @@ async fn fetch(
     while !refused
         && let Some(mut link) = app.rested(if repeatable { u64::MAX } else { FRESH_MS }, greeting)
     {
+        if !repeatable {
+            link.look_first();
+        }
         let body = std::mem::replace(&mut upload, Upload::None);
         match link.ask(asked, body, respond, within).await {
             Ok(response) => return Ok((link, response)),

@@ -1,6 +1,9 @@
 //! To an HTTP/1.1 app.
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -377,6 +380,39 @@ async fn a_request_that_cannot_be_repeated_takes_no_connection_that_has_rested()
     }
 }
 
+/// The app has closed the connection a moment ago, and the runtime has not heard of it.
+#[tokio::test]
+async fn a_request_that_cannot_be_repeated_goes_on_no_connection_that_is_closed() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = format!("http://{}", listener.local_addr().unwrap());
+    let (close, told) = std::sync::mpsc::channel();
+    let (closed, done) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = BufReader::new(stream.unwrap());
+            let mut head = String::new();
+            while !head.ends_with("\r\n\r\n") {
+                assert!(stream.read_line(&mut head).unwrap() > 0, "a whole head");
+            }
+            stream.get_mut().write_all(OK).unwrap();
+            if told.recv().is_err() {
+                return;
+            }
+            drop(stream);
+            closed.send(()).unwrap();
+        }
+    });
+    let mut stage = Stage::with(&target, |_| {}).await;
+    for _ in 0..4 {
+        let request = Request::post("http://a.example/once").body(()).unwrap();
+        let (response, _stream) = stage.send(request, true);
+        assert_eq!(Whole::soon(response).await.text(), "ok");
+        close.send(()).unwrap();
+        // The thread waits: nobody has a turn to hear of it before the next request.
+        done.recv().unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_connection_that_has_rested_for_a_minute_is_closed() {
     let closed = Arc::new(Notify::new());
@@ -432,7 +468,7 @@ async fn what_the_app_gets_wrong_is_named() {
     );
 
     // A port that was open and is not any more.
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap();
     let target = closed.local_addr().unwrap().to_string();
     drop(closed);
     let mut stage = Stage::with(&target, |_| {}).await;
