@@ -20,6 +20,7 @@ use crate::failure::Failure;
 use crate::lasting::{Lasting, TimedOut};
 use crate::line;
 use crate::metrics::{Ids, Metrics};
+use crate::opening::Opening;
 use crate::rates::{Action, Excess, Pass};
 use crate::smuggling::Form;
 use crate::spent::Waited;
@@ -118,6 +119,7 @@ impl Access {
             attempts: 0,
             received: 0,
             sent: 0,
+            opening: None,
             began,
             headed: Instant::now(),
             hold: Duration::ZERO,
@@ -165,6 +167,8 @@ pub struct Record {
     pub(crate) attempts: u32,
     pub(crate) received: u64,
     pub(crate) sent: u64,
+    /// Of the first request of its connection.
+    opening: Option<Box<Opening>>,
     began: Instant,
     headed: Instant,
     pub(crate) hold: Duration,
@@ -213,6 +217,11 @@ impl Record {
     /// When its head was complete.
     pub(crate) fn headed_at(&self) -> Instant {
         self.headed
+    }
+
+    /// It is the first of its connection, before which this came.
+    pub(crate) fn opened(&mut self, opening: Opening) {
+        self.opening = Some(Box::new(opening));
     }
 
     /// There is no head to wait for: all of its time was somebody else's.
@@ -399,6 +408,9 @@ impl Record {
             out.extend_from_slice(b" attempts=");
             line::number(u64::from(self.attempts), out);
         }
+        if let Some(opening) = &self.opening {
+            opening.write(out);
+        }
         for (name, time) in self.times(ended).all() {
             if (name == "connect" && self.server.is_none()) || (name == "upload" && time.is_zero())
             {
@@ -462,6 +474,8 @@ impl Record {
             timeout_ms: self.timed_out.as_ref().map(|over| ms(over.within)),
             bytes_in: self.received,
             bytes_out: self.sent,
+            header_ms: self.opening.as_ref().and_then(|it| it.header).map(ms),
+            tls_ms: self.opening.as_ref().and_then(|it| it.tls).map(ms),
             head_ms: ms(times.head),
             hold_ms: ms(times.hold),
             pick_ms: ms(times.pick),
@@ -580,6 +594,10 @@ struct View<'a> {
     timeout_ms: Option<f64>,
     bytes_in: u64,
     bytes_out: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    header_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_ms: Option<f64>,
     head_ms: f64,
     hold_ms: f64,
     pick_ms: f64,

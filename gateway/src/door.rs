@@ -8,7 +8,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use prometheus_client::metrics::counter::Counter;
@@ -106,6 +106,8 @@ pub struct Taken {
     /// Whoever sent it.
     pub by: SocketAddr,
     pub names: Names,
+    /// How long it took to come.
+    pub took: Duration,
 }
 
 impl Taken {
@@ -170,6 +172,7 @@ impl Door {
 
     /// Finds out, as long as the header's time lasts. `None` where the connection cannot be used; why is logged and counted.
     pub async fn admit(&self, stream: &mut TcpStream, peer: SocketAddr) -> Option<Arrival> {
+        let began = Instant::now();
         let listed = self.is_listed(peer);
         let begun = match self.expect {
             Expect::Required if !listed => return self.refuse(peer, &Mismatch::Source),
@@ -178,7 +181,7 @@ impl Door {
             Expect::Optional | Expect::Off => Ok(Begun::Without(Bytes::new())),
         };
         let arrival = match begun {
-            Ok(Begun::Header(header)) => self.named(header, peer),
+            Ok(Begun::Header(header)) => self.named(header, peer, began.elapsed()),
             Ok(Begun::Without(taken)) => Arrival {
                 taken,
                 ..Arrival::of(peer)
@@ -199,11 +202,12 @@ impl Door {
         self.from.iter().any(|range| range.contains(peer.ip()))
     }
 
-    fn named(&self, header: Header, peer: SocketAddr) -> Arrival {
+    fn named(&self, header: Header, peer: SocketAddr, took: Duration) -> Arrival {
         let taken = Taken {
             version: header.version,
             by: peer,
             names: Names::from(&header.ends),
+            took,
         };
         self.counters.taken(taken);
         let pair = header.ends.pair();
@@ -222,7 +226,9 @@ impl Door {
         if self.told_of_nobody.swap(true, Relaxed) {
             return;
         }
-        let Taken { version, by, names } = header;
+        let Taken {
+            version, by, names, ..
+        } = header;
         let (local, for_what) = match names {
             Names::Visitor => return,
             Names::Local => (" LOCAL", "which is for its own checks"),

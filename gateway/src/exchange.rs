@@ -36,6 +36,7 @@ use crate::introduction::Introduction;
 use crate::lasting::Lasting;
 use crate::listen::Front;
 use crate::metrics::Metrics;
+use crate::opening::Untold;
 use crate::page::REASON;
 use crate::pool::{Pool, Tried, Unavailable};
 use crate::rates::Guest;
@@ -72,9 +73,21 @@ pub struct Visit {
     pub introduction: Introduction,
     /// Its source, and what that may still do.
     pub guest: Arc<Guest>,
+    /// What came before its first request.
+    pub opening: Untold,
 }
 
 impl Visit {
+    /// Begins the record of a request whose first octet came at `began`.
+    pub(crate) fn record(&self, began: Instant) -> Box<Record> {
+        let access = &self.gateway.access;
+        let mut record = access.record(&self.label, self.tls.is_some(), began);
+        if let Some(opening) = self.opening.take() {
+            record.opened(opening);
+        }
+        record
+    }
+
     /// Where a request goes: what a route says, or else the tunnels of the host that it asks for.
     pub fn target(&self, host: VisitorHost<'_>, path: &str, fields: &HeaderMap) -> Target {
         let routes = &self.front.routes;

@@ -27,6 +27,8 @@ pub mod rates; // how much one source may do
 
 pub mod door; // whom a connection is from
 
+pub mod opening; // how long it takes to begin
+
 pub mod visitor; // a visitor's connection
 
 pub mod tcp; // one that is passed on untouched

@@ -8,7 +8,7 @@ use tidegate_tests::conn::Conn;
 use tidegate_tests::eventually::SOON;
 use tidegate_tests::haproxy::{Haproxy, available, free_ports};
 use tidegate_tests::task::spawn;
-use tidegate_tests::visitors::Visitor;
+use tidegate_tests::visitors::{H2Visitor, Visitor};
 use tidegate_tests::world::Builder;
 use tidegate_tests::{HOST, Site, World, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
@@ -110,6 +110,40 @@ async fn the_visitor_is_whom_the_header_names() {
             let taken = taken.sum("tidegate_proxy_headers_total", &labels);
             assert_eq!(taken, times, "{labels:?}");
         }
+    }
+}
+
+/// What came before the requests of a connection is in the first one's line, and in no other.
+#[tokio::test]
+async fn the_time_of_a_header_and_of_a_handshake_is_in_the_first_line() {
+    let site = Site::start_with(required(), &[]).await;
+    for (secure, first) in [(false, &[" header="][..]), (true, &[" header=", " tls="])] {
+        let mut visitor = if secure {
+            let tcp = begun(site.world.visitors_tls, LINE, false).await;
+            let tls = site.world.visitor_tls(&[]);
+            Visitor::over(Conn::tls_over(tcp, HOST, tls).await.unwrap())
+        } else {
+            Visitor::over(Conn::Plain(begun(site.world.visitors, LINE, false).await))
+        };
+        for (number, times) in [first, &[]].into_iter().enumerate() {
+            let path = format!("/hello?{secure}{number}");
+            visitor.send_get(HOST, &path).await;
+            assert_eq!(visitor.answer("GET").await.status(), 200);
+            let line = site.world.gateway.wait_log(&["access", &path]).await;
+            let told = [" header=", " tls="].map(|name| line.contains(name));
+            let due = [" header=", " tls="].map(|name| times.contains(&name));
+            assert_eq!(told, due, "{line}");
+        }
+    }
+    let gateway = World::builder().option("--log", "json");
+    let site = Site::start_with(gateway, &[]).await;
+    let tls = site.world.visitor_tls(&["h2"]);
+    let mut visitor = H2Visitor::connect_tls(site.world.visitors_tls, HOST, tls).await;
+    for (path, is_first) in [("/hello?first", true), ("/hello?next", false)] {
+        assert_eq!(visitor.get(HOST, path).await.status, 200);
+        let line = site.world.gateway.wait_log(&["\"access\"", path]).await;
+        assert_eq!(line.contains("\"tls_ms\":"), is_first, "{line}");
+        assert!(!line.contains("header_ms"), "{line}");
     }
 }
 

@@ -250,7 +250,7 @@ fn terms(table: &mut Table<'_>) -> Terms {
         read.collect::<RetryOn>()
     });
     Terms {
-            retry_on: retry_on.unwrap_or(usual.retry_on),
+        retry_on: retry_on.unwrap_or(usual.retry_on),
         retries: number_or(table, "retries", usual.retries, number),
         connect: or(table, "connect_timeout", usual.connect, some_time),
         queue: or(table, "queue_timeout", usual.queue, duration),

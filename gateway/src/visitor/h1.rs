@@ -265,10 +265,7 @@ fn refusal(
         Flaw::Malformed => Failure::Malformed,
     };
     let began = instant(pulse.head_began());
-    let mut record = visit
-        .gateway
-        .access
-        .record(&visit.label, visit.tls.is_some(), began);
+    let mut record = visit.record(began);
     record.unparsed(first_line(octets));
     record.counts(visit.guest.blame());
     if matches!(failure, Failure::Malformed | Failure::AmbiguousFraming)
@@ -287,10 +284,7 @@ pub(super) async fn head_timeout<T: AsyncWrite + Unpin>(
     said: Option<Vec<u8>>,
 ) {
     visit.gateway.metrics.head_overdue.inc();
-    let mut record = visit
-        .gateway
-        .access
-        .record(&visit.label, visit.tls.is_some(), began);
+    let mut record = visit.record(began);
     record.counts(visit.guest.blame());
     if let Some(said) = said {
         record.unparsed(&said);
@@ -312,10 +306,7 @@ async fn respond(
     asked: Asked,
     began: Instant,
 ) -> Result<Response<InHand>, Refused> {
-    let mut record = visit
-        .gateway
-        .access
-        .record(&visit.label, visit.tls.is_some(), began);
+    let mut record = visit.record(began);
     let version = request.version();
     let wants = Wants::of(request.headers());
     let head_only = request.method() == Method::HEAD;

@@ -172,8 +172,7 @@ fn misbegun(visit: &Visit, seen: &[u8], began: Instant) {
 /// Writes the access lines of requests that were not handed over: of them is known what became of them, and no more.
 fn write_down(visit: &Visit, failures: Vec<Failure>) {
     for failure in failures {
-        let access = &visit.gateway.access;
-        let mut record = access.record(&visit.label, visit.tls.is_some(), Instant::now());
+        let mut record = visit.record(Instant::now());
         record.version = Version::HTTP_2;
         record.counts(visit.guest.blame());
         if failure == Failure::Malformed {
@@ -335,10 +334,7 @@ async fn exchange(
     ledger: Arc<Ledger>,
     began: Instant,
 ) {
-    let mut record = visit
-        .gateway
-        .access
-        .record(&visit.label, visit.tls.is_some(), began);
+    let mut record = visit.record(began);
     record.version = Version::HTTP_2;
     let wants = Wants::of(request.headers());
     let mut front = Front::new(respond, Arc::clone(&reception), ledger);

@@ -46,6 +46,7 @@ use crate::exchange::{Gateway, Visit};
 use crate::forward::Origin;
 use crate::introduction::Introduction;
 use crate::listen::Front;
+use crate::opening::{Opening, Untold};
 use crate::rates::Guest;
 use pulse::Patience;
 use stray::may_become_header;
@@ -107,7 +108,11 @@ impl Reception {
         }
         let introduction = Introduction::new(arrival.to.or_else(|| stream.local_addr().ok()))
             .received(arrival.tlvs, arrival.header);
-        let visit = self.visit(arrival.from, None, front, introduction, guest);
+        let opening = Opening {
+            header: arrival.header.map(|header| header.took),
+            tls: None,
+        };
+        let visit = self.visit(arrival.from, None, front, introduction, guest, opening);
         self.speak(stream, arrival.taken, visit).await;
     }
 
@@ -121,6 +126,7 @@ impl Reception {
     ) {
         let visitor = arrival.from;
         let to = arrival.to.or_else(|| stream.local_addr().ok());
+        let began = Instant::now();
         // Boxed, so that a connection does not keep the room that its handshake needed.
         let mut instead = None;
         let accepting = Box::pin(async {
@@ -158,6 +164,10 @@ impl Reception {
                 return debug!(%visitor, "a visitor did not finish its TLS handshake in time");
             }
         };
+        let opening = Opening {
+            header: arrival.header.map(|header| header.took),
+            tls: Some(began.elapsed()),
+        };
         let session = tls.get_ref().1;
         let sni = session.server_name().map(str::to_owned);
         let http2 = session.alpn_protocol() == Some(b"h2");
@@ -179,7 +189,7 @@ impl Reception {
             .over_tls(facts, alpn)
             .received(arrival.tlvs, arrival.header);
         let tls_of = Some((secured.certs, sni));
-        let visit = self.visit(visitor, tls_of, front, introduction, guest);
+        let visit = self.visit(visitor, tls_of, front, introduction, guest, opening);
         if http2 {
             Box::pin(h2::serve(self, tls, Bytes::new(), visit)).await;
         } else {
@@ -194,6 +204,7 @@ impl Reception {
         front: Arc<Front>,
         introduction: Introduction,
         guest: Guest,
+        opening: Opening,
     ) -> Arc<Visit> {
         let origin = Origin::new(&self.gateway.policy, visitor, tls.is_some());
         Arc::new(Visit {
@@ -205,6 +216,7 @@ impl Reception {
             front,
             introduction,
             guest: Arc::new(guest),
+            opening: Untold::new(opening),
         })
     }
 
