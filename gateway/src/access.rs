@@ -87,13 +87,24 @@ impl Access {
         });
     }
 
-    /// Begins a record: the visitor's first octet came at `began`, the head was complete just now. Boxed, as it is handed on
-    /// from the request to its answer, and to whoever writes that.
+    /// Begins a record: the visitor's first octet came at `began`, the head was complete just now.
     pub(crate) fn record(
         self: &Arc<Self>,
         visitor: &Arc<Label>,
         tls: bool,
         began: Instant,
+    ) -> Box<Record> {
+        self.record_of(visitor, tls, began, Instant::now())
+    }
+
+    /// The same for a head that was complete at a moment that is known. Boxed, as it is handed on from the request to its answer,
+    /// and to whoever writes that.
+    pub(crate) fn record_of(
+        self: &Arc<Self>,
+        visitor: &Arc<Label>,
+        tls: bool,
+        began: Instant,
+        headed: Instant,
     ) -> Box<Record> {
         Box::new(Record {
             access: Arc::clone(self),
@@ -121,7 +132,7 @@ impl Access {
             sent: 0,
             opening: None,
             began,
-            headed: Instant::now(),
+            headed,
             hold: Duration::ZERO,
             pick: Duration::ZERO,
             connect: Duration::ZERO,
@@ -411,17 +422,7 @@ impl Record {
         if let Some(opening) = &self.opening {
             opening.write(out);
         }
-        for (name, time) in self.times(ended).all() {
-            if (name == "connect" && self.server.is_none()) || (name == "upload" && time.is_zero())
-            {
-                continue;
-            }
-            out.push(b' ');
-            out.extend_from_slice(name.as_bytes());
-            out.push(b'=');
-            line::milliseconds(time, out);
-        }
-        out.extend_from_slice(b"ms");
+        self.times(ended).write(self.server.is_some(), out);
     }
 
     fn request_line(&self, out: &mut Vec<u8>) {
@@ -502,17 +503,25 @@ struct Times {
 }
 
 impl Times {
-    fn all(&self) -> [(&'static str, Duration); 8] {
-        [
-            ("head", self.head),
-            ("hold", self.hold),
-            ("pick", self.pick),
-            ("connect", self.connect),
-            ("upload", self.upload),
-            ("first", self.first),
-            ("body", self.body),
-            ("total", self.total),
-        ]
+    /// In milliseconds. Connections are opened to a backend's servers only, and few uploads are waited for.
+    fn write(&self, to_server: bool, out: &mut Vec<u8>) {
+        let mut one = |name: &[u8], time| {
+            out.extend_from_slice(name);
+            line::milliseconds(time, out);
+        };
+        one(b" head=", self.head);
+        one(b" hold=", self.hold);
+        one(b" pick=", self.pick);
+        if to_server {
+            one(b" connect=", self.connect);
+        }
+        if !self.upload.is_zero() {
+            one(b" upload=", self.upload);
+        }
+        one(b" first=", self.first);
+        one(b" body=", self.body);
+        one(b" total=", self.total);
+        out.extend_from_slice(b"ms");
     }
 }
 

@@ -80,8 +80,13 @@ pub struct Visit {
 impl Visit {
     /// Begins the record of a request whose first octet came at `began`.
     pub(crate) fn record(&self, began: Instant) -> Box<Record> {
+        self.record_of(began, Instant::now())
+    }
+
+    /// The same for one whose head was complete at a moment that is known.
+    pub(crate) fn record_of(&self, began: Instant, headed: Instant) -> Box<Record> {
         let access = &self.gateway.access;
-        let mut record = access.record(&self.label, self.tls.is_some(), began);
+        let mut record = access.record_of(&self.label, self.tls.is_some(), began, headed);
         if let Some(opening) = self.opening.take() {
             record.opened(opening);
         }
@@ -134,7 +139,8 @@ pub enum Target {
 #[derive(Debug)]
 pub struct Ask<B> {
     pub target: Target,
-    pub head: Outgoing,
+    /// Boxed, as it is handed on from hand to hand.
+    pub head: Box<Outgoing>,
     /// `None` where the head is all there is.
     pub body: Option<B>,
     /// For an upgrade (RFC 8441).
@@ -189,7 +195,7 @@ pub(crate) const CONTINUE_AFTER: Duration = Duration::from_secs(1);
 /// Sends a request and waits for the head of its answer.
 pub(crate) async fn open<B, S>(
     visit: &Visit,
-    ask: Ask<B>,
+    mut ask: Ask<B>,
     record: &mut Record,
     side: &mut S,
 ) -> Result<Opened<B>, Unavailable>
@@ -203,13 +209,13 @@ where
             .door
             .came_for_nobody(header, "a visitor's request");
     }
-    if let Target::Backend(backend) = &ask.target {
-        let backend = Arc::clone(backend);
-        // Boxed, so that a request through a tunnel does not keep the room that this needs.
-        return Box::pin(open_at(visit, &backend, ask, record, side)).await;
-    }
+    let target = std::mem::replace(&mut ask.target, Target::Tunnel(String::new()));
+    let name = match target {
+        Target::Tunnel(name) => name,
+        Target::Backend(backend) => return open_at(visit, &backend, ask, record, side).await,
+    };
     let Ask {
-        target,
+        target: _,
         head,
         body,
         protocol,
@@ -217,9 +223,6 @@ where
         octets,
         mark,
     } = ask;
-    let Target::Tunnel(name) = target else {
-        return Err(Unavailable::plain(Failure::NoSuchName));
-    };
     let pool = &visit.gateway.pool;
     let mut tried = Tried::default();
     // What goes on on an upgraded stream is no body.
@@ -248,7 +251,7 @@ where
         // Noted before it is sent: the driver that the sending wakes looks whether somebody waits.
         let sent_at = Instant::now();
         lease.waits(clock::ms(sent_at));
-        let mut told = head.clone();
+        let mut told = (*head).clone();
         if tunnel.wants_visitors {
             visit
                 .introduction

@@ -9,7 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use http::header::{COOKIE, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, VIA};
 use http::uri::{Authority, Parts, PathAndQuery, Scheme};
 use http::{Method, Uri, Version};
-use tidegate_shared::message::{strip_gateways, strip_hop_by_hop};
+use tidegate_shared::glance::Glance;
+use tidegate_shared::message::{strip_gateways, strip_seen};
 use tidegate_shared::name::{VisitorHost, visitor_host};
 
 use crate::failure::Failure;
@@ -257,30 +258,34 @@ pub fn target(
     Uri::from_parts(parts).map_err(|_bad| Failure::BadHost)
 }
 
-/// Rewrites the fields in place. `version` is the visitor's, for `Via`.
+/// Rewrites the fields in place. `version` is the visitor's, for `Via`; `glance` was taken at the fields as they came.
 pub fn rewrite(
     headers: &mut HeaderMap,
     policy: &Policy,
     origin: &Origin,
     authority: &HeaderValue,
     version: Version,
+    glance: Glance,
 ) {
-    strip_hop_by_hop(headers);
-    strip_gateways(headers);
+    strip_seen(headers, glance);
+    if glance.has(Glance::OURS) {
+        strip_gateways(headers);
+    }
     headers.remove(HOST);
     if version >= Version::HTTP_2 {
         join_cookies(headers);
     }
-    // Looking up six names in a message without one of their kind costs more than a glance at what there is.
-    if !origin.trusted && headers.keys().any(begins_with_x) {
+    if !origin.trusted && glance.has(Glance::X) {
         for name in FORGEABLE {
             headers.remove(name);
         }
     }
-    if !origin.trusted {
+    if !origin.trusted && glance.has(Glance::VIA) {
         headers.remove(VIA);
     }
-    remove_lookalikes(headers);
+    if glance.has(Glance::UNDERSCORE) {
+        remove_lookalikes(headers);
+    }
     set_x_forwarded(headers, policy, origin, authority);
     set_forwarded(headers, policy, origin, authority);
     if policy.via {
@@ -295,10 +300,6 @@ pub fn rewrite(
     }
 }
 
-fn begins_with_x(name: &HeaderName) -> bool {
-    matches!(name.as_str().as_bytes(), [b'x', b'-' | b'_', ..])
-}
-
 /// Apps behind CGI and its kind (RFC 3875 §4.1.18, WSGI) read `_` in a name as `-`: they would take `x_forwarded_for` for ours,
 /// and `content_length` for the body's. No hop that is worth trusting writes them so.
 fn remove_lookalikes(headers: &mut HeaderMap) {
@@ -310,9 +311,6 @@ fn remove_lookalikes(headers: &mut HeaderMap) {
                 || ["x-real-ip", "content-length", "transfer-encoding"].contains(&read.as_str())
         }
     };
-    if !headers.keys().any(|name| alike(&name)) {
-        return;
-    }
     let found: Vec<HeaderName> = headers.keys().filter(alike).cloned().collect();
     for name in found {
         headers.remove(name);
@@ -438,12 +436,14 @@ mod tests {
     fn rewritten(policy: &Policy, visitor: &str, lines: &[(&str, &str)]) -> HeaderMap {
         let origin = Origin::new(policy, visitor.parse().unwrap(), true);
         let mut headers = map(lines);
+        let glance = Glance::of(&headers);
         rewrite(
             &mut headers,
             policy,
             &origin,
             &HeaderValue::from_static("app.test:8443"),
             Version::HTTP_11,
+            glance,
         );
         headers
     }

@@ -11,12 +11,16 @@ pub fn now_ms() -> u64 {
 
 /// The same for a moment that is at hand. Moments before the first call count as one.
 pub fn ms(moment: Instant) -> u64 {
-    u64::try_from(since_start(moment).as_millis()).unwrap_or(u64::MAX - 1) + 1
+    let since = since_start(moment);
+    let whole = since.as_secs().saturating_mul(1000);
+    whole.saturating_add(u64::from(since.subsec_millis()) + 1)
 }
 
 /// Nanoseconds, likewise: enough for 584 years.
 pub fn ns(moment: Instant) -> u64 {
-    u64::try_from(since_start(moment).as_nanos()).unwrap_or(u64::MAX - 1) + 1
+    let since = since_start(moment);
+    let whole = since.as_secs().saturating_mul(1_000_000_000);
+    whole.saturating_add(u64::from(since.subsec_nanos()) + 1)
 }
 
 fn since_start(moment: Instant) -> Duration {

@@ -27,6 +27,8 @@ pub mod duplex; // an upgraded connection and one HTTP/2 stream, joined
 
 pub mod relay; // two TCP connections, joined
 
+pub mod glance; // which fields a head has
+
 pub mod message; // fields that concern one hop only
 
 pub mod visitor; // who asked, said with each request over a tunnel

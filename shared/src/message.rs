@@ -1,7 +1,11 @@
 //! Fields that concern one hop only (RFC 9110 §7.6.1), and those that would frame a message in two ways once it is written
 //! as HTTP/1. Pure. Called by the gateway and the agent for what they pass on, and for what they do not.
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+};
+
+use crate::glance::Glance;
 
 /// Set by a gateway on an extended CONNECT that stands for an HTTP/1.1 `Upgrade`, which an app may ignore (RFC 9110 §7.8):
 /// this gateway understands [`STATUS`] in the answer. Any value; the agent keeps it from the app.
@@ -70,22 +74,23 @@ const PROTECTED: [&str; 14] = [
 
 /// Removes what concerns one hop, and what `Connection` names. `TE: trailers` stays, alone (RFC 9113 §8.2.2).
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    // One glance at the names that are there costs less than looking up each of these.
-    let mut found = [false; ONE_HOP.len()];
-    for name in headers.keys() {
-        if let Some(at) = ONE_HOP.iter().position(|one| *one == name.as_str()) {
-            found[at] = true;
-        }
-    }
-    if found[0] {
+    let glance = Glance::of_answer(headers);
+    strip_seen(headers, glance);
+}
+
+/// The same for a head that was looked at already.
+pub fn strip_seen(headers: &mut HeaderMap, glance: Glance) {
+    // It names more of them.
+    if glance.has(Glance::CONNECTION) {
         strip_named(headers);
     }
-    for (name, found) in ONE_HOP.into_iter().zip(found) {
-        if found {
+    for (kind, name) in &ONE_HOP {
+        if glance.has(*kind) {
             headers.remove(name);
         }
     }
-    if let Some(first) = headers.get(TE)
+    if glance.has(Glance::TE)
+        && let Some(first) = headers.get(TE)
         && first != "trailers"
     {
         if wants_trailers(headers) {
@@ -96,14 +101,20 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// What always concerns one hop. `Connection` is the first, because it names more of them.
-const ONE_HOP: [&str; 6] = [
-    "connection",
-    "keep-alive",
-    "proxy-connection",
-    "http2-settings",
-    "transfer-encoding",
-    "upgrade",
+/// What always concerns one hop.
+static ONE_HOP: [(Glance, HeaderName); 6] = [
+    (Glance::CONNECTION, CONNECTION),
+    (Glance::KEEP_ALIVE, HeaderName::from_static("keep-alive")),
+    (
+        Glance::PROXY_CONNECTION,
+        HeaderName::from_static("proxy-connection"),
+    ),
+    (
+        Glance::HTTP2_SETTINGS,
+        HeaderName::from_static("http2-settings"),
+    ),
+    (Glance::TRANSFER_ENCODING, TRANSFER_ENCODING),
+    (Glance::UPGRADE, UPGRADE),
 ];
 
 /// Removes what must not be in trailers (RFC 9110 §6.5.1): what concerns one hop; what frames or routes a message, or says who
@@ -213,7 +224,8 @@ fn strip_named(headers: &mut HeaderMap) {
             .iter()
             .any(|known| token.eq_ignore_ascii_case(known))
     };
-    if tokens(headers, &CONNECTION).all(usual) {
+    let all_usual = |value: &HeaderValue| value.to_str().is_ok_and(usual);
+    if headers.get_all(CONNECTION).iter().all(all_usual) {
         return;
     }
     let named: Vec<String> = tokens(headers, &CONNECTION)

@@ -81,7 +81,7 @@ fn write_second(moment: SystemTime, out: &mut Vec<u8>) {
 }
 
 /// A number in as many decimal digits as are asked for, zeros before it.
-pub fn padded(value: u64, digits: usize, out: &mut Vec<u8>) {
+fn padded(value: u64, digits: usize, out: &mut Vec<u8>) {
     let start = out.len();
     out.resize(start + digits, b'0');
     let mut left = value;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{Method, Request, Response, StatusCode};
+use tidegate_shared::glance::Glance;
 use tidegate_shared::http1::request::{Flaw, Reader};
 use tidegate_shared::http1::response::{write, write_field};
 use tidegate_shared::http1::{Inflow, keeps};
@@ -72,7 +73,7 @@ where
     loop {
         if !inflow.is_empty() {
             match reader.next(inflow.octets()) {
-                Ok(Some((head, _octets))) => return Ok(Some(Ok(head))),
+                Ok(Some(found)) => return Ok(Some(Ok(found.head))),
                 Ok(None) => {}
                 Err(flaw) => return Ok(Some(Err(flaw))),
             }
@@ -90,7 +91,7 @@ fn may_go_on(head: &Request<()>) -> bool {
         || headers
             .get(CONTENT_LENGTH)
             .is_some_and(|length| length != "0");
-    keeps(head.version(), headers) && !has_content
+    keeps(head.version(), headers, Glance::of(headers)) && !has_content
 }
 
 fn octets(response: &Response<Bytes>, whole: bool, goes_on: bool) -> BytesMut {

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tidegate_shared::clock;
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
@@ -59,7 +60,7 @@ pub async fn connect(
             sleep(wait).await;
         }
         let before = Instant::now();
-        let (in_flight, grant) = match search.at_once()? {
+        let (in_flight, grant) = match search.at_once(clock::ms(before))? {
             Some(found) => found,
             None => {
                 let found = search.wait_for_room().await;

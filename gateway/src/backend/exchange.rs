@@ -14,7 +14,8 @@ use http::header::CONTENT_LENGTH;
 use http::{Response, StatusCode};
 use http_body::Body;
 use tidegate_shared::clock;
-use tidegate_shared::message::{strip_agents, strip_hop_by_hop};
+use tidegate_shared::glance::Glance;
+use tidegate_shared::message::{strip_agents, strip_seen};
 use tidegate_shared::origin::{Head, Miss, is_idempotent};
 use tokio::time::sleep;
 
@@ -96,7 +97,7 @@ where
 /// One request, and what has been tried with it.
 pub(super) struct Errand<'a> {
     search: Search<'a>,
-    head: Outgoing,
+    head: Box<Outgoing>,
     feed: Option<Arc<dyn Feed>>,
     /// The visitor waits for a 100 before it sends its body.
     holds_back: bool,
@@ -156,7 +157,7 @@ impl<'a> Errand<'a> {
     /// One that asks for a change of protocol: on a connection of its own, which never comes back.
     pub(super) fn of_upgrade(
         backend: &'a Arc<Backend>,
-        head: Outgoing,
+        head: Box<Outgoing>,
         caller: &'a Caller<'a>,
     ) -> Self {
         let key = backend.key(caller.source, &head.headers);
@@ -181,10 +182,9 @@ impl<'a> Errand<'a> {
         loop {
             self.pause(side).await?;
             let (in_flight, grant) = self.admit(record, side).await?;
-            let server = Arc::clone(&in_flight.server);
             let shared = matches!(grant, Grant::Shared(_));
             let kept = shared || matches!(grant, Grant::Kept(_));
-            record.server = Some(Arc::clone(&server));
+            record.server = Some(Arc::clone(&in_flight.server));
             record.at = in_flight.at;
             let outcome = self.attempt(&in_flight, grant, record, side).await;
             // One on a connection that turned out to be closed has met no server.
@@ -197,8 +197,8 @@ impl<'a> Errand<'a> {
             let (what, why, sent) = match outcome {
                 Ok(reply) if self.is_asked_again(reply.status()) => {
                     in_flight.answered();
+                    self.comes_back(&in_flight.server);
                     drop((reply, in_flight));
-                    self.comes_back(&server);
                     continue;
                 }
                 Ok(reply) => return Ok((in_flight, reply)),
@@ -223,8 +223,8 @@ impl<'a> Errand<'a> {
                 continue;
             }
             in_flight.failed(what, &why);
+            self.search.failed_on(&in_flight.server);
             drop(in_flight);
-            self.search.failed_on(&server);
             if !repeatable {
                 return Err(what.failure());
             }
@@ -270,7 +270,7 @@ impl<'a> Errand<'a> {
         side: &mut S,
     ) -> Result<(InFlight, Grant), Failure> {
         let before = Instant::now();
-        if let Some(found) = self.search.at_once()? {
+        if let Some(found) = self.search.at_once(clock::ms(before))? {
             record.pick += before.elapsed();
             return Ok(found);
         }
@@ -311,7 +311,6 @@ impl<'a> Errand<'a> {
         let before = taken.load(Relaxed);
         let began = Instant::now();
         let mut asker = self.asker(side, &mut record.received, &mut record.upload, &taken);
-        let at = clock::now_ms();
         let body = Carried::new(self.feed.as_ref());
         let asked = kept.link.ask(self.head(), body, &mut asker, None).await;
         let over = asker.over;
@@ -319,7 +318,7 @@ impl<'a> Errand<'a> {
             && matches!(asked, Err(Miss::Unsent(_) | Miss::Closed))
             && began.elapsed() < AT_ONCE
         {
-            server.closed_resting(&kept, at);
+            server.closed_resting(&kept, clock::ms(began));
         }
         match asked {
             Ok(response)
@@ -549,7 +548,8 @@ impl<'a> Errand<'a> {
             }
         };
         record.answered(parts.status, Instant::now());
-        strip_hop_by_hop(&mut parts.headers);
+        let glance = Glance::of_answer(&parts.headers);
+        strip_seen(&mut parts.headers, glance);
         strip_agents(&mut parts.headers);
         parts.extensions.clear();
         Opened {

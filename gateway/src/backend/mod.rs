@@ -236,8 +236,7 @@ impl Backend {
     }
 
     /// Which server a request goes to that has failed with some.
-    fn pick(&self, tried: &Tried, key: Option<Key>) -> Pick {
-        let now = clock::now_ms();
+    fn pick(&self, tried: &Tried, key: Option<Key>, now: u64) -> Pick {
         let candidate = |index: usize| self.servers[index].candidate(tried.0.contains(&index), now);
         let mut round = self.round.lock().unwrap_or_else(PoisonError::into_inner);
         pick(

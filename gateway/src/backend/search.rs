@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidegate_shared::clock;
 use tokio::time::{Instant, timeout_at};
 
 use super::balance::Pick;
@@ -97,26 +98,26 @@ impl<'a> Search<'a> {
         Some(SAME_SERVER_AFTER * 2_u32.pow(doubled))
     }
 
-    /// A server and a connection, or the right to open one, without a wait. `None` where every fit server is full, or others
+    /// A server and a connection, or the right to open one, without a wait, at this moment by `clock::ms`. `None` where every fit server is full, or others
     /// wait already: they come first.
-    pub(super) fn at_once(&self) -> Result<Option<(InFlight, Grant)>, Failure> {
+    pub(super) fn at_once(&self, now: u64) -> Result<Option<(InFlight, Grant)>, Failure> {
         if self.backend.queue.count() == 0 {
-            self.take()
+            self.take(now)
         } else {
             Ok(None)
         }
     }
 
-    fn take(&self) -> Result<Option<(InFlight, Grant)>, Failure> {
+    fn take(&self, now: u64) -> Result<Option<(InFlight, Grant)>, Failure> {
         // Another may take the room between the look and the step: as often as there are servers, and not for ever.
         for _ in 0..=self.backend.servers.len() {
-            match self.backend.pick(&self.tried, self.key) {
+            match self.backend.pick(&self.tried, self.key, now) {
                 Pick::None => return Err(self.backend.nobody()),
                 Pick::Down => return Err(Failure::ServersDown),
                 Pick::Wait => return Ok(None),
                 Pick::Take(index) => {
                     let server = &self.backend.servers[index];
-                    if let Some(grant) = server.grant(self.may, self.tie()) {
+                    if let Some(grant) = server.grant(now, self.may, self.tie()) {
                         return Ok(Some((InFlight::on(server), grant)));
                     }
                 }
@@ -136,14 +137,14 @@ impl<'a> Search<'a> {
             };
             // What became free before it was joined has told nobody.
             if queue.count() == 1
-                && let Some(found) = self.take()?
+                && let Some(found) = self.take(clock::now_ms())?
             {
                 return Ok(found);
             }
             let Ok(Some(mut turn)) = timeout_at(until, place.turn()).await else {
                 return Err(self.backend.turns_away(Busy::TooLong));
             };
-            if let Some(found) = self.take()? {
+            if let Some(found) = self.take(clock::now_ms())? {
                 turn.spend();
                 return Ok(found);
             }

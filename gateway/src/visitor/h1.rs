@@ -5,16 +5,17 @@ use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Version};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue};
+use http::{Method, Response, StatusCode, Version};
 use http_body::Body;
 use tidegate_shared::clock;
 use tidegate_shared::drain::{Drain, IDLE_OVER};
-use tidegate_shared::http1::request::Flaw;
+use tidegate_shared::glance::Glance;
+use tidegate_shared::http1::request::{Flaw, Found};
 use tidegate_shared::page::Wants;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::{sleep_until, timeout};
@@ -60,17 +61,22 @@ where
     let early = Stray::of(&seen);
     let inlet = Inlet::new(io, seen, Arc::clone(&pulse), limits.head, limits.fields);
     let shared = Shared::new(inlet);
-    let serving = |request, asked| {
+    let serving = |found, body, asked| {
         // The request is in hand from here on, before the visitor's end is looked for again.
         let headed = Instant::now();
-        let since = pulse.request_began(clock::ms(headed));
+        let now = clock::ms(headed);
+        let began = headed - Duration::from_millis(now.saturating_sub(pulse.request_began(now)));
         watched.verdict.store(NONE, Relaxed);
-        let began = headed - Duration::from_millis(clock::ms(headed).saturating_sub(since));
         let (reception, visit, watched) = (&reception, &visit, &watched);
         async move {
-            // All of the last request has come, but not all of it has gone on.
-            poll_fn(|cx| watched.left.poll(cx)).await;
-            respond(reception, visit, watched, request, asked, began).await
+            let mut headed = headed;
+            if watched.left.is_some() {
+                // All of the last request has come, but not all of it has gone on.
+                poll_fn(|cx| watched.left.poll(cx)).await;
+                headed = Instant::now();
+            }
+            let times = (began, headed);
+            respond(reception, visit, watched, found, body, asked, times).await
         }
     };
     let refusing = |flaw, octets: &[u8]| refusal(&reception, &visit, &pulse, early, flaw, octets);
@@ -127,6 +133,8 @@ where
     let mut finishing = Box::pin(reception.drain.finishing());
     let mut told = false;
     let mut watch = Box::pin(sleep_until(after(limits.patience.grain())));
+    // Who is woken by it as it stands.
+    let mut woken: Option<Waker> = None;
     // The next look is one for the visitor.
     let mut looks = false;
     poll_fn(|cx| {
@@ -135,6 +143,7 @@ where
                 told = true;
                 finish();
                 watch.as_mut().reset(after(IDLE_OVER));
+                woken = None;
             }
             if let Poll::Ready(result) = connection.as_mut().poll(cx) {
                 return Poll::Ready(Ended::Over(result));
@@ -155,10 +164,18 @@ where
                 looks = true;
                 let soon = after(LOOK_EVERY).min(watch.deadline());
                 watch.as_mut().reset(soon);
+                woken = None;
             }
-            if watch.as_mut().poll(cx).is_pending() {
+            // Asking a timer anew for every octet would cost more than what it watches over.
+            let is_known = |waker: &Waker| waker.will_wake(cx.waker());
+            if !watch.is_elapsed() && woken.as_ref().is_some_and(is_known) {
                 return Poll::Pending;
             }
+            if watch.as_mut().poll(cx).is_pending() {
+                woken = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            woken = None;
             if std::mem::take(&mut looks) {
                 watched.pulse.look_for_visitor();
             }
@@ -302,23 +319,27 @@ async fn respond(
     reception: &Reception,
     visit: &Arc<Visit>,
     watched: &Arc<Watched>,
-    request: Request<Incoming>,
+    found: Box<Found>,
+    body: Incoming,
     asked: Asked,
-    began: Instant,
+    (began, headed): (Instant, Instant),
 ) -> Result<Response<InHand>, Refused> {
-    let mut record = visit.record(began);
-    let version = request.version();
-    let wants = Wants::of(request.headers());
-    let head_only = request.method() == Method::HEAD;
+    let mut record = visit.record_of(began, headed);
+    let version = asked.version;
+    let wants = if asked.glance.has(Glance::ACCEPT) {
+        Wants::of(found.head.headers())
+    } else {
+        Wants::Text
+    };
     let close = reception.drain.is_finishing();
-    let outcome = ask(visit, watched, request, asked, &mut record).await;
+    let outcome = ask(visit, watched, found, body, asked, &mut record).await;
     watched.pulse.response_began();
     let (mut response, close) = match outcome {
         Ok(Responded::Tunnel(opened)) => {
             let (parts, answer) = Answer::of(opened, record);
             let close = close || answer.is_held_back();
             if version == Version::HTTP_10
-                && !head_only
+                && !asked.head_only
                 && !parts.headers.contains_key(CONTENT_LENGTH)
                 && !answer.is_end_stream()
             {
@@ -385,11 +406,13 @@ enum Responded {
 async fn ask(
     visit: &Arc<Visit>,
     watched: &Arc<Watched>,
-    mut request: Request<Incoming>,
+    mut found: Box<Found>,
+    body: Incoming,
     asked: Asked,
     record: &mut Record,
 ) -> Result<Responded, Unavailable> {
-    let version = request.version();
+    let request = &found.head;
+    let version = asked.version;
     record.version = version;
     record.method = Some(request.method().clone());
     record.path = request.uri().path_and_query().cloned();
@@ -397,7 +420,7 @@ async fn ask(
     let authority = forward::authority(request.uri(), request.headers());
     record.host = authority.as_ref().ok().cloned();
     let mut side = Front {
-        watched: Arc::clone(watched),
+        watched,
         interim: version >= Version::HTTP_11,
     };
     let marked = pass(visit, request.headers(), record, &mut side, &watched.drain).await?;
@@ -405,12 +428,14 @@ async fn ask(
         return Err(refused(Failure::ConnectRefused));
     }
     forward::check_target(request.method(), request.uri()).map_err(refused)?;
-    check_framing(request.headers(), asked.bare_line).map_err(|(failure, form)| {
-        record.smuggled(form);
-        refused(failure)
-    })?;
+    check_framing(request.headers(), asked.bare_line, asked.glance).map_err(
+        |(failure, form)| {
+            record.smuggled(form);
+            refused(failure)
+        },
+    )?;
     // Nobody sends content with it (RFC 9110 §9.3.8), and no app is to guess where the next request begins.
-    if request.method() == Method::TRACE && !request.body().is_end_stream() {
+    if request.method() == Method::TRACE && !body.is_end_stream() {
         return Err(refused(Failure::Malformed));
     }
     let authority = authority.map_err(refused)?;
@@ -424,28 +449,29 @@ async fn ask(
     {
         return Err(refused(Failure::BodyTooLarge));
     }
-    let expects = version >= Version::HTTP_11
-        && request
-            .headers()
-            .get(EXPECT)
-            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    let upgrading = upgrade::wanted(&mut request);
+    let upgrading = if asked.glance.has(Glance::UPGRADE) {
+        upgrade::wanted(&mut found.head, &body)
+    } else {
+        None
+    };
     record.well_headed();
-    let octets = head_octets(request.headers());
-    let (parts, body) = request.into_parts();
+    let octets = head_octets(found.head.headers());
+    let Found { head, .. } = *found;
+    let (parts, ()) = head.into_parts();
     let path = parts.uri.into_parts().path_and_query;
     let uri = forward::target(path, &authority, visit.tls.is_some()).map_err(refused)?;
-    let mut head = Outgoing {
+    let mut head = Box::new(Outgoing {
         method: parts.method,
         uri,
         headers: parts.headers,
-    };
+    });
     forward::rewrite(
         &mut head.headers,
         &visit.gateway.policy,
         &visit.origin,
         &authority,
         version,
+        asked.glance,
     );
     visit.guest.write(&mut head.headers, marked);
     if let Some(upgrading) = upgrading {
@@ -468,7 +494,7 @@ async fn ask(
         head,
         body,
         protocol: None,
-        expects,
+        expects: asked.expects,
         octets,
         mark: visit.guest.field(),
     };
@@ -487,13 +513,13 @@ impl From<upgrade::Http1> for Responded {
 }
 
 /// The visitor's side of a waiting request on HTTP/1.
-struct Front {
-    watched: Arc<Watched>,
+struct Front<'a> {
+    watched: &'a Watched,
     /// HTTP/1.0 knows no interim responses (RFC 9110 §15.2).
     interim: bool,
 }
 
-impl Side for Front {
+impl Side for Front<'_> {
     fn interim(&mut self, response: Response<()>) {
         if !self.interim {
             return;

@@ -15,6 +15,7 @@ use http::header::{EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::{Method, Request, Response, Version};
 use http_body::Body;
 use tidegate_shared::clock;
+use tidegate_shared::glance::Glance;
 use tidegate_shared::inbound::Inbound;
 use tidegate_shared::message::{BadLength, declared_length, may_upgrade_to};
 use tidegate_shared::page::Wants;
@@ -518,11 +519,12 @@ async fn ask(
         visit.tls.is_some(),
     )
     .map_err(refused)?;
-    let mut head = Outgoing {
+    let mut head = Box::new(Outgoing {
         method: parts.method,
         uri,
         headers: parts.headers,
-    };
+    });
+    let glance = Glance::of(&head.headers);
     debug_assert!(
         head.headers.get_all(HOST).iter().count() <= 1,
         "checked with the authority"
@@ -533,6 +535,7 @@ async fn ask(
         &visit.origin,
         &authority,
         Version::HTTP_2,
+        glance,
     );
     visit.guest.write(&mut head.headers, marked);
     let body = Inbound::new(recv);

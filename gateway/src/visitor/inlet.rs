@@ -8,15 +8,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::header::{EXPECT, TE};
-use http::{Method, Request, Version};
+use http::header::{EXPECT, HeaderValue, TE};
+use http::{Method, Version};
 use http_body::{Body, Frame};
-use tidegate_shared::http1::request::{Flaw, Reader};
+use tidegate_shared::glance::Glance;
+use tidegate_shared::http1::request::{Flaw, Found, Reader};
 use tidegate_shared::http1::{Content, Inflow, Piece, keeps, lists};
 use tidegate_shared::socket::Presence;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::framed::{content_of, first_line, has_bare_line};
+use super::framed::{content_of, first_line};
 use super::io::{Ends, VisitorIo};
 use super::pulse::Pulse;
 
@@ -54,7 +55,8 @@ pub(super) struct Inlet<T> {
 
 /// What comes next on a connection.
 pub(super) enum Next {
-    Request(Request<()>, Asked),
+    /// With its number, where content follows.
+    Request(Box<Found>, Asked, Option<u64>),
     /// No head of a request, but these octets.
     Flawed(Flaw, Bytes),
     /// Nothing.
@@ -70,18 +72,34 @@ pub(super) struct Asked {
     pub(super) keeps: bool,
     /// Trailers are taken (RFC 9110 §6.5.1).
     pub(super) trailers: bool,
+    /// The visitor waits for a 100 before it sends content (RFC 9110 §10.1.1).
+    pub(super) expects: bool,
     /// A line of its head ended with LF alone.
     pub(super) bare_line: bool,
+    /// At its fields.
+    pub(super) glance: Glance,
 }
 
 impl Asked {
-    fn of(head: &Request<()>, octets: &[u8]) -> Self {
+    fn of(found: &Found, glance: Glance) -> Self {
+        let Found {
+            head, bare_line, ..
+        } = found;
+        let (version, headers) = (head.version(), head.headers());
+        let waits = |expected: &HeaderValue| {
+            let expected = expected.as_bytes();
+            expected.eq_ignore_ascii_case(b"100-continue")
+        };
         Self {
-            version: head.version(),
+            version,
             head_only: *head.method() == Method::HEAD,
-            keeps: keeps(head.version(), head.headers()),
-            trailers: lists(head.headers(), &TE, "trailers"),
-            bare_line: has_bare_line(octets),
+            keeps: keeps(version, headers, glance),
+            trailers: glance.has(Glance::TE) && lists(headers, &TE, "trailers"),
+            expects: glance.has(Glance::EXPECT)
+                && version >= Version::HTTP_11
+                && headers.get(EXPECT).is_some_and(waits),
+            bare_line: *bare_line,
+            glance,
         }
     }
 }
@@ -122,10 +140,6 @@ where
         self.finishing = true;
     }
 
-    pub(super) const fn is_finishing(&self) -> bool {
-        self.finishing
-    }
-
     /// The socket, with what was read and belongs to no request.
     pub(super) fn into_io(self) -> VisitorIo<T> {
         self.io.replaying(self.inflow.into_octets())
@@ -148,7 +162,7 @@ where
         loop {
             if !self.inflow.is_empty() {
                 match self.reader.next(self.inflow.octets()) {
-                    Ok(Some((head, octets))) => return Poll::Ready(Ok(self.begin(head, octets))),
+                    Ok(Some(found)) => return Poll::Ready(Ok(self.begin(found))),
                     Ok(None) => {}
                     Err(flaw) => {
                         self.broken = true;
@@ -169,23 +183,21 @@ where
         }
     }
 
-    fn begin(&mut self, mut head: Request<()>, octets: Bytes) -> Next {
-        self.content = match content_of(&mut head) {
+    fn begin(&mut self, mut found: Box<Found>) -> Next {
+        let glance = Glance::of(found.head.headers());
+        self.content = match content_of(&mut found.head, glance) {
             Ok(content) => content,
             Err(flaw) => {
                 self.broken = true;
-                return Next::Flawed(flaw, octets);
+                return Next::Flawed(flaw, found.octets);
             }
         };
         self.number += 1;
         self.abandoned = false;
-        self.expects = head.version() >= Version::HTTP_11
-            && head
-                .headers()
-                .get(EXPECT)
-                .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-        let asked = Asked::of(&head, &octets);
-        Next::Request(head, asked)
+        let asked = Asked::of(&found, glance);
+        self.expects = asked.expects;
+        let content = (!self.content.is_over()).then_some(self.number);
+        Next::Request(found, asked, content)
     }
 
     /// Sends what is to go out before an answer where there is room for it, and looks for the visitor's end where it owes
@@ -248,14 +260,17 @@ where
             }
     }
 
-    /// The answer begins: whoever has not been told to send content is not told any more.
-    pub(super) const fn answers(&mut self) {
+    /// The answer begins: whoever has not been told to send content is not told any more. Whether another request may follow, as
+    /// far as the content of this one is known, and whether all of that is here.
+    pub(super) fn answers(&mut self, cx: &mut Context<'_>) -> (bool, bool) {
         self.expects = false;
+        let goes_on = self.may_go_on(cx) && !self.finishing;
+        (goes_on, !self.broken && self.content.is_over())
     }
 
     /// Whether another request may follow, as far as the content of the one in hand is known. What nobody wants of it is read
     /// if it has come already.
-    pub(super) fn may_go_on(&mut self, cx: &mut Context<'_>) -> bool {
+    fn may_go_on(&mut self, cx: &mut Context<'_>) -> bool {
         let mut drained = 0;
         while self.abandoned && !self.broken && !self.content.is_over() && drained < DRAINED {
             match self.poll_content(cx) {
@@ -347,11 +362,9 @@ where
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The content of the request in hand.
-    pub(super) fn incoming(&self) -> Incoming {
-        let inlet = self.lock();
-        let (over, number) = (inlet.content.is_over(), inlet.number);
-        Incoming((!over).then(|| (Arc::clone(&self.0) as Arc<dyn Source>, number)))
+    /// The content of the request of this number, if it has any.
+    pub(super) fn incoming(&self, number: Option<u64>) -> Incoming {
+        Incoming(number.map(|number| (Arc::clone(&self.0) as Arc<dyn Source>, number)))
     }
 
     /// The socket, if nobody has a hand on what comes any more.

@@ -90,7 +90,7 @@ impl<T> VisitorIo<T> {
 
     /// Something to be said before anything else.
     pub(super) fn say(&self, octets: &[u8]) {
-        self.pulse.interim().extend_from_slice(octets);
+        self.pulse.say(octets);
     }
 }
 
@@ -114,11 +114,10 @@ impl<T: Ends> VisitorIo<T> {
 impl<T: AsyncWrite + Unpin> VisitorIo<T> {
     fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.interim.is_empty() {
-            let mut waiting = self.pulse.interim();
-            if waiting.is_empty() {
+            let Some(waiting) = self.pulse.take_interim() else {
                 return Poll::Ready(Ok(()));
-            }
-            self.interim = std::mem::take(&mut *waiting).into();
+            };
+            self.interim = waiting.into();
         }
         while !self.interim.is_empty() {
             let n = ready!(Pin::new(&mut self.io).poll_write(cx, &self.interim))?;

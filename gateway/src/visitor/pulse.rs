@@ -94,6 +94,8 @@ pub struct Pulse {
     cut: OnceLock<Failure>,
     /// Interim responses that the socket is to send before anything else.
     interim: Mutex<Vec<u8>>,
+    /// There are some.
+    to_say: AtomicBool,
     /// One of [`FRAMED`], [`UNENDED`] and [`UNWRITTEN`].
     close: AtomicU8,
 }
@@ -146,6 +148,7 @@ impl Default for Pulse {
             requests: AtomicU64::new(0),
             cut: OnceLock::new(),
             interim: Mutex::default(),
+            to_say: AtomicBool::new(false),
             close: AtomicU8::new(FRAMED),
         }
     }
@@ -159,7 +162,7 @@ impl Pulse {
             self.head_since.store(now, Relaxed);
         }
         self.heard.store(now, Relaxed);
-        self.received.fetch_add(octets as u64, Relaxed);
+        add(&self.received, octets as u64);
     }
 
     /// Whoever reads was told that there is nothing at this moment, or has had something and may not come back for more.
@@ -179,7 +182,11 @@ impl Pulse {
 
     /// Whether that is to be looked for, once.
     pub(crate) fn is_to_look(&self) -> bool {
-        self.to_look.load(Relaxed) && self.to_look.swap(false, Relaxed)
+        let to_look = self.to_look.load(Relaxed);
+        if to_look {
+            self.to_look.store(false, Relaxed);
+        }
+        to_look
     }
 
     /// What still comes is no head of anything.
@@ -192,7 +199,7 @@ impl Pulse {
     }
 
     pub(crate) fn wrote(&self, octets: usize) {
-        self.sent.fetch_add(octets as u64, Relaxed);
+        add(&self.sent, octets as u64);
         if self.blocked_since.load(Relaxed) != 0 {
             self.blocked_since.store(0, Relaxed);
         }
@@ -283,11 +290,10 @@ impl Pulse {
         self.body_due_since.store(0, Relaxed);
         self.request_since.store(now, Relaxed);
         self.wait.begin(now);
-        self.requests.fetch_add(1, Relaxed);
-        match self.head_since.swap(0, Relaxed) {
-            0 => now,
-            since => since,
-        }
+        add(&self.requests, 1);
+        let since = self.head_since.load(Relaxed);
+        self.head_since.store(0, Relaxed);
+        if since == 0 { now } else { since }
     }
 
     /// Since when the head that has not come to its end has been waited for: its first octet, or the connection's start or
@@ -332,7 +338,8 @@ impl Pulse {
 
     /// The body has come to its end, or is given up. That of the next request may be in hand by then.
     pub(crate) fn rest_ended(&self) {
-        if self.resting.swap(false, Relaxed) {
+        if self.resting.load(Relaxed) {
+            self.resting.store(false, Relaxed);
             self.request_ended();
             // Where the response is not all written, its last octets say so.
             self.at_rest
@@ -381,14 +388,32 @@ impl Pulse {
         }
     }
 
+    /// To be said before anything else, if it is heard.
     pub(crate) fn send_interim(&self, octets: &[u8]) {
-        let mut waiting = self.interim();
-        if waiting.len() + octets.len() <= INTERIM_KEPT && self.blocked_since.load(Relaxed) == 0 {
-            waiting.extend_from_slice(octets);
+        if self.interim().len() + octets.len() <= INTERIM_KEPT
+            && self.blocked_since.load(Relaxed) == 0
+        {
+            self.say(octets);
         }
     }
 
-    pub(crate) fn interim(&self) -> MutexGuard<'_, Vec<u8>> {
+    /// To be said before anything else.
+    pub(crate) fn say(&self, octets: &[u8]) {
+        self.interim().extend_from_slice(octets);
+        self.to_say.store(true, Relaxed);
+    }
+
+    /// What is to be said before anything else, once.
+    pub(crate) fn take_interim(&self) -> Option<Vec<u8>> {
+        // Asked before everything that is written.
+        if !self.to_say.load(Relaxed) {
+            return None;
+        }
+        self.to_say.store(false, Relaxed);
+        Some(std::mem::take(&mut *self.interim()))
+    }
+
+    fn interim(&self) -> MutexGuard<'_, Vec<u8>> {
         self.interim.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -455,6 +480,12 @@ impl Pulse {
             Ok(())
         }
     }
+}
+
+/// All is noted by the connection's own task: a step that nobody else can come between would be waited for in vain.
+fn add(counter: &AtomicU64, more: u64) {
+    let before = counter.load(Relaxed);
+    counter.store(before.wrapping_add(more), Relaxed);
 }
 
 #[cfg(test)]

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use http::header::{CONNECTION, CONTENT_LENGTH};
-use http::{Request, Response, StatusCode, Version, response};
+use http::{Response, StatusCode, Version, response};
 use http_body::Body as _;
-use tidegate_shared::http1::request::Flaw;
+use tidegate_shared::http1::request::{Flaw, Found};
 use tidegate_shared::http1::response::{write, write_field};
 use tidegate_shared::http1::{Length, Sending, Stuck};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -46,14 +46,14 @@ pub(super) async fn talk<T, S, F>(
 ) -> io::Result<Spoken>
 where
     T: AsyncRead + AsyncWrite + Ends + Send + Unpin + 'static,
-    S: FnMut(Request<Incoming>, Asked) -> F,
+    S: FnMut(Box<Found>, Incoming, Asked) -> F,
     F: Future<Output = Result<Response<InHand>, Refused>>,
 {
     let mut sending: Sending<InHand> = Sending::default();
     loop {
         let next = poll_fn(|cx| shared.lock().poll_head(cx)).await?;
-        let (head, asked) = match next {
-            Next::Request(head, asked) => (head, asked),
+        let (found, asked, content) = match next {
+            Next::Request(found, asked, number) => (found, asked, shared.incoming(number)),
             Next::Flawed(flaw, octets) => {
                 sending.out().extend_from_slice(&refuse(flaw, &octets));
                 send(shared, &mut sending).await?;
@@ -61,13 +61,20 @@ where
             }
             Next::End => break,
         };
-        let response = answer(shared, serve(head.map(|()| shared.incoming()), asked)).await?;
-        let goes_on = poll_fn(|cx| {
-            let mut inlet = shared.lock();
-            inlet.answers();
-            Poll::Ready(inlet.may_go_on(cx) && !inlet.is_finishing())
+        // Here and not in a function of its own: what serves a request is large, and would be copied on its way there.
+        let mut serving = pin!(serve(found, content, asked));
+        // For as long as the visitor waits.
+        let response = poll_fn(|cx| {
+            if let Poll::Ready(answer) = serving.as_mut().poll(cx) {
+                return Poll::Ready(answer.map_err(io::Error::other));
+            }
+            match shared.lock().watch(cx, true) {
+                Ok(()) => Poll::Pending,
+                Err(gone) => Poll::Ready(Err(gone)),
+            }
         })
-        .await;
+        .await?;
+        let (goes_on, read) = poll_fn(|cx| Poll::Ready(shared.lock().answers(cx))).await;
         let (parts, body) = response.into_parts();
         let switches = parts.status == StatusCode::SWITCHING_PROTOCOLS;
         let (length, keeps) = begin(sending.out(), &parts, &body, asked, goes_on);
@@ -79,7 +86,7 @@ where
         if switches {
             return Ok(Spoken::Switched);
         }
-        let read = poll_fn(|cx| shared.lock().poll_rest(cx)).await;
+        let read = read || poll_fn(|cx| shared.lock().poll_rest(cx)).await;
         if !(keeps && read) {
             break;
         }
@@ -92,25 +99,6 @@ where
         let _enough = timeout(LINGER, unread).await;
     }
     Ok(Spoken::Closed)
-}
-
-/// Waits for the answer to a request, for as long as the visitor does.
-async fn answer<T, F>(shared: &Shared<T>, serving: F) -> io::Result<Response<InHand>>
-where
-    T: AsyncRead + AsyncWrite + Ends + Send + Unpin + 'static,
-    F: Future<Output = Result<Response<InHand>, Refused>>,
-{
-    let mut serving = pin!(serving);
-    poll_fn(|cx| {
-        if let Poll::Ready(answer) = serving.as_mut().poll(cx) {
-            return Poll::Ready(answer.map_err(io::Error::other));
-        }
-        match shared.lock().watch(cx, true) {
-            Ok(()) => Poll::Pending,
-            Err(gone) => Poll::Ready(Err(gone)),
-        }
-    })
-    .await
 }
 
 /// Sends what is to be sent, for as long as the visitor is there.

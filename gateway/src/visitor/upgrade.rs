@@ -46,7 +46,7 @@ pub(super) enum Http1 {
 
 /// What the visitor upgrades to, if anything. What is not to be passed on (`may_upgrade_to`) is ignored, as it may be
 /// (RFC 9110 §7.8): the request stands without it.
-pub(super) fn wanted(request: &mut Request<Incoming>) -> Option<Upgrading> {
+pub(super) fn wanted(request: &mut Request<()>, body: &Incoming) -> Option<Upgrading> {
     if request.version() != http::Version::HTTP_11
         || !connection_names(request.headers(), "upgrade")
     {
@@ -64,7 +64,7 @@ pub(super) fn wanted(request: &mut Request<Incoming>) -> Option<Upgrading> {
     let lower = name.to_ascii_lowercase();
     // Only a WebSocket's opening has a fixed method, and a body that could be mistaken for the upgraded protocol's
     // first octets must not be there (RFC 9110 §7.8).
-    if request.method() != Method::GET || !http_body::Body::is_end_stream(request.body()) {
+    if request.method() != Method::GET || !http_body::Body::is_end_stream(body) {
         return None;
     }
     let key = request.headers_mut().remove(SEC_WEBSOCKET_KEY);

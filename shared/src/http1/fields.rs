@@ -17,7 +17,7 @@ const SHORT: usize = 256;
 /// Fields for which there is room beside those that came: a proxy adds some.
 const ADDED: usize = 8;
 
-/// Where each field's name and value begin and end.
+/// Where each field's name and value begin and end. Its room is used again for the next head.
 pub(super) type Places = Vec<[usize; 4]>;
 
 /// Writes fields.
@@ -43,7 +43,7 @@ pub(super) fn write_size(out: &mut BytesMut, size: usize) {
 }
 
 /// Notes where fields are, as they are borrowed from what becomes theirs.
-pub(super) fn places(fields: &[Header<'_>], octets: &[u8]) -> Places {
+pub(super) fn note(places: &mut Places, fields: &[Header<'_>], octets: &[u8]) {
     let base = octets.as_ptr() as usize;
     let place = |field: &Header<'_>| {
         let name = field.name.as_ptr() as usize - base;
@@ -60,7 +60,14 @@ pub(super) fn places(fields: &[Header<'_>], octets: &[u8]) -> Places {
             value + field.value.len(),
         ]
     };
-    fields.iter().map(place).collect()
+    places.clear();
+    places.extend(fields.iter().map(place));
+}
+
+/// Whether a line of a head ends with LF alone, but for empty ones in front of it. Lines end where fields begin, and at the end.
+pub(super) fn has_bare_line(places: &Places, head: &[u8]) -> bool {
+    let is_bare = |[name, ..]: &[usize; 4]| !head[..*name].ends_with(b"\r\n");
+    !head.ends_with(b"\r\n\r\n") || places.iter().any(is_bare)
 }
 
 /// Fields of what has become theirs; values share it.
@@ -86,7 +93,11 @@ pub(super) fn collect(places: &Places, octets: &Bytes) -> Result<HeaderMap, Unre
 pub(super) fn trailers(section: &Bytes) -> Result<HeaderMap, Unreadable> {
     let mut room = [EMPTY_HEADER; MOST];
     match httparse::parse_headers(section, &mut room) {
-        Ok(Status::Complete((_, parsed))) => collect(&places(parsed, section), section),
+        Ok(Status::Complete((_, parsed))) => {
+            let mut places = Places::new();
+            note(&mut places, parsed, section);
+            collect(&places, section)
+        }
         Ok(Status::Partial) => Err("its trailers have no end"),
         Err(httparse::Error::TooManyHeaders) => Err("its trailers have more than 100 fields"),
         Err(_) => Err("its trailers are no fields (RFC 9112 §5)"),

@@ -22,10 +22,15 @@ pub use sending::{Length, Sending, Stuck};
 use http::Version;
 use http::header::{CONNECTION, HeaderMap, HeaderName};
 
+use crate::glance::Glance;
+
 /// Whether a connection carries another message behind one with this head (RFC 9112 §9.3).
-pub fn keeps(version: Version, headers: &HeaderMap) -> bool {
-    !lists(headers, &CONNECTION, "close")
-        && (version == Version::HTTP_11 || lists(headers, &CONNECTION, "keep-alive"))
+pub fn keeps(version: Version, headers: &HeaderMap, glance: Glance) -> bool {
+    let usually = version == Version::HTTP_11;
+    if !glance.has(Glance::CONNECTION) {
+        return usually;
+    }
+    !lists(headers, &CONNECTION, "close") && (usually || lists(headers, &CONNECTION, "keep-alive"))
 }
 
 /// Whether a field of this name has this member, in any case (RFC 9110 §5.6.1).
@@ -58,7 +63,11 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(CONNECTION, options.parse().unwrap());
-            assert_eq!(keeps(version, &headers), expected, "{version:?} {options}");
+            let glance = Glance::of(&headers);
+            let found = keeps(version, &headers, glance);
+            assert_eq!(found, expected, "{version:?} {options}");
+            let bare = keeps(version, &HeaderMap::new(), Glance::default());
+            assert_eq!(bare, version == Version::HTTP_11);
         }
     }
 }

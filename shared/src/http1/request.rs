@@ -7,7 +7,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Request, Uri, Version};
 use httparse::{EMPTY_HEADER, ParserConfig, Status};
 
-use super::fields::{self, Search};
+use super::fields::{self, Places, Search};
 
 /// Fields for which there is room without asking for any.
 const USUAL: usize = 100;
@@ -52,10 +52,21 @@ pub enum Flaw {
     TooLarge,
 }
 
+/// The head of a request that has arrived. Boxed by whoever reads it, as it is handed on from hand to hand.
+#[derive(Debug)]
+pub struct Found {
+    pub head: Request<()>,
+    /// As it came.
+    pub octets: Bytes,
+    /// A line of it ended with LF alone.
+    pub bare_line: bool,
+}
+
 /// Looks for the head of a request in what has arrived.
 #[derive(Debug)]
 pub struct Reader {
     search: Search,
+    places: Places,
     /// The longest head, in octets, and how many fields one may have.
     longest: usize,
     most: usize,
@@ -65,17 +76,17 @@ impl Reader {
     pub fn new(longest: usize, most: usize) -> Self {
         Self {
             search: Search::default(),
+            places: Places::new(),
             longest,
             most,
         }
     }
 
-    /// Takes a head out of what has arrived, if all of it is here, and its octets with it. Empty lines before it are ignored
-    /// (RFC 9112 §2.2).
+    /// Takes a head out of what has arrived, if all of it is here. Empty lines before it are ignored (RFC 9112 §2.2).
     ///
     /// # Errors
     /// Why it is none.
-    pub fn next(&mut self, octets: &mut BytesMut) -> Result<Option<(Request<()>, Bytes)>, Flaw> {
+    pub fn next(&mut self, octets: &mut BytesMut) -> Result<Option<Box<Found>>, Flaw> {
         if !self.search.is_worth_parsing(octets) {
             return self.within_limit(octets);
         }
@@ -101,26 +112,33 @@ impl Reader {
             return Err(Flaw::TooLarge);
         }
         self.search.restart();
-        let mut head = Request::new(());
         let (method, target) = (parsed.method.unwrap_or(""), parsed.path.unwrap_or(""));
         if target.len() > LONGEST_TARGET {
             return Err(Flaw::TargetTooLong);
         }
-        *head.version_mut() = match parsed.version {
+        let version = match parsed.version {
             Some(0) => Version::HTTP_10,
             _ => Version::HTTP_11,
         };
-        *head.method_mut() =
-            Method::from_bytes(method.as_bytes()).map_err(|_bad| Flaw::Malformed)?;
+        let method = Method::from_bytes(method.as_bytes()).map_err(|_bad| Flaw::Malformed)?;
         let base = octets.as_ptr() as usize;
         let at = target.as_ptr() as usize - base;
         let target = at..at + target.len();
-        let places = fields::places(parsed.headers, octets);
+        fields::note(&mut self.places, parsed.headers, octets);
         let octets = octets.split_to(length).freeze();
+        let mut found = Box::new(Found {
+            head: Request::new(()),
+            bare_line: fields::has_bare_line(&self.places, &octets),
+            octets,
+        });
+        let (head, octets) = (&mut found.head, &found.octets);
+        *head.version_mut() = version;
+        *head.method_mut() = method;
         *head.uri_mut() =
             Uri::from_maybe_shared(octets.slice(target)).map_err(|_bad| Flaw::Malformed)?;
-        *head.headers_mut() = fields::collect(&places, &octets).map_err(|_bad| Flaw::Malformed)?;
-        Ok(Some((head, octets)))
+        *head.headers_mut() =
+            fields::collect(&self.places, octets).map_err(|_bad| Flaw::Malformed)?;
+        Ok(Some(found))
     }
 
     fn within_limit<T>(&self, octets: &[u8]) -> Result<Option<T>, Flaw> {
@@ -149,9 +167,9 @@ mod tests {
         let mut arriving = whole.chunks(piece);
         while let Some(piece) = arriving.next() {
             octets.extend_from_slice(piece);
-            if let Some((head, _)) = reader.next(&mut octets)? {
+            if let Some(found) = reader.next(&mut octets)? {
                 octets.extend(arriving.flatten());
-                return Ok(Some((head, octets.to_vec())));
+                return Ok(Some((found.head, octets.to_vec())));
             }
         }
         Ok(None)
@@ -256,7 +274,46 @@ mod tests {
         }
     }
 
+    /// Octet for octet, without the empty lines in front.
+    fn has_bare_line(head: &[u8]) -> bool {
+        let begin = head.iter().position(|octet| !b"\r\n".contains(octet));
+        let mut last = 0;
+        head[begin.unwrap_or(0)..].iter().any(|octet| {
+            let before = std::mem::replace(&mut last, *octet);
+            *octet == b'\n' && before != b'\r'
+        })
+    }
+
+    #[test]
+    fn lines_that_end_with_lf_alone_are_seen() {
+        for (head, bare) in [
+            (&b"GET / HTTP/1.1\r\nA: b\r\n\r\n"[..], false),
+            (b"\r\n\nGET / HTTP/1.1\r\n\r\n", false),
+            (b"GET / HTTP/1.1\nA: b\r\n\r\n", true),
+            (b"GET / HTTP/1.1\r\nA: b\nC:\r\n\r\n", true),
+            (b"GET / HTTP/1.1\r\nA: b\n\r\n", true),
+            (b"GET / HTTP/1.1\r\nA: b\r\n\n", true),
+            (b"GET / HTTP/1.1\n\r\n", true),
+            (b"GET / HTTP/1.1\r\n\n", true),
+        ] {
+            let found = Reader::new(LONGEST, USUAL).next(&mut BytesMut::from(head));
+            let found = found.unwrap().unwrap();
+            let text = String::from_utf8_lossy(head);
+            assert_eq!(found.bare_line, bare, "{text:?}");
+            assert_eq!(has_bare_line(head), bare, "{text:?}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn bare_lines_are_found_where_they_are(lines in proptest::collection::vec("[A-C]{1,2}:[ \t]{0,2}[a-c:]{0,2} ?\r?\n", 0..6), ends in "(\r?\n){0,2}GET / HTTP/1[.]1\r?\n", last in "\r?\n") {
+            let whole = format!("{ends}{}{last}", lines.concat());
+            let found = Reader::new(LONGEST, USUAL).next(&mut BytesMut::from(whole.as_bytes()));
+            let found = found.unwrap().unwrap();
+            prop_assert_eq!(&found.octets, whole.as_bytes());
+            prop_assert_eq!(found.bare_line, has_bare_line(whole.as_bytes()));
+        }
+
         #[test]
         fn nothing_makes_it_panic(octets in proptest::collection::vec(any::<u8>(), 0..600), piece in 1..600_usize) {
             let whole = [b"GET / HTTP/1.1\r\n".as_slice(), &octets].concat();

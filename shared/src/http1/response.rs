@@ -7,7 +7,7 @@ use http::{HeaderMap, Response, StatusCode, Version};
 use httparse::{ParserConfig, Status};
 
 use super::Unreadable;
-use super::fields::{self, Search};
+use super::fields::{self, Places, Search};
 
 /// The longest head (`reliability` asks for 64 KiB).
 const LONGEST: usize = 64 * 1024;
@@ -43,6 +43,7 @@ pub fn write_field(out: &mut BytesMut, name: &str, value: &[u8]) {
 #[derive(Debug, Default)]
 pub struct Reader {
     search: Search,
+    places: Places,
 }
 
 impl Reader {
@@ -76,9 +77,9 @@ impl Reader {
             .code
             .and_then(|code| StatusCode::from_u16(code).ok())
             .ok_or("its answer has no status that there is")?;
-        let places = fields::places(parsed.headers, octets);
+        fields::note(&mut self.places, parsed.headers, octets);
         let octets = octets.split_to(length).freeze();
-        *head.headers_mut() = fields::collect(&places, &octets)?;
+        *head.headers_mut() = fields::collect(&self.places, &octets)?;
         Ok(Some(head))
     }
 }

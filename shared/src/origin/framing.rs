@@ -5,31 +5,34 @@ use std::io;
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING};
 use http::{Method, Response, StatusCode, Version};
 
+use crate::glance::Glance;
 use crate::http1::{Content, LONGEST, Unreadable};
 
 /// Leaves one statement of the length at most, and says what follows.
 ///
 /// # Errors
 /// As [`settle`].
-pub(super) fn content(asked: &Method, answer: &mut Response<()>) -> Result<Content, Unreadable> {
-    settle(answer)?;
+pub(super) fn content(
+    asked: &Method,
+    answer: &mut Response<()>,
+    glance: Glance,
+) -> Result<Content, Unreadable> {
+    let length = settle(answer, glance)?;
     let status = answer.status();
-    let headers = answer.headers();
     if *asked == Method::HEAD
         || status.is_informational()
         || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
     {
         return Ok(Content::NONE);
     }
-    if headers.contains_key(TRANSFER_ENCODING) {
+    if glance.has(Glance::TRANSFER_ENCODING) {
         return Ok(Content::chunked());
     }
-    let Some(length) = headers.get(CONTENT_LENGTH) else {
-        return Ok(Content::ToEnd);
-    };
-    let length = length.to_str().ok().and_then(|length| length.parse().ok());
-    let length = length.filter(|length| *length <= LONGEST);
-    length.map(Content::Length).ok_or(NO_LENGTH)
+    match length {
+        Some(length) if length <= LONGEST => Ok(Content::Length(length)),
+        Some(_) => Err(NO_LENGTH),
+        None => Ok(Content::ToEnd),
+    }
 }
 
 /// The connection has ended before the content has.
@@ -41,37 +44,39 @@ pub(super) fn cut_short() -> io::Error {
 const NO_LENGTH: Unreadable =
     "its answer has a Content-Length that is no length, or several that differ (RFC 9112 §6.3)";
 
-/// Leaves one statement of the length at most.
+/// Leaves one statement of the length at most, and says what it is.
 ///
 /// # Errors
 /// Where there are two that need not agree, and where the body is coded in a way that nobody asked for: an answer whose
 /// end is guessed may be another's (RFC 9112 §6.3 and §11.2).
-fn settle(response: &mut Response<()>) -> Result<(), Unreadable> {
-    if response.headers().contains_key(TRANSFER_ENCODING) {
+fn settle(response: &mut Response<()>, glance: Glance) -> Result<Option<u64>, Unreadable> {
+    if glance.has(Glance::TRANSFER_ENCODING) {
         if response.version() == Version::HTTP_10 {
             return Err(
                 "its answer in HTTP/1.0 has a Transfer-Encoding, which that version has not (RFC 9112 §6.1)",
             );
         }
-        return coded(response.headers());
+        return coded(response.headers()).map(|()| None);
+    }
+    if !glance.has(Glance::CONTENT_LENGTH) {
+        return Ok(None);
     }
     let status = response.status();
     let headers = response.headers_mut();
-    let Some(first) = headers.get(CONTENT_LENGTH) else {
-        return Ok(());
-    };
     if status == StatusCode::NO_CONTENT {
         // It must not be there (RFC 9110 §8.6), and there is nothing that it could measure.
         headers.remove(CONTENT_LENGTH);
-        return Ok(());
+        return Ok(None);
     }
-    let octets = first.as_bytes();
-    if digits(octets) && headers.get_all(CONTENT_LENGTH).iter().nth(1).is_none() {
-        return Ok(());
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    if let (Some(one), None) = (lengths.next(), lengths.next())
+        && let Some(length) = number(one.as_bytes())
+    {
+        return Ok(Some(length));
     }
     let one = agreed(headers).ok_or(NO_LENGTH)?;
     headers.insert(CONTENT_LENGTH, HeaderValue::from(one));
-    Ok(())
+    Ok(Some(one))
 }
 
 /// `chunked` once, and no length beside it. `TE` offers nothing else, so an app that codes a body otherwise has misread it.
@@ -98,10 +103,8 @@ fn coded(headers: &HeaderMap) -> Result<(), Unreadable> {
 fn agreed(headers: &HeaderMap) -> Option<u64> {
     let mut one = None;
     for value in headers.get_all(CONTENT_LENGTH) {
-        for member in value.to_str().ok()?.split(',').map(str::trim) {
-            let length: u64 = digits(member.as_bytes())
-                .then(|| member.parse().ok())
-                .flatten()?;
+        for member in value.as_bytes().split(|octet| *octet == b',') {
+            let length = number(member.trim_ascii())?;
             if *one.get_or_insert(length) != length {
                 return None;
             }
@@ -110,8 +113,12 @@ fn agreed(headers: &HeaderMap) -> Option<u64> {
     one
 }
 
-fn digits(octets: &[u8]) -> bool {
-    !octets.is_empty() && octets.iter().all(u8::is_ascii_digit)
+/// A length of digits alone.
+fn number(octets: &[u8]) -> Option<u64> {
+    // `parse` takes a sign, which no length has.
+    let digits = octets.iter().all(u8::is_ascii_digit);
+    let text = digits.then(|| str::from_utf8(octets).ok()).flatten()?;
+    text.parse().ok()
 }
 
 #[cfg(test)]
@@ -126,6 +133,16 @@ mod tests {
         response.body(()).unwrap()
     }
 
+    fn settled(answer: &mut Response<()>) -> Result<Option<u64>, Unreadable> {
+        let glance = Glance::of(answer.headers());
+        settle(answer, glance)
+    }
+
+    fn following(asked: &Method, answer: &mut Response<()>) -> Result<Content, Unreadable> {
+        let glance = Glance::of(answer.headers());
+        content(asked, answer, glance)
+    }
+
     #[test]
     fn one_length_is_left_or_none() {
         let length = "content-length";
@@ -138,7 +155,9 @@ mod tests {
             (304, &[(length, "7")], Some("7")),
         ] {
             let mut answer = answer(status, fields);
-            assert_eq!(settle(&mut answer), Ok(()), "{status} {fields:?}");
+            let said = settled(&mut answer).unwrap();
+            let expected_length = expected.map(|length: &str| length.parse().unwrap());
+            assert_eq!(said, expected_length, "{status} {fields:?}");
             let left: Vec<_> = answer.headers().get_all(CONTENT_LENGTH).iter().collect();
             assert_eq!(left, Vec::from_iter(expected), "{status} {fields:?}");
         }
@@ -158,7 +177,7 @@ mod tests {
             (Method::GET, 204, &chunked, "Length(0)"),
             (Method::GET, 304, &[(length, "7")], "Length(0)"),
         ] {
-            let read = content(&asked, &mut answer(status, fields)).unwrap();
+            let read = following(&asked, &mut answer(status, fields)).unwrap();
             let read = format!("{read:?}");
             assert!(
                 read.starts_with(expected),
@@ -166,10 +185,10 @@ mod tests {
             );
         }
         let mut beyond = answer(200, &[(length, "9223372036854775808")]);
-        assert_eq!(content(&Method::GET, &mut beyond).unwrap_err(), NO_LENGTH);
+        assert_eq!(following(&Method::GET, &mut beyond).unwrap_err(), NO_LENGTH);
         let mut old = answer(200, &chunked);
         *old.version_mut() = Version::HTTP_10;
-        assert!(content(&Method::GET, &mut old).is_err());
+        assert!(following(&Method::GET, &mut old).is_err());
     }
 
     #[test]
@@ -187,7 +206,7 @@ mod tests {
             &[(length, "7,")],
             &[(length, "99999999999999999999, 99999999999999999999")],
         ] {
-            assert!(settle(&mut answer(200, fields)).is_err(), "{fields:?}");
+            assert!(settled(&mut answer(200, fields)).is_err(), "{fields:?}");
         }
     }
 }

@@ -39,7 +39,7 @@ impl Haste {
     /// The connection was driven as far as it goes, and the answer is not whole. What came since the last time is
     /// acknowledged in the caller's next turn, which this asks for.
     pub(super) fn more_is_due(&self, cx: &Context<'_>) {
-        if self.heard.swap(false, Relaxed) {
+        if once(&self.heard) {
             self.due.store(true, Relaxed);
             cx.waker().wake_by_ref();
         }
@@ -52,7 +52,7 @@ impl Haste {
 
     /// Whether a read that found nothing is doubted, once; and if so, whether the system knows better.
     pub(super) fn is_mistaken(&self, tcp: Option<&TcpStream>) -> bool {
-        self.doubted.swap(false, Relaxed)
+        once(&self.doubted)
             && tcp.is_some_and(|tcp| {
                 let mut room = [MaybeUninit::uninit()];
                 let found = SockRef::from(tcp).peek(&mut room);
@@ -62,11 +62,20 @@ impl Haste {
 
     /// A read found nothing.
     pub(super) fn found_nothing(&self, tcp: Option<&TcpStream>) {
-        if self.due.swap(false, Relaxed)
+        if once(&self.due)
             && let Some(tcp) = tcp
         {
             // A system without it acknowledges when it likes to; a connection that is gone says so when it is read.
             let _unsupported = SockRef::from(tcp).set_tcp_quickack(true);
         }
     }
+}
+
+/// Whether it is set, once. All is one task's at a time; a swap would make the processor wait for nothing.
+fn once(flag: &AtomicBool) -> bool {
+    let set = flag.load(Relaxed);
+    if set {
+        flag.store(false, Relaxed);
+    }
+    set
 }

@@ -110,10 +110,16 @@ impl Line {
 
     fn count(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(octets)) = &written {
-            self.taken.fetch_add(*octets as u64, Relaxed);
+            add(&self.taken, *octets);
         }
         written
     }
+}
+
+/// Counts what nobody else counts: others read it.
+fn add(counter: &AtomicU64, octets: usize) {
+    let before = counter.load(Relaxed);
+    counter.store(before.wrapping_add(octets as u64), Relaxed);
 }
 
 impl Way {
@@ -164,7 +170,7 @@ impl AsyncRead for Line {
             }
             let octets = buf.filled().len() - before;
             if octets > 0 {
-                heard.fetch_add(octets as u64, Relaxed);
+                add(heard, octets);
                 haste.heard();
             }
         }

@@ -19,6 +19,7 @@ use super::framing::content;
 use super::haste::Haste;
 use super::receiving::{Broken, NoHead, Receiving};
 use super::{Asking, ENDLESS, First, Line, Upload};
+use crate::glance::Glance;
 use crate::http1::request::{self, Head};
 use crate::http1::{Length, Sending, Stuck, keeps};
 use crate::interim::{Fate, Interims};
@@ -247,11 +248,12 @@ impl<B: Upload> Link<B> {
                 }
                 continue;
             }
-            let content = match content(asked, &mut head) {
+            let glance = Glance::of_answer(head.headers());
+            let content = match content(asked, &mut head, glance) {
                 Ok(content) => content,
                 Err(why) => return self.missed(Miss::Invalid(why.into())),
             };
-            self.keeps &= keeps(head.version(), head.headers());
+            self.keeps &= keeps(head.version(), head.headers(), glance);
             self.receiving.content(status, content);
             return Poll::Ready(Ok(head));
         }

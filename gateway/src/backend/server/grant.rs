@@ -4,7 +4,6 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use tidegate_shared::clock;
 use tidegate_shared::origin::RESTING;
 
 use super::super::bound::Tie;
@@ -15,9 +14,13 @@ use super::{Grant, Home, Kept, May, Server};
 impl Server {
     /// A connection that rests, or the right to open one. `None` where there are as many as there may be. `tie` is the
     /// visitor's, where each connection is one visitor's.
-    pub(in crate::backend) fn grant(&self, may: May, tie: Option<&Arc<Tie>>) -> Option<Grant> {
+    pub(in crate::backend) fn grant(
+        &self,
+        now: u64,
+        may: May,
+        tie: Option<&Arc<Tie>>,
+    ) -> Option<Grant> {
         let epoch = self.epoch();
-        let now = clock::now_ms();
         let until = self.out_until.load(Relaxed);
         if until != 0 && until <= now {
             self.with_fitness(|fitness| fitness.tried(now));

@@ -180,11 +180,11 @@ impl World {
         }
         let ask = Ask {
             target: Target::Tunnel("app.test".to_owned()),
-            head: Outgoing {
+            head: Box::new(Outgoing {
                 method,
                 uri: "http://app.test/path?q=1".parse().unwrap(),
                 headers,
-            },
+            }),
             body,
             protocol: None,
             expects: fields.contains(&("expect", "100-continue")),

@@ -18,11 +18,11 @@ impl World {
         }
         let ask = Ask {
             target: Target::Tunnel("app.test".to_owned()),
-            head: Outgoing {
+            head: Box::new(Outgoing {
                 method: Method::CONNECT,
                 uri: "http://app.test/chat".parse().unwrap(),
                 headers,
-            },
+            }),
             body,
             protocol: Some(Protocol::from_static(protocol)),
             expects: false,
