@@ -21,9 +21,7 @@ use crate::door::Expect;
 pub(super) fn problems(config: &Config, whole: bool) -> Vec<Problem> {
     let mut all = missing(config);
     all.extend(config.backends.iter().flat_map(Placed::problems));
-    let resolving = &config.resolving;
-    let problems = resolving.resolver.problems().into_iter();
-    all.extend(problems.map(|text| resolving.problem(text)));
+    all.extend(config.resolving.problems());
     all.extend(clear_names(config));
     all.extend(addresses(config));
     all.extend(proxies(config));

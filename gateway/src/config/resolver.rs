@@ -16,6 +16,24 @@ pub struct Resolving {
 }
 
 impl Resolving {
+    /// Everything that is wrong with it, which is its bounds: at the first of them that is given.
+    pub(super) fn problems(&self) -> impl Iterator<Item = Problem> {
+        let bounds = ["least_ttl", "most_ttl"].into_iter();
+        let mut given = bounds.filter_map(|key| Some((key, self.places.of(key)?)));
+        let first = given.next();
+        self.resolver.problems().into_iter().map(move |text| {
+            let whole = self.problem(text);
+            match first {
+                Some((key, spot)) => Problem {
+                    spot: Some(spot.clone()),
+                    key: format!("{}.{key}", whole.key),
+                    ..whole
+                },
+                None => whole,
+            }
+        })
+    }
+
     /// Something wrong with it.
     pub fn problem(&self, text: impl Into<String>) -> Problem {
         Problem {

@@ -54,6 +54,8 @@ one = { srv = "_a._tcp.a.test", slots = 2 }
 one-1 = "10.0.0.1:80"
 [backends.e]
 retries = 1
+[resolver]
+most_ttl = "500ms"
 "#;
     assert_told(
         text,
@@ -94,6 +96,10 @@ retries = 1
                 "two servers called `one-1`",
             ),
             ("a.toml:39:1: backends.e: ", "no server"),
+            (
+                "a.toml:42:12: resolver.most_ttl: ",
+                "most_ttl must not be below",
+            ),
         ],
     );
 }

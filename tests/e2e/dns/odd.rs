@@ -228,7 +228,7 @@ async fn mistakes_are_told_where_they_stand_and_values_are_shown() {
             good,
             "least_ttl = \"5m\"",
             "",
-            "10:",
+            "11:13: resolver.least_ttl: ",
             "most_ttl must not be below",
         ),
         (good, "hold_time = 3", "", "11:", "known here: hold"),
