@@ -9,7 +9,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, StatusCode, Version};
-use serde::Serialize;
 use tidegate_shared::idle::Quiet;
 use tidegate_shared::log::{Format, Sink};
 use tidegate_shared::{text, when};
@@ -25,6 +24,10 @@ use crate::rates::{Action, Excess, Pass};
 use crate::smuggling::Form;
 use crate::spent::Waited;
 use crate::tunnel::Tunnel;
+
+mod json; // the line for machines
+
+mod times; // where a request's time went
 
 /// Where records go.
 #[derive(Debug)]
@@ -339,22 +342,6 @@ impl Record {
             .unwrap_or("-")
     }
 
-    fn times(&self, ended: Instant) -> Times {
-        let answered = self.answered.unwrap_or(ended);
-        let upload = self.upload.until(answered);
-        let asked = self.headed + self.hold + self.pick + self.connect + upload;
-        Times {
-            head: self.headed.saturating_duration_since(self.began),
-            hold: self.hold,
-            pick: self.pick,
-            connect: self.connect,
-            upload,
-            first: answered.saturating_duration_since(asked),
-            body: ended.saturating_duration_since(answered),
-            total: ended.saturating_duration_since(self.began),
-        }
-    }
-
     /// The line for people. Written piece by piece: at full load the machinery of `format!` would cost more than all the
     /// rest of the gateway's own work on a request.
     fn human(&self, ended: Instant, out: &mut Vec<u8>) {
@@ -433,96 +420,6 @@ impl Record {
         out.push(b' ');
         out.extend_from_slice(version(self.version).as_bytes());
     }
-
-    fn json(&self, ended: Instant, out: &mut Vec<u8>) -> serde_json::Result<()> {
-        let mut time = Vec::with_capacity(24);
-        when::stamp(SystemTime::now(), &mut time);
-        let times = self.times(ended);
-        let (source, list) = self.limited_for();
-        let cloud = self.visitor.cloud.as_deref();
-        let view = View {
-            time: &String::from_utf8_lossy(&time),
-            level: "info",
-            kind: "access",
-            message: "request",
-            id: &self.id(),
-            visitor: &self.visitor.address,
-            aws_vpce: cloud.and_then(|cloud| cloud.aws_vpce.as_deref()),
-            gcp_psc: cloud.and_then(|cloud| cloud.gcp_psc.as_deref()),
-            azure_link: cloud.and_then(|cloud| cloud.azure_link),
-            tls: self.tls,
-            version: version(self.version),
-            method: self.method.as_ref().map_or("-", Method::as_str),
-            host: self.host(),
-            path: self.path(),
-            name: self
-                .tunnel
-                .as_ref()
-                .map(|tunnel| tunnel.agent.primary.to_string()),
-            agent: self.tunnel.as_ref().map(|tunnel| tunnel.agent.address),
-            tunnel: self.tunnel.as_ref().map(|tunnel| tunnel.id),
-            backend: self.backend.as_deref(),
-            server: self.server.as_ref().map(|server| server.name.as_str()),
-            at: self.at,
-            attempts: self.attempts,
-            status: self.status.map_or(0, |status| status.as_u16()),
-            reason: self.reason,
-            limit: self.limit().map(|(limit, _)| limit),
-            action: self.limit().map(|(_, action)| action),
-            source,
-            list,
-            timeout: self.timed_out.as_ref().map(|over| over.key.as_str()),
-            timeout_ms: self.timed_out.as_ref().map(|over| ms(over.within)),
-            bytes_in: self.received,
-            bytes_out: self.sent,
-            header_ms: self.opening.as_ref().and_then(|it| it.header).map(ms),
-            tls_ms: self.opening.as_ref().and_then(|it| it.tls).map(ms),
-            head_ms: ms(times.head),
-            hold_ms: ms(times.hold),
-            pick_ms: ms(times.pick),
-            connect_ms: self.server.as_ref().map(|_server| ms(times.connect)),
-            upload_ms: (!times.upload.is_zero()).then(|| ms(times.upload)),
-            first_ms: ms(times.first),
-            body_ms: ms(times.body),
-            total_ms: ms(times.total),
-        };
-        serde_json::to_writer(out, &view)
-    }
-}
-
-/// Where a request's time went.
-struct Times {
-    head: Duration,
-    hold: Duration,
-    pick: Duration,
-    connect: Duration,
-    upload: Duration,
-    first: Duration,
-    body: Duration,
-    total: Duration,
-}
-
-impl Times {
-    /// In milliseconds. Connections are opened to a backend's servers only, and few uploads are waited for.
-    fn write(&self, to_server: bool, out: &mut Vec<u8>) {
-        let mut one = |name: &[u8], time| {
-            out.extend_from_slice(name);
-            line::milliseconds(time, out);
-        };
-        one(b" head=", self.head);
-        one(b" hold=", self.hold);
-        one(b" pick=", self.pick);
-        if to_server {
-            one(b" connect=", self.connect);
-        }
-        if !self.upload.is_zero() {
-            one(b" upload=", self.upload);
-        }
-        one(b" first=", self.first);
-        one(b" body=", self.body);
-        one(b" total=", self.total);
-        out.extend_from_slice(b"ms");
-    }
 }
 
 impl Drop for Record {
@@ -555,74 +452,6 @@ impl Drop for Record {
 thread_local! {
     /// A line being put together; its room is used again.
     static LINE: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(512));
-}
-
-/// What a line says, in its order.
-#[derive(Serialize)]
-struct View<'a> {
-    time: &'a str,
-    level: &'static str,
-    kind: &'static str,
-    message: &'static str,
-    id: &'a str,
-    visitor: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    aws_vpce: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    gcp_psc: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    azure_link: Option<u32>,
-    tls: bool,
-    version: &'static str,
-    method: &'a str,
-    host: &'a str,
-    path: &'a str,
-    name: Option<String>,
-    agent: Option<SocketAddr>,
-    tunnel: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    backend: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    server: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    at: Option<SocketAddr>,
-    attempts: u32,
-    status: u16,
-    reason: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    limit: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    action: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    source: Option<IpAddr>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    list: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    timeout: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    timeout_ms: Option<f64>,
-    bytes_in: u64,
-    bytes_out: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    header_ms: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tls_ms: Option<f64>,
-    head_ms: f64,
-    hold_ms: f64,
-    pick_ms: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    connect_ms: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    upload_ms: Option<f64>,
-    first_ms: f64,
-    body_ms: f64,
-    total_ms: f64,
-}
-
-/// Milliseconds, to the microsecond.
-fn ms(duration: Duration) -> f64 {
-    // Exact for anything below a century.
-    duration.as_micros() as f64 / 1000.0
 }
 
 fn version(version: Version) -> &'static str {
