@@ -435,6 +435,12 @@ async fn the_descriptor_limit_is_raised_to_the_hard_one() {
 async fn running_out_of_descriptors_sheds_visitors_and_recovers() {
     let gateway = World::builder().prlimit("--nofile=256:256");
     let site = Site::start_with(gateway, &[]).await;
+    // Of an agent's tunnels one is waited for otherwise, and the crowd would be there before the others.
+    eventually(SOON, "all tunnels are filed", async || {
+        let filed = site.world.gateway.logged(&["filed"]).len();
+        (filed == 4).then_some(())
+    })
+    .await;
     let mut crowd = Vec::new();
     for _ in 0..400 {
         crowd.push(Visitor::connect(site.world.visitors).await);
