@@ -141,6 +141,7 @@ impl Access {
             connect: Duration::ZERO,
             upload: Waited::default(),
             answered: None,
+            ended: None,
         })
     }
 }
@@ -192,6 +193,8 @@ pub struct Record {
     /// Before the answer began, everything waited for the next octets of the visitor's body.
     pub(crate) upload: Waited,
     answered: Option<Instant>,
+    /// When it ended, where that is known before its line is written.
+    ended: Option<Instant>,
 }
 
 impl Record {
@@ -231,6 +234,15 @@ impl Record {
     /// When its head was complete.
     pub(crate) fn headed_at(&self) -> Instant {
         self.headed
+    }
+
+    /// Since when a way for it is looked for: since its head was complete, or, if it was looked for before, from now on.
+    pub(crate) fn seeks_since(&self) -> Instant {
+        if self.pick.is_zero() && self.hold.is_zero() {
+            self.headed
+        } else {
+            Instant::now()
+        }
     }
 
     /// It is the first of its connection, before which this came.
@@ -309,6 +321,11 @@ impl Record {
     pub(crate) fn answered(&mut self, status: StatusCode, at: Instant) {
         self.status = Some(status);
         self.answered = Some(at);
+    }
+
+    /// It is over at this moment.
+    pub(crate) fn ended(&mut self, at: Instant) {
+        self.ended = Some(at);
     }
 
     /// The visitor was told 101: what follows is no longer HTTP.
@@ -432,7 +449,7 @@ impl Drop for Record {
         self.access
             .metrics
             .request_ended(status, self.received, self.sent);
-        let ended = Instant::now();
+        let ended = self.ended.unwrap_or_else(Instant::now);
         if let Some(pass) = &self.pass {
             pass.ended(status, ended);
         }

@@ -6,6 +6,7 @@ use std::error::Error;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use bytes::Bytes;
 use h2::Reason;
@@ -270,7 +271,7 @@ impl<B: Body<Data = Bytes, Error: Error + 'static> + Unpin> Answer<B> {
 
     /// Takes what still comes of an unwanted body, for nobody. Ready at its end.
     pub(crate) fn poll_unwanted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.finish();
+        self.let_go();
         match &mut self.kind {
             Kind::Own(_) | Kind::Joined(_) => {}
             Kind::Tunnel(passing) => {
@@ -413,13 +414,28 @@ impl<B: Body<Data = Bytes, Error: Error + 'static> + Unpin> Body for Answer<B> {
 }
 
 impl<B> Answer<B> {
+    /// It ends at this moment, whole or not.
+    pub(crate) fn end(mut self, at: Instant) {
+        self.finish(at);
+    }
+
+    /// It ends now, unless it has.
+    fn let_go(&mut self) {
+        if self.record.is_some() {
+            self.finish(Instant::now());
+        }
+    }
+
     /// Gives its place on the tunnel, or its connection, back, and writes its record.
-    fn finish(&mut self) {
+    fn finish(&mut self, at: Instant) {
+        if let Some(record) = &mut self.record {
+            record.ended(at);
+        }
         let passing = match &mut self.kind {
             Kind::Own(_) => return,
             Kind::Tunnel(passing) => passing,
             Kind::Backend(passing) => {
-                passing.finish(self.record.as_deref_mut());
+                passing.finish(self.record.as_deref_mut(), at);
                 return drop(self.record.take());
             }
             Kind::Joined(joined) => {
@@ -450,6 +466,6 @@ impl<B> Answer<B> {
 
 impl<B> Drop for Answer<B> {
     fn drop(&mut self) {
-        self.finish();
+        self.let_go();
     }
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use h2::ext::Protocol;
 use h2::{Reason, client};
-use http::{HeaderMap, HeaderName, Method, Response, StatusCode, response};
+use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, response};
 use http_body::Body;
 use tidegate_shared::clock;
 use tidegate_shared::inbound::Inbound;
@@ -232,8 +232,8 @@ where
     let mut expects = expects;
     loop {
         let lease = lease(pool, &name, &tried, octets, record, side).await;
-        let mut lease = match (lease, last) {
-            (Ok(lease), _) => lease,
+        let (mut lease, sent_at) = match (lease, last) {
+            (Ok(leased), _) => leased,
             // The tunnel that was tried is still there, and no limit is what went wrong with it.
             (Err(unavailable), Some(failure)) if unavailable.failure == Failure::Limit => {
                 return Err(Unavailable::plain(failure));
@@ -249,7 +249,6 @@ where
         // What is upgraded stays open, whatever the head said of a body.
         let ends = body.is_none() && protocol.is_none();
         // Noted before it is sent: the driver that the sending wakes looks whether somebody waits.
-        let sent_at = Instant::now();
         lease.waits(clock::ms(sent_at));
         let mut told = (*head).clone();
         if tunnel.wants_visitors {
@@ -257,6 +256,7 @@ where
                 .introduction
                 .tell(&mut told.headers, visit, &record.id());
         }
+        let told = told.into_request().map_err(Unavailable::plain)?;
         let sent = send(&tunnel, told, protocol.clone(), ends);
         record.attempts += 1;
         record.tunnel = Some(Arc::clone(&tunnel));
@@ -385,8 +385,7 @@ where
         let caller = Caller::from(visit.visitor.ip());
         return backend::exchange::open(&visit.gateway, backend, ask, &caller, record, side).await;
     }
-    let authority = ask.head.uri.authority().map(|authority| authority.as_str());
-    let host = authority.and_then(|authority| visitor_host(authority.as_bytes()).ok());
+    let host = visitor_host(ask.head.authority.as_bytes()).ok();
     let host = host.map(|host| host.name().to_owned());
     let id = record.id();
     let caller = visit.introduction.caller(visit, host.as_deref(), &id);
@@ -475,11 +474,12 @@ async fn lease<S: Side>(
     octets: usize,
     record: &mut Record,
     side: &mut S,
-) -> Result<Lease, Unavailable> {
-    let before = Instant::now();
+) -> Result<(Lease, Instant), Unavailable> {
+    let before = record.seeks_since();
     if let Some(lease) = pool.take(name, tried)? {
-        record.pick += before.elapsed();
-        return Ok(lease);
+        let at = Instant::now();
+        record.pick += at.saturating_duration_since(before);
+        return Ok((lease, at));
     }
     let _spent = Spent::since(before, &mut record.hold);
     side.held(true);
@@ -492,15 +492,19 @@ async fn lease<S: Side>(
     })
     .await;
     side.held(false);
-    outcome
+    Ok((outcome?, Instant::now()))
 }
 
 type Sent = (client::ResponseFuture, h2::SendStream<Bytes>);
 
 /// Hands the request to the tunnel's connection; `None` where nothing of it can have left.
-fn send(tunnel: &Tunnel, head: Outgoing, protocol: Option<Protocol>, ends: bool) -> Option<Sent> {
+fn send(
+    tunnel: &Tunnel,
+    mut request: Request<()>,
+    protocol: Option<Protocol>,
+    ends: bool,
+) -> Option<Sent> {
     let mut requests = tunnel.requests()?;
-    let mut request = head.into_request();
     if let Some(protocol) = protocol {
         request.extensions_mut().insert(protocol);
     }

@@ -162,19 +162,31 @@ impl Origin {
 #[derive(Clone, Debug)]
 pub struct Outgoing {
     pub method: Method,
-    pub uri: Uri,
+    pub scheme: Scheme,
+    /// The host that is asked for, with its port, as it was written. What the fields say of it does not count.
+    pub authority: HeaderValue,
+    pub path: PathAndQuery,
     pub headers: HeaderMap,
 }
 
 impl Outgoing {
-    /// As `h2` wants it.
-    pub fn into_request(self) -> http::Request<()> {
+    /// As `h2` wants it: the target in pieces, and nothing about it among the fields (RFC 9113 §8.3.1).
+    ///
+    /// # Errors
+    /// An authority that cannot stand in a URI, which none does that is a visitor's host.
+    pub fn into_request(mut self) -> Result<http::Request<()>, Failure> {
+        self.headers.remove(HOST);
+        let authority = Authority::from_maybe_shared(self.authority);
+        let mut parts = Parts::default();
+        parts.scheme = Some(self.scheme);
+        parts.authority = Some(authority.map_err(|_bad| Failure::BadHost)?);
+        parts.path_and_query = Some(self.path);
         let mut request = http::Request::new(());
         *request.method_mut() = self.method;
-        *request.uri_mut() = self.uri;
+        *request.uri_mut() = Uri::from_parts(parts).map_err(|_bad| Failure::BadHost)?;
         *request.headers_mut() = self.headers;
         *request.version_mut() = Version::HTTP_2;
-        request
+        Ok(request)
     }
 }
 
@@ -241,24 +253,19 @@ pub fn host(authority: &HeaderValue) -> Result<VisitorHost<'_>, Failure> {
     visitor_host(authority.as_bytes()).map_err(|_bad| Failure::BadHost)
 }
 
-/// The target that goes to the agent: the visitor's path and query as they are, the host as it was written.
-///
-/// # Errors
-/// An authority that cannot stand in a URI.
-pub fn target(
-    path: Option<PathAndQuery>,
-    authority: &HeaderValue,
-    tls: bool,
-) -> Result<Uri, Failure> {
-    let mut parts = Parts::default();
-    parts.scheme = Some(if tls { Scheme::HTTPS } else { Scheme::HTTP });
-    parts.authority =
-        Some(Authority::from_maybe_shared(authority.clone()).map_err(|_bad| Failure::BadHost)?);
-    parts.path_and_query = Some(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
-    Uri::from_parts(parts).map_err(|_bad| Failure::BadHost)
+/// The path that goes on: the visitor's own, with its query.
+pub fn path(target: Uri) -> PathAndQuery {
+    let path = target.into_parts().path_and_query;
+    path.unwrap_or_else(|| PathAndQuery::from_static("/"))
 }
 
-/// Rewrites the fields in place. `version` is the visitor's, for `Via`; `glance` was taken at the fields as they came.
+/// The scheme by which a visitor asks.
+pub fn scheme(tls: bool) -> Scheme {
+    if tls { Scheme::HTTPS } else { Scheme::HTTP }
+}
+
+/// Rewrites the fields in place, but for Host, which is its writer's. `version` is the visitor's, for `Via`; `glance` was taken
+/// at the fields as they came.
 pub fn rewrite(
     headers: &mut HeaderMap,
     policy: &Policy,
@@ -271,7 +278,6 @@ pub fn rewrite(
     if glance.has(Glance::OURS) {
         strip_gateways(headers);
     }
-    headers.remove(HOST);
     if version >= Version::HTTP_2 {
         join_cookies(headers);
     }
@@ -464,6 +470,7 @@ mod tests {
             ],
         );
         let expected = map(&[
+            ("host", "app.test:8443"),
             ("x-kept", "1"),
             ("x-kept", "2"),
             ("x-forwarded-for", "192.0.2.9"),

@@ -123,7 +123,7 @@ async fn fetch(
     let within = app.settings.first_byte_within;
     let asked = Head {
         method: &head.method,
-        target: &head.uri,
+        target: head.uri.path_and_query(),
         headers: &head.headers,
     };
     let mut upload = upload;

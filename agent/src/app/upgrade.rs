@@ -131,7 +131,7 @@ async fn fetch(
     let mut link = http1::connect(app, greeting, respond).await?;
     let asked = Head {
         method: &head.method,
-        target: &head.uri,
+        target: head.uri.path_and_query(),
         headers: &head.headers,
     };
     let within = app.settings.first_byte_within;

@@ -4,10 +4,11 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body::Frame;
+use tidegate_shared::clock;
 use tidegate_shared::message::strip_trailers;
 use tidegate_shared::origin::{Broken, fault_in_reading};
 
@@ -220,7 +221,7 @@ impl Passing {
     }
 
     /// Notes what has gone both ways, and lets the connection rest if it can, or else closes it.
-    pub(super) fn finish(&mut self, record: Option<&mut Record>) {
+    pub(super) fn finish(&mut self, record: Option<&mut Record>, at: Instant) {
         if let Some(record) = record {
             if let Some(feed) = &self.feed {
                 record.received = feed.progress().moved;
@@ -235,7 +236,7 @@ impl Passing {
         };
         let mut cx = Context::from_waker(std::task::Waker::noop());
         if self.is_whole() && kept.link.is_reusable(&mut cx) {
-            self.in_flight.server.take_back(kept);
+            self.in_flight.server.take_back(kept, clock::ms(at));
         }
     }
 }

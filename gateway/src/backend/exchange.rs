@@ -181,12 +181,12 @@ impl<'a> Errand<'a> {
     ) -> Result<(InFlight, Reply), Failure> {
         loop {
             self.pause(side).await?;
-            let (in_flight, grant) = self.admit(record, side).await?;
+            let (in_flight, grant, at) = self.admit(record, side).await?;
             let shared = matches!(grant, Grant::Shared(_));
             let kept = shared || matches!(grant, Grant::Kept(_));
             record.server = Some(Arc::clone(&in_flight.server));
             record.at = in_flight.at;
-            let outcome = self.attempt(&in_flight, grant, record, side).await;
+            let outcome = self.attempt(&in_flight, grant, at, record, side).await;
             // One on a connection that turned out to be closed has met no server.
             if !matches!(outcome, Err(Lost::Stale)) {
                 record.attempts += 1;
@@ -263,22 +263,24 @@ impl<'a> Errand<'a> {
         }
     }
 
-    /// Finds a server and a connection, or the right to open one; waits for it where every fit server is full.
+    /// Finds a server and a connection, or the right to open one, and when; waits for it where every fit server is full.
     async fn admit<S: Side>(
         &self,
         record: &mut Record,
         side: &mut S,
-    ) -> Result<(InFlight, Grant), Failure> {
-        let before = Instant::now();
-        if let Some(found) = self.search.at_once(clock::ms(before))? {
-            record.pick += before.elapsed();
-            return Ok(found);
+    ) -> Result<(InFlight, Grant, Instant), Failure> {
+        let before = record.seeks_since();
+        if let Some((in_flight, grant)) = self.search.at_once(clock::ms(before))? {
+            let at = Instant::now();
+            record.pick += at.saturating_duration_since(before);
+            return Ok((in_flight, grant, at));
         }
         let _spent = Spent::since(before, &mut record.hold);
         side.held(true);
         let found = until_over(self.search.wait_for_room(), side).await;
         side.held(false);
-        found?
+        let (in_flight, grant) = found??;
+        Ok((in_flight, grant, Instant::now()))
     }
 
     /// Sends the request on a connection that was found, or on one that is opened for it.
@@ -286,13 +288,17 @@ impl<'a> Errand<'a> {
         &self,
         in_flight: &InFlight,
         grant: Grant,
+        at: Instant,
         record: &mut Record,
         side: &mut S,
     ) -> Result<Reply, Lost> {
         let server = &in_flight.server;
         let rested = matches!(grant, Grant::Kept(_));
         match self.connection(server, grant, record, side).await? {
-            Way::Http1(kept) => self.ask(server, kept, rested, record, side).await,
+            Way::Http1(kept) => {
+                let rested = rested.then_some(at);
+                self.ask(server, kept, rested, record, side).await
+            }
             // Boxed, so that a request in HTTP/1.1 does not keep the room that this needs.
             Way::Http2(seat) => Box::pin(self.ask_sharing(server, seat, record, side)).await,
         }
@@ -302,14 +308,15 @@ impl<'a> Errand<'a> {
         &self,
         server: &Server,
         mut kept: Kept,
-        rested: bool,
+        rested: Option<Instant>,
         record: &mut Record,
         side: &mut S,
     ) -> Result<Reply, Lost> {
         server.counts.requests.inc();
         let taken = kept.link.taken();
         let before = taken.load(Relaxed);
-        let began = Instant::now();
+        let began = rested.unwrap_or_else(Instant::now);
+        let rested = rested.is_some();
         let mut asker = self.asker(side, &mut record.received, &mut record.upload, &taken);
         let body = Carried::new(self.feed.as_ref());
         let asked = kept.link.ask(self.head(), body, &mut asker, None).await;
@@ -359,7 +366,7 @@ impl<'a> Errand<'a> {
         server.counts.requests.inc();
         let taken: Arc<AtomicU64> = Arc::default();
         let mut asker = self.asker(side, &mut record.received, &mut record.upload, &taken);
-        let head = for_http2(&self.head, server.is_secured());
+        let head = for_http2(&self.head, server.is_secured()).map_err(Lost::Over)?;
         let feed = self.feed.as_ref();
         // In doubt it goes elsewhere, if it may be sent once more.
         let terms = &self.search.backend.terms;
@@ -493,7 +500,7 @@ impl<'a> Errand<'a> {
     fn head(&self) -> Head<'_> {
         Head {
             method: &self.head.method,
-            target: &self.head.uri,
+            target: Some(&self.head.path),
             headers: &self.head.headers,
         }
     }

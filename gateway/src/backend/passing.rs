@@ -1,6 +1,7 @@
 //! A server's answer, whichever version of HTTP it comes in.
 
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http_body::Frame;
@@ -71,9 +72,9 @@ impl Passing {
     }
 
     /// Notes what has gone both ways, and lets go of the connection.
-    pub(crate) fn finish(&mut self, record: Option<&mut Record>) {
+    pub(crate) fn finish(&mut self, record: Option<&mut Record>, at: Instant) {
         match self {
-            Self::Http1(passing) => passing.finish(record),
+            Self::Http1(passing) => passing.finish(record, at),
             Self::Http2(passing) => passing.finish(record),
         }
     }

@@ -467,13 +467,12 @@ impl Server {
         }
     }
 
-    /// Takes back a connection that is ready for another request.
-    pub(super) fn take_back(self: &Arc<Self>, mut kept: Kept) {
+    /// Takes back a connection that is ready for another request at this moment by `clock::ms`.
+    pub(super) fn take_back(self: &Arc<Self>, mut kept: Kept, now: u64) {
         let rests = !self.terms.keep_alive.is_zero() && self.mode() != Some(Mode::Maintenance);
         if !rests || self.epoch() != kept.epoch {
             return;
         }
-        let now = clock::now_ms();
         kept.link.comes_to_rest(now);
         match &kept.home {
             Home::Worker(home) => self.pools[*home].put(now, kept.link),

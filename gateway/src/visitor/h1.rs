@@ -458,18 +458,18 @@ async fn ask(
     let octets = head_octets(found.head.headers());
     let Found { head, .. } = *found;
     let (parts, ()) = head.into_parts();
-    let path = parts.uri.into_parts().path_and_query;
-    let uri = forward::target(path, &authority, visit.tls.is_some()).map_err(refused)?;
     let mut head = Box::new(Outgoing {
         method: parts.method,
-        uri,
+        scheme: forward::scheme(visit.tls.is_some()),
+        authority,
+        path: forward::path(parts.uri),
         headers: parts.headers,
     });
     forward::rewrite(
         &mut head.headers,
         &visit.gateway.policy,
         &visit.origin,
-        &authority,
+        &head.authority,
         version,
         asked.glance,
     );

@@ -513,15 +513,11 @@ async fn ask(
     // The map's own entries, and the request around it; what it costs to hold, not what it was on the wire.
     let octets = listed + fields * 32 + 512;
     let (parts, recv) = request.into_parts();
-    let uri = forward::target(
-        parts.uri.into_parts().path_and_query,
-        &authority,
-        visit.tls.is_some(),
-    )
-    .map_err(refused)?;
     let mut head = Box::new(Outgoing {
         method: parts.method,
-        uri,
+        scheme: forward::scheme(visit.tls.is_some()),
+        authority,
+        path: forward::path(parts.uri),
         headers: parts.headers,
     });
     let glance = Glance::of(&head.headers);
@@ -533,7 +529,7 @@ async fn ask(
         &mut head.headers,
         &visit.gateway.policy,
         &visit.origin,
-        &authority,
+        &head.authority,
         Version::HTTP_2,
         glance,
     );

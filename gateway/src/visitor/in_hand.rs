@@ -4,9 +4,11 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use tidegate_shared::clock;
 
 use super::h1::Watched;
 use super::inlet::Incoming;
@@ -45,6 +47,7 @@ impl Body for InHand {
 
 impl Drop for InHand {
     fn drop(&mut self) {
+        let ended = Instant::now();
         let pulse = &self.watched.pulse;
         if self.answer.as_ref().is_some_and(Answer::is_whole) {
             pulse.response_ended();
@@ -52,8 +55,9 @@ impl Drop for InHand {
         match (self.answer.take(), pulse.cut_for()) {
             (Some(answer), Some(failure)) => answer.broken(failure),
             (Some(answer), None) if answer.leaves_rest() => return self.watched.left.put(answer),
-            (answer, _) => drop(answer),
+            (Some(answer), None) => answer.end(ended),
+            (None, _) => {}
         }
-        pulse.request_ended();
+        pulse.request_ended(clock::ms(ended));
     }
 }

@@ -317,10 +317,10 @@ impl Pulse {
     }
 
     /// The response is complete, or given up.
-    pub(crate) fn request_ended(&self) {
+    pub(crate) fn request_ended(&self, now: u64) {
         self.in_hand.store(false, Relaxed);
         self.body_due_since.store(0, Relaxed);
-        self.idle_since.store(clock::now_ms(), Relaxed);
+        self.idle_since.store(now, Relaxed);
     }
 
     /// The response is complete, and its request in hand until its body is.
@@ -340,7 +340,7 @@ impl Pulse {
     pub(crate) fn rest_ended(&self) {
         if self.resting.load(Relaxed) {
             self.resting.store(false, Relaxed);
-            self.request_ended();
+            self.request_ended(clock::now_ms());
             // Where the response is not all written, its last octets say so.
             self.at_rest
                 .store(self.blocked_since.load(Relaxed) == 0, Relaxed);
@@ -543,7 +543,7 @@ mod tests {
     fn between_requests_there_is_more_time() {
         let pulse = Pulse::default();
         pulse.request_began(pulse.began);
-        pulse.request_ended();
+        pulse.request_ended(clock::now_ms());
         let idle = pulse.idle_since.load(Relaxed);
         assert!(pulse.overdue(&PATIENCE, idle + 59_000).is_ok());
         assert_eq!(pulse.overdue(&PATIENCE, idle + 60_001), Err(Overdue::Idle));

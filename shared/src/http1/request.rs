@@ -19,8 +19,8 @@ const LONGEST_TARGET: usize = 65_534;
 #[derive(Clone, Copy, Debug)]
 pub struct Head<'a> {
     pub method: &'a Method,
-    /// In origin form, or `*` (RFC 9112 §3.2).
-    pub target: &'a Uri,
+    /// In origin form, or `*` (RFC 9112 §3.2); `/` where there is none.
+    pub target: Option<&'a PathAndQuery>,
     pub headers: &'a HeaderMap,
 }
 
@@ -30,8 +30,7 @@ pub fn write(out: &mut BytesMut, head: Head<'_>) {
     out.reserve(512);
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.extend_from_slice(b" ");
-    let target = head.target.path_and_query();
-    let target = target.map_or("/", PathAndQuery::as_str);
+    let target = head.target.map_or("/", PathAndQuery::as_str);
     if target.starts_with('?') {
         // A path that is empty is none here (RFC 9112 §3.2.1).
         out.extend_from_slice(b"/");
@@ -246,10 +245,10 @@ mod tests {
         headers.append("x-a", HeaderValue::from_bytes(b"\xff").unwrap());
         let mut out = BytesMut::new();
         let method = Method::from_bytes(b"BREW").unwrap();
-        let target = &Uri::from_static("/a%2Fb//c?q=%20");
+        let target = Uri::from_static("/a%2Fb//c?q=%20");
         let head = Head {
             method: &method,
-            target,
+            target: target.path_and_query(),
             headers: &headers,
         };
         write(&mut out, head);
@@ -263,9 +262,10 @@ mod tests {
             ("http://a.test", "/"),
         ] {
             out.clear();
+            let target = Uri::from_static(target);
             let head = Head {
                 method: &Method::OPTIONS,
-                target: &Uri::from_static(target),
+                target: target.path_and_query(),
                 headers: &HeaderMap::new(),
             };
             write(&mut out, head);

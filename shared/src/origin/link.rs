@@ -192,7 +192,9 @@ impl<B: Upload> Link<B> {
         let mut limit = pin!(within.map(sleep));
         self.haste.rest();
         poll_fn(|cx| {
-            if let Some((head, body)) = unsent.take() {
+            let goes = unsent.take();
+            let is_first = goes.is_some();
+            if let Some((head, body)) = goes {
                 if self.drive(cx).is_ready() {
                     return Poll::Ready(Err(Miss::Unsent(body)));
                 }
@@ -200,9 +202,14 @@ impl<B: Upload> Link<B> {
                 self.sending.body(body, length_of(head.headers));
                 self.receiving.begin();
             }
-            // What was said before the connection ended is still there.
             let over = self.drive(cx).is_ready();
-            if let Poll::Ready(answer) = self.poll_answer(cx, head.method, asking, &mut interims) {
+            // Nothing had come when it was looked, just before the request went: what comes since then wakes. What was said
+            // before the connection ended is still there.
+            let may_be_there = !is_first || over;
+            if may_be_there
+                && let Poll::Ready(answer) =
+                    self.poll_answer(cx, head.method, asking, &mut interims)
+            {
                 return Poll::Ready(answer);
             }
             if over {

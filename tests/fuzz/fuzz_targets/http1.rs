@@ -71,7 +71,7 @@ fuzz_target!(|octets: &[u8]| {
         assert!(found.octets.len() <= LONGEST);
         let head = found.head;
         let mut written = BytesMut::new();
-        let (method, target, headers) = (head.method(), head.uri(), head.headers());
+        let (method, target, headers) = (head.method(), head.uri().path_and_query(), head.headers());
         let again = Head {
             method,
             target,

@@ -28,7 +28,7 @@ use super::head::for_http2;
 use super::mismatch::{AT_ONCE, Mismatches};
 use super::server::Server;
 use crate::complaint::Complaint;
-use crate::forward::Outgoing;
+use crate::forward::{self, Outgoing};
 use crate::intent::Mode;
 use health::{Change, Health};
 use terms::{Ask, Check};
@@ -375,7 +375,7 @@ async fn status(
     let (parts, body) = request.into_parts();
     let head = Head {
         method: &parts.method,
-        target: &parts.uri,
+        target: parts.uri.path_and_query(),
         headers: &parts.headers,
     };
     let response = match link.ask(head, body, &mut Nobody, None).await {
@@ -402,12 +402,16 @@ async fn status_in_http2(
     within: Duration,
 ) -> Result<StatusCode, Fault> {
     let (parts, _no_body) = request.into_parts();
+    let (mut headers, secured) = (parts.headers, server.is_secured());
+    let nowhere = || invalid("it has no host to be asked for");
     let head = Outgoing {
         method: parts.method,
-        uri: parts.uri,
-        headers: parts.headers,
+        scheme: forward::scheme(secured),
+        authority: headers.remove(HOST).ok_or_else(nowhere)?,
+        path: forward::path(parts.uri),
+        headers,
     };
-    let head = for_http2(&head, server.is_secured());
+    let head = for_http2(&head, secured).map_err(|_bad| nowhere())?;
     let link = server.link(line, within).await;
     let link = link.map_err(|why| (Found::Invalid, why))?;
     let Some(seat) = link.seat() else {

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::HeaderValue;
+use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Response, StatusCode, response};
 use http_body::{Body, Frame};
 use tidegate_shared::log::Format;
@@ -182,7 +183,9 @@ impl World {
             target: Target::Tunnel("app.test".to_owned()),
             head: Box::new(Outgoing {
                 method,
-                uri: "http://app.test/path?q=1".parse().unwrap(),
+                scheme: Scheme::HTTP,
+                authority: HeaderValue::from_static("app.test"),
+                path: PathAndQuery::from_static("/path?q=1"),
                 headers,
             }),
             body,

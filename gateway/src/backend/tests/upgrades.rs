@@ -20,7 +20,9 @@ impl World {
             target: Target::Tunnel("app.test".to_owned()),
             head: Box::new(Outgoing {
                 method: Method::CONNECT,
-                uri: "http://app.test/chat".parse().unwrap(),
+                scheme: Scheme::HTTP,
+                authority: HeaderValue::from_static("app.test"),
+                path: PathAndQuery::from_static("/chat"),
                 headers,
             }),
             body,
