@@ -206,6 +206,29 @@ impl<B: Body<Data = Bytes, Error: Error + 'static> + Unpin> Answer<B> {
         }
     }
 
+    /// Moves what there is of the request while whoever takes the answer takes nothing: he may have to be rid of it first. What
+    /// goes wrong is told with the next of the answer. How many octets of it have gone on.
+    pub(crate) fn poll_request(&mut self, cx: &mut Context<'_>) -> u64 {
+        match &mut self.kind {
+            Kind::Own(_) => 0,
+            Kind::Tunnel(passing) => {
+                if passing.cut.is_none()
+                    && let Err(cut) = passing.poll_upload(cx)
+                {
+                    passing.broken = true;
+                    passing.cut = Some(cut);
+                }
+                passing.stream.upload.sent()
+            }
+            Kind::Backend(passing) => passing.poll_request(cx),
+            Kind::Joined(joined) => {
+                // A visitor who has broken off takes no more of the answer either.
+                let _gone = joined.poll_up(cx);
+                joined.traffic().0
+            }
+        }
+    }
+
     /// Moves what is left of the request's body.
     pub(crate) fn poll_rest(&mut self, cx: &mut Context<'_>) -> Rest {
         let rest = self.poll_left(cx);

@@ -2,12 +2,15 @@
 
 use std::time::{Duration, Instant};
 
+use http::Method;
 use tidegate_tests::apps::{HttpApp, RawApp};
 use tidegate_tests::eventually::{SOON, eventually};
 use tidegate_tests::http1::pattern;
 use tidegate_tests::program::Program;
-use tidegate_tests::visitors::Visitor;
-use tidegate_tests::{HOST, World};
+use tidegate_tests::visitors::{H2Visitor, Visitor};
+use tidegate_tests::{HOST, World, within};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 /// What one stuck stream may hold in each program: 256 KiB of ours and the tunnel's stream window.
 const PER_STREAM_KIB: u64 = 256 + 512;
@@ -82,7 +85,6 @@ async fn an_upload_to_an_app_that_does_not_read_is_bounded() {
             // The body is never read, and the connection is never closed.
             std::future::pending::<()>().await;
         }
-        use tokio::io::AsyncWriteExt;
         let _ = reader
             .io
             .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
@@ -107,6 +109,73 @@ async fn an_upload_to_an_app_that_does_not_read_is_bounded() {
     assert_eq!(world.get(HOST, "/other").await.text(), "ok");
     assert!(began.elapsed() < Duration::from_secs(1));
     assert_grown_by_at_most(PER_STREAM_KIB + SLACK_KIB, before, &world, &agent);
+}
+
+/// An app that answers at length as soon as it is asked, and reads the request meanwhile: tells when it has all of so many octets.
+async fn talkative(body: usize) -> (RawApp, UnboundedReceiver<()>) {
+    let (tell, told) = unbounded_channel();
+    let app = RawApp::start(move |mut reader| {
+        let tell = tell.clone();
+        async move {
+            if !matches!(reader.head().await, Ok(Some(_))) {
+                return;
+            }
+            // The visitor sends the body when he has seen the head of the answer, so none of it is with the reader.
+            let (mut from, mut to) = tokio::io::split(reader.io);
+            let answering = async {
+                let head = b"HTTP/1.1 200 OK\r\nContent-Length: 60000000\r\n\r\n";
+                to.write_all(head).await?;
+                to.write_all(&vec![b'a'; 60_000_000]).await
+            };
+            let reading = async {
+                let mut room = vec![0; body];
+                from.read_exact(&mut room).await?;
+                tell.send(()).unwrap();
+                std::io::Result::Ok(())
+            };
+            let _gone = tokio::join!(answering, reading);
+        }
+    })
+    .await;
+    (app, told)
+}
+
+/// Many clients send all of a request before they read anything of the answer.
+#[tokio::test]
+async fn a_visitor_who_does_not_read_yet_can_still_send() {
+    const BODY: usize = 6_000_000;
+    let (app, mut told) = talkative(BODY).await;
+    let server = app.target().replace("http://", "");
+    let config = format!(
+        "[backends.site.servers]\none = \"{server}\"\n[[routes]]\nhost = \"dialled.test\"\nbackend = \"site\"\n"
+    );
+    let gateway = World::builder().config(&config);
+    let world = gateway.option(NEAR[0], NEAR[1]).start().await;
+    let options = ["--tunnels", "1", NEAR[0], NEAR[1]];
+    let _agent = world.agent_with(HOST, &app.target(), &options).await;
+    for host in [HOST, "dialled.test"] {
+        let mut visitor = Visitor::connect_narrow(world.visitors).await;
+        visitor
+            .send(format!(
+                "POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: {BODY}\r\n\r\n"
+            ))
+            .await;
+        assert_eq!(visitor.head().await.status(), 200, "{host}");
+        visitor.send(pattern(BODY)).await;
+        let all = within(SOON, "the app has all of the request", told.recv());
+        assert_eq!(all.await, Some(()), "{host}");
+
+        let mut visitor = H2Visitor::connect(world.visitors).await;
+        let head = visitor.head(Method::POST, host, "/");
+        let (response, mut upload) = visitor.begin(head, false).await;
+        let response = within(SOON, "the answer has begun", response)
+            .await
+            .unwrap();
+        assert_eq!(response.status(), 200, "{host}");
+        upload.send_data(pattern(BODY).into(), true).unwrap();
+        let all = within(SOON, "the app has all of the request", told.recv());
+        assert_eq!(all.await, Some(()), "{host}, HTTP/2");
+    }
 }
 
 /// A gateway, and an agent with one tunnel, whose windows are as large as the bound counts with.

@@ -77,7 +77,15 @@ pub(super) async fn pass(
     };
     if !empty {
         let mut pump = Pump::new(Content(link), stream);
-        if let Err(stop) = poll_fn(|cx| pump.poll(cx)).await {
+        let pumped = poll_fn(|cx| {
+            let pumped = pump.poll(cx);
+            if pumped.is_pending() && pump.waits_for_window() {
+                // A visitor who takes nothing of the answer may first have to be rid of the rest of the request.
+                let _over = pump.body_mut().0.drive(cx);
+            }
+            pumped
+        });
+        if let Err(stop) = pumped.await {
             if let Stop::Body(broken) = &stop
                 && let Some(why) = fault_in_reading(broken)
             {

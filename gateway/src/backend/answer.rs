@@ -161,6 +161,17 @@ impl Passing {
         Poll::Pending
     }
 
+    /// Moves what there is of the request while nobody takes the answer. What goes wrong the connection remembers.
+    pub(super) fn poll_request(&mut self, cx: &mut Context<'_>) -> u64 {
+        let Some(feed) = &self.feed else {
+            return 0;
+        };
+        if let Some(kept) = &mut self.kept {
+            let _over = kept.link.drive(cx);
+        }
+        feed.progress().moved
+    }
+
     /// Moves what is left of the request's body, behind the answer.
     pub(super) fn poll_rest(&mut self, cx: &mut Context<'_>) -> (Rest, Option<Failure>) {
         if self.unwanted {

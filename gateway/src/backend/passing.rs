@@ -55,6 +55,14 @@ impl Passing {
         }
     }
 
+    /// Moves what there is of the request while nobody takes the answer. How many octets of it have gone on.
+    pub(crate) fn poll_request(&mut self, cx: &mut Context<'_>) -> u64 {
+        match self {
+            Self::Http1(passing) => passing.poll_request(cx),
+            Self::Http2(passing) => passing.poll_request(cx),
+        }
+    }
+
     /// Moves what is left of the request's body, behind the answer.
     pub(crate) fn poll_rest(&mut self, cx: &mut Context<'_>) -> (Rest, Option<Failure>) {
         match self {

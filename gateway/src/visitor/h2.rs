@@ -414,13 +414,14 @@ async fn send(
     }
 }
 
-/// Moves an answer to a visitor who takes it; `None` when he has taken nothing of it for as long as `stall`.
+/// Moves an answer to a visitor who takes it; `None` when he has taken nothing of it, and sent nothing of his request, for as
+/// long as `stall`.
 async fn hand_over(
     pump: &mut Pump<Answer<Inbound>>,
     stall: Duration,
 ) -> Option<Result<(), Stop<Cut>>> {
     let mut stalled: Option<Pin<Box<Sleep>>> = None;
-    let mut mark = 0;
+    let mut mark = (0, 0);
     poll_fn(|cx| {
         match pump.poll(cx) {
             Poll::Ready(result) => return Poll::Ready(Some(result)),
@@ -430,8 +431,9 @@ async fn hand_over(
             }
             Poll::Pending => {}
         }
-        if stalled.is_none() || mark != pump.sent() {
-            mark = pump.sent();
+        let moved = (pump.sent(), pump.body_mut().poll_request(cx));
+        if stalled.is_none() || mark != moved {
+            mark = moved;
             stalled = Some(Box::pin(sleep(stall)));
         }
         match stalled.as_mut().map(|timer| timer.as_mut().poll(cx)) {

@@ -20,6 +20,15 @@ pub(super) struct InHand {
     pub(super) watched: Arc<Watched>,
 }
 
+impl InHand {
+    /// Moves what there is of the request while the visitor takes nothing of the answer.
+    pub(super) fn poll_request(&mut self, cx: &mut Context<'_>) {
+        if let Some(answer) = &mut self.answer {
+            answer.poll_request(cx);
+        }
+    }
+}
+
 impl Body for InHand {
     type Data = Bytes;
     type Error = Cut;

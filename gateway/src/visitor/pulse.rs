@@ -429,7 +429,9 @@ impl Pulse {
         }
         let blocked = self.blocked_since.load(Relaxed);
         if blocked != 0 {
-            check(blocked, ms(patience.stall), Overdue::Reading)?;
+            // Who sends first and reads then is not stuck.
+            let since = blocked.max(self.heard.load(Relaxed));
+            check(since, ms(patience.stall), Overdue::Reading)?;
         }
         if self.in_hand.load(Relaxed) {
             let unwanted = self.unwanted_since.load(Relaxed);

@@ -108,10 +108,16 @@ where
 {
     poll_fn(|cx| match sending.poll(cx, &mut Outlet(shared)) {
         Poll::Ready(sent) => Poll::Ready(sent.map_err(why)),
-        Poll::Pending => match shared.lock().watch(cx, sending.is_written()) {
-            Ok(()) => Poll::Pending,
-            Err(gone) => Poll::Ready(Err(gone)),
-        },
+        Poll::Pending => {
+            let is_written = sending.is_written();
+            if !is_written && let Some(body) = sending.body_left() {
+                body.poll_request(cx);
+            }
+            match shared.lock().watch(cx, is_written) {
+                Ok(()) => Poll::Pending,
+                Err(gone) => Poll::Ready(Err(gone)),
+            }
+        }
     })
     .await
 }

@@ -87,6 +87,11 @@ where
         self.body = Some(body);
     }
 
+    /// The body, if not all of it was taken: for whoever moves what it depends on while the peer takes nothing.
+    pub const fn body_left(&mut self) -> Option<&mut B> {
+        self.body.as_mut()
+    }
+
     /// Whether nothing of a message is left to be sent.
     pub fn is_done(&self) -> bool {
         self.body.is_none() && self.is_written() && !self.unflushed

@@ -168,6 +168,16 @@ impl Passing {
         }
     }
 
+    /// Moves what there is of the request while nobody takes the answer.
+    pub(in super::super) fn poll_request(&mut self, cx: &mut Context<'_>) -> u64 {
+        if !self.ended && self.push(cx).is_err() {
+            let fault = self.feed.as_ref().and_then(|feed| feed.progress().fault);
+            // Told with the next of the answer.
+            let _told = self.cut_for(Cut::Visitor(fault.unwrap_or(Failure::VisitorGone)), cx);
+        }
+        self.taken.load(Relaxed)
+    }
+
     fn cut_for(&mut self, cut: Cut, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         // What is not written when a body fails is given up: it gets a turn to be written first.
         self.ended = true;
