@@ -80,7 +80,8 @@ impl<'a, S: Side> Asker<'a, S> {
             self.upload.note(visitors_turn);
         }
         if let Some(patience) = &mut self.patience
-            && patience.is_over(visitors_turn, cx)
+            // A server that says no 100 waits for what is held back here, and gets it before it is given up.
+            && patience.is_over(visitors_turn || self.gate.is_some(), cx)
         {
             return Poll::Ready(Failure::BackendTimeout);
         }

@@ -167,8 +167,9 @@ async fn silence(
     let _nobody_asks = settled.send(Some(Ok(())));
     let mut pulse = Pulse::new(clock::now_ms(), heard.load(Relaxed));
     loop {
-        if !pulse.is_asking() && !shared.somebody_waits() {
+        if !pulse.is_curious() && !shared.somebody_waits() {
             shared.somebody_begins().await;
+            pulse.waits(clock::now_ms());
         }
         let answered = if pulse.is_asking() {
             let pong = poll_fn(|cx| pings.poll_pong(cx));

@@ -1,8 +1,8 @@
 //! Whether a server is there at the other end of a connection, decided on what was heard of it. Pure: the connection's driver asks
 //! with the time in milliseconds, and does what it is told.
 //!
-//! A PING (RFC 9113 §6.7) goes out only while a request waits for the head of its answer and nothing comes, and more and more
-//! seldom while that lasts: servers of gRPC end a connection after three in five minutes for which they see no reason.
+//! A PING (RFC 9113 §6.7) goes out only while a request waits for the head of its answer and nothing comes, or since one has
+//! given that up, and more and more seldom while that lasts: servers of gRPC end a connection after three in five minutes for which they see no reason.
 
 /// A request that has waited so long on a connection that says nothing causes a PING. Milliseconds, as all of these.
 const ASK_AFTER: u64 = 1000;
@@ -68,6 +68,16 @@ impl Pulse {
         self.asked_at.is_some()
     }
 
+    /// A request waits at this moment. Should it give up before the server has said anything, that is still to be explained.
+    pub(super) fn waits(&mut self, now: u64) {
+        self.waits_since.get_or_insert(now);
+    }
+
+    /// Whether there is a silence to be explained.
+    pub(super) fn is_curious(&self) -> bool {
+        self.waits_since.is_some() || self.is_asking()
+    }
+
     /// A PING was handed to the connection.
     pub(super) fn asked(&mut self, now: u64) {
         self.asked_at = Some(now);
@@ -90,8 +100,8 @@ impl Pulse {
             self.ask_after = ASK_AFTER;
         }
         if sight.waits {
-            self.waits_since.get_or_insert(now);
-        } else {
+            self.waits(now);
+        } else if self.waits_since.is_some_and(|since| self.heard_at >= since) {
             self.waits_since = None;
         }
         if let Some(asked_at) = self.asked_at {
@@ -138,6 +148,24 @@ mod tests {
         assert_eq!(pulse.next(sight(6600, 9, true)), Step::Doubt);
         assert_eq!(pulse.next(sight(16_099, 9, false)), Step::Doubt);
         assert_eq!(pulse.next(sight(16_100, 9, false)), Step::End);
+    }
+
+    #[test]
+    fn those_who_give_up_early_leave_the_question_open() {
+        let mut pulse = Pulse::new(0, 9);
+        pulse.waits(100);
+        assert_eq!(pulse.next(sight(200, 9, false)), Step::Rest);
+        assert_eq!(pulse.next(sight(1100, 9, false)), Step::Ask);
+        pulse.asked(1100);
+        assert_eq!(pulse.next(sight(1600, 9, false)), Step::Doubt);
+        assert!(pulse.is_curious());
+        pulse.answered(1700, 9);
+        assert_eq!(pulse.next(sight(1800, 9, false)), Step::Rest);
+        assert!(!pulse.is_curious(), "it is there");
+        // Whoever was answered leaves none.
+        pulse.waits(2000);
+        assert_eq!(pulse.next(sight(2100, 10, false)), Step::Rest);
+        assert!(!pulse.is_curious());
     }
 
     #[test]
