@@ -237,7 +237,8 @@ async fn a_request_of_one_who_has_closed_his_half_is_waited_for_so_long() {
         .send(format!("GET /slow/20000 HTTP/1.1\r\nHost: {HOST}\r\n\r\n"))
         .await;
     visitor.half_close().await;
-    let _whatever = visitor.closed_within(SOON).await;
+    // What the line says that he was told is what he was told.
+    assert_eq!(visitor.closed_within(SOON).await, b"");
     let line = site
         .world
         .gateway

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue};
-use http::{Method, Response, StatusCode, Version};
+use http::{Method, Response, Version};
 use http_body::Body;
 use tidegate_shared::clock;
 use tidegate_shared::drain::{Drain, IDLE_OVER};
@@ -27,7 +27,7 @@ use super::framed::{
 use super::in_hand::InHand;
 use super::inlet::{Asked, Incoming, Inlet, Shared};
 use super::io::{Ends, VisitorIo};
-use super::pass::{Refused, pass};
+use super::pass::{Unanswered, pass};
 use super::pulse::{LOOK_EVERY, Overdue, Pulse};
 use super::rest::Left;
 use super::stray::Stray;
@@ -323,7 +323,7 @@ async fn respond(
     body: Incoming,
     asked: Asked,
     (began, headed): (Instant, Instant),
-) -> Result<Response<InHand>, Refused> {
+) -> Result<Response<InHand>, Unanswered> {
     let mut record = visit.record_of(began, headed);
     let version = asked.version;
     let wants = if asked.glance.has(Glance::ACCEPT) {
@@ -362,22 +362,17 @@ async fn respond(
         Err(Unavailable { failure, about }) => {
             record.failed(failure);
             if record.is_refused() {
-                return Err(Refused);
+                return Err(Unanswered::Refused);
             }
-            let mut response = page::failed(failure, about.as_deref(), &record.id(), wants);
-            page::later(&mut response, &record);
             if failure == Failure::VisitorGone {
                 if watched.verdict.load(Relaxed) == GONE {
                     let within = reception.limits.patience.half_closed;
                     record.timed_out(TimedOut::half_closed(within));
                 }
-                // For nobody, and not counted as sent; should there be somebody after all, what came from there was no request.
-                *response.status_mut() = StatusCode::BAD_REQUEST;
-                *response.body_mut() = Bytes::new();
-                response
-                    .headers_mut()
-                    .insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+                return Err(Unanswered::Gone);
             }
+            let mut response = page::failed(failure, about.as_deref(), &record.id(), wants);
+            page::later(&mut response, &record);
             let close = close || failure.closes_connection();
             (
                 response.map(|body| InHand {

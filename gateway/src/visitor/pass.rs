@@ -51,5 +51,9 @@ pub(super) async fn pass<S: Side>(
 
 /// The visitor is to have no answer, and its connection ends.
 #[derive(Debug, thiserror::Error)]
-#[error("the visitor is beyond a limit, and refused")]
-pub(super) struct Refused;
+pub(super) enum Unanswered {
+    #[error("the visitor is beyond a limit, and refused")]
+    Refused,
+    #[error("the visitor has left")]
+    Gone,
+}

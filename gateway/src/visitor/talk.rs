@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use super::in_hand::InHand;
 use super::inlet::{Asked, Incoming, Next, Shared};
 use super::io::Ends;
-use super::pass::Refused;
+use super::pass::Unanswered;
 use crate::answer::Cut;
 
 /// How long is waited, behind an answer that ends the connection, for one who still sends to see it.
@@ -47,7 +47,7 @@ pub(super) async fn talk<T, S, F>(
 where
     T: AsyncRead + AsyncWrite + Ends + Send + Unpin + 'static,
     S: FnMut(Box<Found>, Incoming, Asked) -> F,
-    F: Future<Output = Result<Response<InHand>, Refused>>,
+    F: Future<Output = Result<Response<InHand>, Unanswered>>,
 {
     let mut sending: Sending<InHand> = Sending::default();
     loop {
