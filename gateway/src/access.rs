@@ -128,6 +128,7 @@ impl Access {
             joined: false,
             pass: None,
             limited: None,
+            form: None,
             timed_out: None,
             well_headed: false,
             attempts: 0,
@@ -177,6 +178,8 @@ pub struct Record {
     well_headed: bool,
     /// The limit that its source was beyond, and what was done.
     limited: Option<Excess>,
+    /// In which way it looked like two, or like another one.
+    form: Option<Form>,
     /// The time that was over, where a key says it and the reason does not tell which.
     timed_out: Option<Box<TimedOut>>,
     pub(crate) attempts: u32,
@@ -224,6 +227,9 @@ impl Record {
             self.reason = Some(failure.reason());
             self.access.metrics.failed(failure);
             match failure {
+                Failure::Malformed if self.well_headed && self.version >= Version::HTTP_2 => {
+                    self.smuggled(Form::MalformedHttp2);
+                }
                 Failure::Malformed if self.well_headed => self.smuggled(Form::Chunks),
                 Failure::ManyHosts | Failure::ConflictingHost => self.smuggled(Form::SeveralHosts),
                 _ => {}
@@ -266,8 +272,9 @@ impl Record {
     }
 
     /// The request had this form.
-    pub(crate) fn smuggled(&self, form: Form) {
+    pub(crate) fn smuggled(&mut self, form: Form) {
         self.access.metrics.smuggling.count(form);
+        self.form = Some(form);
     }
 
     /// It was waited for no longer.
@@ -301,7 +308,16 @@ impl Record {
         let marked = || Some((self.pass.as_ref()?.marked()?, Action::Mark));
         let limited = self.limited.map(|excess| (excess.limit, excess.action));
         let (limit, action) = limited.or_else(marked)?;
-        Some((limit.label(), action.label()))
+        // A trusted hop asks for others as well: it is told, and keeps its connection.
+        let told = action == Action::Refuse && !self.is_refused();
+        Some((limit.label(), if told { "403" } else { action.label() }))
+    }
+
+    /// For whom a trusted hop says that it asks.
+    fn asked_for(&self) -> Option<IpAddr> {
+        let denied = |excess: Excess| (!excess.own).then_some(excess.who);
+        let pass = self.pass.as_ref().and_then(Pass::named);
+        pass.or_else(|| self.limited.and_then(denied))
     }
 
     /// Whose limit it was, where that is not the connection's own, and the line of a list that says so.
@@ -396,6 +412,10 @@ impl Record {
         );
         out.extend_from_slice(b" reason=");
         line::plain(self.reason.unwrap_or("-"), out);
+        if let Some(form) = self.form {
+            out.extend_from_slice(b" form=");
+            out.extend_from_slice(form.label().as_bytes());
+        }
         if let Some((limit, action)) = self.limit() {
             for part in [" limit=", limit, " action=", action] {
                 out.extend_from_slice(part.as_bytes());
@@ -408,6 +428,9 @@ impl Record {
                     line::plain(&value, out);
                 }
             }
+        }
+        if let Some(asked_for) = self.asked_for() {
+            let _infallible = write!(out, " for={asked_for}");
         }
         if let Some(cloud) = &self.visitor.cloud {
             cloud.write(out);
@@ -433,7 +456,10 @@ impl Record {
         out.extend_from_slice(self.method.as_ref().map_or("-", Method::as_str).as_bytes());
         out.push(b' ');
         line::plain(self.host(), out);
-        line::plain(self.path(), out);
+        // CONNECT names a host and nothing at it (RFC 9112 §3.2.3).
+        if self.path.is_some() || self.host.is_none() {
+            line::plain(self.path(), out);
+        }
         out.push(b' ');
         out.extend_from_slice(version(self.version).as_bytes());
     }

@@ -3,8 +3,8 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use rustls::ServerConfig;
@@ -566,9 +566,11 @@ fn reception(run: &Run, pool: &Arc<Pool>, metrics: &Arc<Metrics>, sink: &Sink) -
         },
         max_body: run.limits.body(),
         lasting: Lasting::new(run.patience.silence()),
+        has_tunnels: run.tunnels.is_some() || run.tunnels_clear.is_some(),
     };
     Reception {
         gateway: Arc::new(gateway),
+        unshaken: Mutex::default(),
         limits: visitor::Limits {
             patience: pulse::Patience {
                 head: run.patience.head_timeout,

@@ -56,6 +56,8 @@ pub struct Gateway {
     pub max_body: Option<u64>,
     /// How long what is upgraded may be silent.
     pub lasting: Lasting,
+    /// Agents may bring names.
+    pub has_tunnels: bool,
 }
 
 /// One visitor's connection, as its requests see it.
@@ -211,6 +213,9 @@ where
     }
     let target = std::mem::replace(&mut ask.target, Target::Tunnel(String::new()));
     let name = match target {
+        Target::Tunnel(_) if !visit.gateway.has_tunnels => {
+            return Err(Unavailable::plain(Failure::NoRoute));
+        }
         Target::Tunnel(name) => name,
         Target::Backend(backend) => return open_at(visit, &backend, ask, record, side).await,
     };
@@ -518,6 +523,13 @@ pub(crate) fn broken(error: &(dyn std::error::Error + 'static)) -> Failure {
     while let Some(error) = cause {
         if let Some(io) = error.downcast_ref::<std::io::Error>()
             && matches!(io.kind(), InvalidData | InvalidInput)
+        {
+            return Failure::Malformed;
+        }
+        // What `h2` itself has found: a body that is not what its head has said (RFC 9113 §8.1.1).
+        if let Some(h2) = error.downcast_ref::<h2::Error>()
+            && h2.is_library()
+            && h2.reason() == Some(Reason::PROTOCOL_ERROR)
         {
             return Failure::Malformed;
         }

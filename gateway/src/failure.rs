@@ -44,6 +44,8 @@ pub enum Failure {
     Denied,
     /// One connection's requests are cancelled faster than is allowed.
     TooManyCancelled,
+    /// No route takes the request, and there are no tunnels whose names could.
+    NoRoute,
     /// No agent ever brought this name.
     NoSuchName,
     /// The name's last tunnel left.
@@ -130,6 +132,7 @@ impl Failure {
             Self::TooManyErrors => "too-many-errors",
             Self::Denied => "denied",
             Self::TooManyCancelled => "too-many-cancelled",
+            Self::NoRoute => "no-route",
             Self::NoSuchName => "no-such-name",
             Self::AgentGone => "agent-gone",
             Self::AllEjected => "all-ejected",
@@ -187,6 +190,7 @@ impl Failure {
             | Self::TooManyErrors
             | Self::TooManyCancelled => StatusCode::TOO_MANY_REQUESTS,
             Self::Denied => StatusCode::FORBIDDEN,
+            Self::NoRoute => StatusCode::NOT_FOUND,
             Self::NoSuchName
             | Self::AgentGone
             | Self::AllEjected
@@ -286,6 +290,7 @@ impl Failure {
             }
             Self::Denied => "Visitors from your address are not served here.",
             Self::TooManyCancelled => "Requests on this connection are cancelled too often.",
+            Self::NoRoute => "No route of this gateway is for this host and path.",
             Self::NoSuchName => "No agent has brought this name to the gateway.",
             Self::AgentGone => "The agent of this name is not connected at the moment.",
             Self::AllEjected => "The agent of this name has stopped answering.",
@@ -347,7 +352,7 @@ impl From<BadLength> for Failure {
 }
 
 /// All of them, for the metrics to show at zero.
-pub const ALL: [Failure; 49] = [
+pub const ALL: [Failure; 50] = [
     Failure::Malformed,
     Failure::NoHost,
     Failure::ManyHosts,
@@ -366,6 +371,7 @@ pub const ALL: [Failure; 49] = [
     Failure::TooManyErrors,
     Failure::Denied,
     Failure::TooManyCancelled,
+    Failure::NoRoute,
     Failure::NoSuchName,
     Failure::AgentGone,
     Failure::AllEjected,

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use tidegate_tests::apps::HttpApp;
 use tidegate_tests::eventually::{SOON, eventually};
 use tidegate_tests::pki::Pki;
-use tidegate_tests::program::{built, run};
+use tidegate_tests::program::{Program, built, run};
 use tidegate_tests::visitors::http1::get;
 use tidegate_tests::visitors::{H2Visitor, Visitor};
 use tidegate_tests::{HOST, World};
@@ -79,6 +79,24 @@ async fn a_route_to_a_name_without_a_tunnel_says_so_of_that_name() {
     let answer = world.get("www.test", "/").await;
     assert_eq!((answer.status(), answer.reason()), (503, "no-such-name"));
     world.gateway.wait_log(&["no-such-name", "www.test"]).await;
+}
+
+/// Without tunnels there is no name that an agent could still bring.
+#[tokio::test]
+async fn what_no_route_takes_is_told_so_where_there_are_no_tunnels() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("gateway.toml");
+    let text = "[listeners.web]\naddress = \"127.0.0.1:0\"\n[[routes]]\nhost = \"www.test\"\nbackend = \"b\"\n\
+                [backends.b.servers]\none = \"127.0.0.1:1\"\n";
+    fs::write(&file, text).unwrap();
+    let args = ["run".into(), "--config".into(), file.into_os_string()];
+    let mut gateway = Program::start("tidegated", &built("tidegated"), &args);
+    gateway.ready().await;
+    let to = gateway.address("web").unwrap();
+    let answer = get(to, "shop.test", "/").await;
+    assert_eq!((answer.status(), answer.reason()), (404, "no-route"));
+    let told = ["shop.test/", "status=404 reason=no-route"];
+    gateway.wait_log(&told).await;
 }
 
 #[tokio::test]

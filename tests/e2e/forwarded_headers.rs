@@ -283,6 +283,8 @@ async fn a_trusted_range_is_believed() {
     assert_eq!(list, "203.0.113.9, 127.0.0.1", "the chain grows by one");
     assert_eq!(head.get("x-forwarded-proto"), Some("https"));
     assert_eq!(head.get("x-forwarded-host"), Some("shop.example"));
+    let asked_for = [" access ", " for=203.0.113.9 "];
+    site.world.gateway.wait_log(&asked_for).await;
 }
 
 #[tokio::test]
@@ -291,6 +293,8 @@ async fn an_untrusted_range_is_not_believed() {
     let site = Site::start_with(gateway, &[]).await;
     let head = seen(&site, "X-Forwarded-For: 203.0.113.9\r\n").await;
     assert_eq!(head.get("x-forwarded-for"), Some("127.0.0.1"));
+    let line = site.world.gateway.wait_log(&[" access ", "status=200"]);
+    assert!(!line.await.contains(" for="));
 }
 
 /// Gateway and agent talk to each other in fields of their own, and apps behind CGI read `_` as `-`.

@@ -424,6 +424,11 @@ async fn odd_targets_are_refused() {
         assert_eq!(site.ask("GET", request).await.status(), 400, "{target}");
     }
     assert_eq!(site.app.requests().len(), 0);
+    // What is no target at all is told as it came.
+    let request = format!("GET /<b> HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+    assert_eq!(site.ask("GET", request).await.status(), 400);
+    let told = [" access ", "\"GET /<b> HTTP/1.1\"", "status=400"];
+    site.world.gateway.wait_log(&told).await;
     // The asterisk is OPTIONS's own (RFC 9112 §3.2.4).
     let request = format!("OPTIONS * HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
     assert_eq!(site.ask("OPTIONS", request).await.status(), 200);
@@ -439,6 +444,8 @@ async fn connect_and_trace_do_not_make_a_proxy() {
     let connect = format!("CONNECT {HOST}:443 HTTP/1.1\r\nHost: {HOST}:443\r\n\r\n");
     let answer = site.ask("GET", connect).await;
     assert!(matches!(answer.status(), 400 | 405), "{}", answer.status());
+    let told = format!("\"CONNECT {HOST}:443 HTTP/1.1\"");
+    site.world.gateway.wait_log(&[" access ", &told]).await;
     assert_eq!(site.app.requests().len(), 0);
 }
 

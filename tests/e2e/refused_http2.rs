@@ -85,6 +85,29 @@ async fn a_malformed_request_has_a_line_and_its_neighbours_an_answer() {
     assert_eq!(site.app.count("/x"), 0);
 }
 
+/// A body that is longer or shorter than its head says (RFC 9113 §8.1.1): it ends its stream, and looks like nobody's leaving.
+#[tokio::test]
+async fn a_body_of_another_length_is_malformed() {
+    let site = Site::start().await;
+    let mut peer = visitor(&site).await;
+    for (count, length) in [(1, b"5"), (2, b"2")] {
+        let stream = count * 2 - 1;
+        let mut head = get("/upload", "content-length", length);
+        head[0].1 = b"POST";
+        peer.send_head(stream, &head, false).await;
+        peer.send(Frame::data(stream, b"abc", true)).await;
+        counted(&site, "malformed-request", count).await;
+        let metrics = site.world.metrics().await;
+        let form = ["form=\"malformed-http2\""];
+        let forms = metrics.sum("tidegate_smuggling_refused_total", &form);
+        assert_eq!(forms, f64::from(count));
+    }
+    // The visitor's other requests do not notice.
+    peer.send_head(5, &get("/hello", "x", b"1"), true).await;
+    peer.head().await;
+    site.world.gateway.wait_log(&["/hello", "status=200"]).await;
+}
+
 /// Heads that end the connection, and with it a request that has done nothing wrong.
 #[tokio::test]
 async fn a_broken_head_has_a_line_and_so_has_what_it_breaks() {

@@ -8,6 +8,7 @@ use serde::Serialize;
 use tidegate_shared::when;
 
 use super::{Record, version};
+use crate::smuggling::Form;
 
 impl Record {
     /// The line for machines.
@@ -44,6 +45,8 @@ impl Record {
             attempts: self.attempts,
             status: self.status.map_or(0, |status| status.as_u16()),
             reason: self.reason,
+            form: self.form.map(Form::label),
+            asked_for: self.asked_for(),
             limit: self.limit().map(|(limit, _)| limit),
             action: self.limit().map(|(_, action)| action),
             source,
@@ -99,6 +102,10 @@ struct View<'a> {
     attempts: u32,
     status: u16,
     reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    form: Option<&'static str>,
+    #[serde(rename = "for", skip_serializing_if = "Option::is_none")]
+    asked_for: Option<IpAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]

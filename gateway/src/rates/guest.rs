@@ -93,10 +93,11 @@ impl Guest {
         trusted: Option<&[Range]>,
         at: Instant,
     ) -> Result<Pass, (Excess, Option<Held>)> {
+        let named = trusted.and_then(|trusted| client(headers, trusted));
         let mut pass = Pass {
             guest: Arc::clone(self),
             other: None,
-            named: None,
+            named,
             counts: false,
             in_hand: false,
             marked: self.marked,
@@ -105,10 +106,8 @@ impl Guest {
         if !rules.watch_requests() {
             return Ok(pass);
         }
-        let named = trusted.and_then(|trusted| client(headers, trusted));
         let who = named.unwrap_or(self.from);
         let own = named.is_none();
-        pass.named = named;
         match self.whose(who, !own, at) {
             Whose::Own => {}
             Whose::Other(source) => pass.other = Some(source),

@@ -4,10 +4,11 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use h2::Reason;
 use h2::server::SendResponse;
 use http::Response;
 use tidegate_shared::clock;
@@ -71,6 +72,12 @@ impl Front {
         (self.respond, self.ledger)
     }
 
+    /// Whether the stream has been reset, by either side.
+    pub(super) fn is_reset(&mut self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        self.respond.poll_reset(&mut cx).is_ready()
+    }
+
     /// Whether the visitor has taken its request back before it was looked at: it costs no app anything then.
     pub(super) async fn was_reset(&mut self) -> bool {
         self.ledger.has_resets()
@@ -106,8 +113,11 @@ impl Side for Front {
     }
 
     fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<Failure> {
-        if self.respond.poll_reset(cx).is_ready() {
-            return Poll::Ready(Failure::VisitorGone);
+        match self.respond.poll_reset(cx) {
+            Poll::Pending => {}
+            // So ends here a stream whose body is not what its head has said (RFC 9113 §8.1.1).
+            Poll::Ready(Ok(Reason::PROTOCOL_ERROR)) => return Poll::Ready(Failure::Malformed),
+            Poll::Ready(_) => return Poll::Ready(Failure::VisitorGone),
         }
         if self.reception.drain.is_last_call() {
             return Poll::Ready(Failure::Draining);

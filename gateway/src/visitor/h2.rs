@@ -343,14 +343,14 @@ async fn exchange(
     let (parts, answer) = match asking.await {
         Ok(opened) => Answer::of(opened, record),
         Err(Unavailable {
-            failure: Failure::VisitorGone,
+            failure: failure @ (Failure::VisitorGone | Failure::Malformed),
             ..
-        }) => {
+        }) if failure == Failure::VisitorGone || front.is_reset() => {
             if let Some(failure) = front.ledger().cut_for() {
                 return record.failed(failure);
             }
             front.ledger().count_cancelled();
-            return record.failed(Failure::VisitorGone);
+            return record.failed(failure);
         }
         Err(Unavailable { failure, about }) => {
             record.failed(failure);
@@ -514,6 +514,7 @@ async fn ask(
         .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     // The map's own entries, and the request around it; what it costs to hold, not what it was on the wire.
     let octets = listed + fields * 32 + 512;
+    record.well_headed();
     let (parts, recv) = request.into_parts();
     let mut head = Box::new(Outgoing {
         method: parts.method,

@@ -124,7 +124,8 @@ impl Reader {
         let at = target.as_ptr() as usize - base;
         let target = at..at + target.len();
         fields::note(&mut self.places, parsed.headers, octets);
-        let octets = octets.split_to(length).freeze();
+        let rest = octets;
+        let octets = rest.split_to(length).freeze();
         let mut found = Box::new(Found {
             head: Request::new(()),
             bare_line: fields::has_bare_line(&self.places, &octets),
@@ -133,11 +134,23 @@ impl Reader {
         let (head, octets) = (&mut found.head, &found.octets);
         *head.version_mut() = version;
         *head.method_mut() = method;
-        *head.uri_mut() =
-            Uri::from_maybe_shared(octets.slice(target)).map_err(|_bad| Flaw::Malformed)?;
-        *head.headers_mut() =
-            fields::collect(&self.places, octets).map_err(|_bad| Flaw::Malformed)?;
-        Ok(Some(found))
+        match (
+            Uri::from_maybe_shared(octets.slice(target)),
+            fields::collect(&self.places, octets),
+        ) {
+            (Ok(uri), Ok(headers)) => {
+                *head.uri_mut() = uri;
+                *head.headers_mut() = headers;
+                Ok(Some(found))
+            }
+            _ => {
+                // Whoever says what is wrong is to see it.
+                let mut whole = BytesMut::from(&octets[..]);
+                whole.unsplit(std::mem::take(rest));
+                *rest = whole;
+                Err(Flaw::Malformed)
+            }
+        }
     }
 
     fn within_limit<T>(&self, octets: &[u8]) -> Result<Option<T>, Flaw> {

@@ -129,6 +129,7 @@ fn gateway() -> Gateway {
         },
         max_body: Some(1 << 20),
         lasting: Lasting::default(),
+        has_tunnels: true,
     }
 }
 
