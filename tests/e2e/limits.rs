@@ -162,6 +162,8 @@ async fn a_tls_handshake_that_takes_too_long_is_ended_and_counted() {
     odd.send("GET / HTTP/1.1\r\n\r\n").await;
     odd.closed_within(Duration::from_secs(4)).await;
     counted(&site, "tidegate_visitors_tls_failed_total", "", 1.0).await;
+    let told = ["TLS with a visitor failed", "listener=", "what=\"not-tls\""];
+    site.world.gateway.wait_log(&told).await;
 }
 
 #[tokio::test]

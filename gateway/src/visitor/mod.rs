@@ -25,7 +25,7 @@ mod upgrade;
 mod wait;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -37,9 +37,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
-use tracing::debug;
+use tracing::{debug, info};
 
 use crate::backend::greeting::TlsFacts;
+use crate::complaint::Complaint;
 use crate::config::listeners::Named;
 use crate::door::Arrival;
 use crate::exchange::{Gateway, Visit};
@@ -75,6 +76,8 @@ pub struct Reception {
     pub gateway: Arc<Gateway>,
     pub limits: Limits,
     pub drain: Drain,
+    /// TLS handshakes that came to nothing.
+    pub(crate) unshaken: Mutex<Complaint>,
 }
 
 /// TLS towards visitors.
@@ -114,6 +117,23 @@ impl Reception {
         };
         let visit = self.visit(arrival.from, None, front, introduction, guest, opening);
         self.speak(stream, arrival.taken, visit).await;
+    }
+
+    /// Anybody can cause it: one line at once, and then one a minute.
+    fn tell_unshaken(&self, visitor: SocketAddr, front: &Front, fault: &HandshakeFault) {
+        let due = self.unshaken.lock();
+        let due = due
+            .unwrap_or_else(PoisonError::into_inner)
+            .due(Instant::now());
+        let listener = &front.door.listener;
+        if let Some(times) = due {
+            info!(
+                %visitor, %listener, what = fault.label, times,
+                "TLS with a visitor failed: {fault}"
+            );
+        } else {
+            debug!(%visitor, %listener, what = fault.label, "TLS with a visitor failed: {fault}");
+        }
     }
 
     async fn serve_tls(
@@ -157,7 +177,8 @@ impl Reception {
                     };
                     front.door.strays.clear_text(seen, &scene);
                 }
-                return debug!(%visitor, "TLS with a visitor failed: {fault}");
+                self.tell_unshaken(visitor, &front, &fault);
+                return;
             }
             Err(_elapsed) => {
                 self.gateway.metrics.tls_overdue.inc();
