@@ -198,7 +198,7 @@ impl Door {
     }
 
     /// Whether it may send a header.
-    fn is_listed(&self, peer: SocketAddr) -> bool {
+    pub(crate) fn is_listed(&self, peer: SocketAddr) -> bool {
         self.from.iter().any(|range| range.contains(peer.ip()))
     }
 

@@ -42,6 +42,8 @@ pub enum Broken {
     Reset(Reason),
     #[error("the tunnel is gone: {0}")]
     Gone(#[source] h2::Error),
+    #[error("what the upgraded connection says first is not to be passed on")]
+    Unwanted,
 }
 
 /// Octets that tell one protocol from another.
@@ -110,7 +112,7 @@ impl<T> Join<T> {
 }
 
 impl<T> Join<T> {
-    /// What the upgraded connection has said first, beside what was read ahead: at most sixteen octets.
+    /// What the upgraded connection has said first: at most sixteen octets.
     pub fn first_octets(&self) -> &[u8] {
         let reading = self.outward.body();
         &reading.first[..reading.known]
@@ -132,8 +134,10 @@ where
                     buffer: BytesMut::new(),
                     first: [0; FIRST],
                     known: 0,
+                    unwanted: None,
                     ended: false,
-                },
+                }
+                .noting_ahead(),
                 send,
             ),
             inward: Writing {
@@ -148,6 +152,14 @@ where
             failed: terms.failed,
             before: Traffic::default(),
         }
+    }
+
+    /// Breaks off where what the connection says first is this, before the octet that makes it so has been passed on. What was
+    /// read ahead is part of it, and is for the caller to look at.
+    #[must_use]
+    pub fn refusing(mut self, unwanted: Option<fn(&[u8]) -> bool>) -> Self {
+        self.outward.body_mut().unwanted = unwanted;
+        self
     }
 
     /// Relays until both directions are closed or one fails. Whatever becomes of it, [`Self::traffic`] can be asked.
@@ -172,6 +184,9 @@ where
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         let out = match self.outward.poll(cx) {
             Poll::Ready(Ok(())) => true,
+            Poll::Ready(Err(Stop::Body(_))) if self.outward.body().is_unwanted() => {
+                return Poll::Ready(Err(Broken::Unwanted));
+            }
             Poll::Ready(Err(Stop::Body(error))) => return Poll::Ready(Err(Broken::Io(error))),
             // The far side wants no more; what it has to say may still be coming.
             Poll::Ready(Err(Stop::Reset(Reason::NO_ERROR))) => true,
@@ -205,17 +220,31 @@ struct Reading<R> {
     /// Read before, and goes first.
     ahead: Bytes,
     buffer: BytesMut,
-    /// What came first of what was not read before, and how much of it.
+    /// What came first, and how much of it.
     first: [u8; FIRST],
     known: usize,
+    /// What it may not begin with.
+    unwanted: Option<fn(&[u8]) -> bool>,
     ended: bool,
 }
 
 impl<R> Reading<R> {
-    fn note(&mut self) {
-        let more = self.buffer.len().min(FIRST - self.known);
-        self.first[self.known..self.known + more].copy_from_slice(&self.buffer[..more]);
+    fn noting_ahead(mut self) -> Self {
+        let ahead = std::mem::take(&mut self.ahead);
+        self.note(&ahead);
+        self.ahead = ahead;
+        self
+    }
+
+    fn note(&mut self, read: &[u8]) {
+        let more = read.len().min(FIRST - self.known);
+        self.first[self.known..self.known + more].copy_from_slice(&read[..more]);
         self.known += more;
+    }
+
+    fn is_unwanted(&self) -> bool {
+        self.unwanted
+            .is_some_and(|is| is(&self.first[..self.known]))
     }
 }
 
@@ -241,8 +270,14 @@ impl<R: AsyncRead + Unpin> Body for Reading<R> {
                 Poll::Ready(None)
             }
             Ok(_) => {
-                this.note();
-                Poll::Ready(Some(Ok(Frame::data(this.buffer.split().freeze()))))
+                let read = this.buffer.split().freeze();
+                if this.known < FIRST {
+                    this.note(&read);
+                    if this.is_unwanted() {
+                        return Poll::Ready(Some(Err(io::ErrorKind::InvalidData.into())));
+                    }
+                }
+                Poll::Ready(Some(Ok(Frame::data(read))))
             }
             Err(error) => Poll::Ready(Some(Err(error))),
         }

@@ -46,6 +46,8 @@ pub enum Broken {
     Far(#[source] io::Error),
     #[error("nothing moved for {:?}", .0.within)]
     Idle(Quiet),
+    #[error("what the near side says first is not to be passed on")]
+    Unwanted,
 }
 
 /// What is read at once.
@@ -108,6 +110,15 @@ impl Relay {
         self
     }
 
+    /// `said` is what was read from the near side before. Where what it says first, this and what comes behind it, is `unwanted`,
+    /// the relay breaks off before the octet that makes it so has been passed on.
+    #[must_use]
+    pub fn began(mut self, said: &[u8], unwanted: Option<fn(&[u8]) -> bool>) -> Self {
+        self.forth.note(said);
+        self.forth.unwanted = unwanted;
+        self
+    }
+
     /// Relays until both directions are closed or one fails. Whatever becomes of it, [`Self::traffic`] can be asked; after an
     /// error both connections are fit to be dropped only.
     ///
@@ -148,6 +159,11 @@ impl Relay {
         let forth = self.forth.poll(&mut self.near, &mut self.far, cx);
         let back = self.back.poll(&mut self.far, &mut self.near, cx);
         let both = match (forth, back) {
+            (Poll::Ready(Err(Fault::Unwanted)), _) | (_, Poll::Ready(Err(Fault::Unwanted))) => {
+                self.first
+                    .get_or_insert_with(|| (Side::Near, Instant::now()));
+                return Poll::Ready(Err(Broken::Unwanted));
+            }
             (Poll::Ready(Err(Fault::Reading(error))), _)
             | (_, Poll::Ready(Err(Fault::Writing(error)))) => {
                 self.first
@@ -188,6 +204,7 @@ impl Relay {
 enum Fault {
     Reading(io::Error),
     Writing(io::Error),
+    Unwanted,
 }
 
 /// One direction.
@@ -205,9 +222,18 @@ struct Way {
     /// What was read first, and how much of it there is.
     first: [u8; FIRST],
     known: usize,
+    /// What it may not begin with.
+    unwanted: Option<fn(&[u8]) -> bool>,
 }
 
 impl Way {
+    /// Keeps what came first.
+    fn note(&mut self, read: &[u8]) {
+        let more = read.len().min(FIRST - self.known);
+        self.first[self.known..self.known + more].copy_from_slice(&read[..more]);
+        self.known += more;
+    }
+
     fn first_octets(&self) -> &[u8] {
         &self.first[..self.known]
     }
@@ -311,9 +337,11 @@ impl Way {
             if read.is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            if self.known == 0 {
-                self.known = read.len().min(FIRST);
-                self.first[..self.known].copy_from_slice(&read[..self.known]);
+            if self.known < FIRST {
+                self.note(read);
+                if self.unwanted.is_some_and(|is| is(self.first_octets())) {
+                    return Poll::Ready(Err(Fault::Unwanted));
+                }
             }
             match Pin::new(to).poll_write(cx, read).map_err(Fault::Writing)? {
                 Poll::Ready(taken) => {

@@ -10,7 +10,7 @@ use tidegate_tests::visitors::Visitor;
 use tidegate_tests::visitors::http2::H2Visitor;
 use tidegate_tests::{HOST, Site, World, eventually, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 const LINE: &[u8] = b"PROXY TCP4 203.0.113.7 198.51.100.1 56324 443\r\n";
 const BINARY: &[u8] =
@@ -220,6 +220,104 @@ async fn tls_and_clear_text_at_the_others_port_name_the_line_and_are_counted() {
         let words = ["expected HTTP in clear text, got an SSH greeting"];
         named(&world, "ssh", "ssh", times, &words).await;
     }
+}
+
+/// Passed on, it would be believed by a server that takes headers: visitors would choose their address.
+#[tokio::test]
+async fn where_headers_are_optional_one_from_elsewhere_never_passes() {
+    let app = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = app.local_addr().unwrap();
+    let optional = "address = \"127.0.0.1:0\"\nmode = \"tcp\"\nproxy = \"optional\"\nproxy_from = [\"10.0.0.1\"]";
+    let config = format!(
+        "[backends.app.servers]\none = \"{at}\"\n\
+         [listeners.dialled]\n{optional}\nservers = [\"{at}\"]\n\
+         [listeners.shared]\n{optional}\nbackend = \"app\"\n\
+         [listeners.tunnel]\n{optional}\ntunnel = \"raw.test\"\n"
+    );
+    let world = World::builder().config(&config).start().await;
+    let _agent = world.tcp_agent("raw.test", &at.to_string(), &[]).await;
+    for listener in ["dialled", "shared", "tunnel"] {
+        let to = world.gateway.address(listener).unwrap();
+        for (times, header) in [(1.0, LINE), (3.0, BINARY)] {
+            let heard = passed(&app, to, header, false).await;
+            assert_eq!(heard, b"", "{listener}");
+            refused(&world, listener, times, header).await;
+            let heard = passed(&app, to, header, true).await;
+            assert!(heard.len() < word(header), "{listener}: {heard:?}");
+            assert!(header.starts_with(&heard), "{listener}: {heard:?}");
+            refused(&world, listener, times + 1.0, header).await;
+        }
+        // Whoever speaks first is heard at once, and what only looks like a header passes.
+        for said in [&b"\r\n\r\nQ"[..], b"PROXIMA", b"PROX", b"\r\n"] {
+            let mut visitor = TcpStream::connect(to).await.unwrap();
+            let (mut tcp, _) = within(SOON, "the app", app.accept()).await.unwrap();
+            tcp.write_all(b"220").await.unwrap();
+            within(SOON, "the greeting", visitor.read_exact(&mut [0; 3]))
+                .await
+                .unwrap();
+            visitor.write_all(said).await.unwrap();
+            let mut heard = vec![0; said.len()];
+            within(SOON, "what it says", tcp.read_exact(&mut heard))
+                .await
+                .unwrap();
+            assert_eq!(heard, said, "{listener}");
+        }
+    }
+    // Where a listener hears first whom a visitor asks for, nobody is even dialled.
+    let config = format!(
+        "[listeners.named]\n{optional}\nservers = [\"{at}\"]\n[[routes]]\nsni = \"one.test\"\nservers = [\"{at}\"]\n"
+    );
+    let world = World::builder().config(&config).start().await;
+    let to = world.gateway.address("named").unwrap();
+    for (times, header) in [(1.0, LINE), (3.0, BINARY)] {
+        told(to, header).await;
+        refused(&world, "named", times, header).await;
+        // How much of it has come when it is clear that it is no hello, nobody knows.
+        said(to, header, true).await;
+        refused(&world, "named", times + 1.0, header).await;
+    }
+    let line = ["ended=header-not-believed", " to=- "];
+    assert!(world.gateway.logged(&line).len() >= 2);
+}
+
+/// Octets after which a header is one.
+fn word(header: &[u8]) -> usize {
+    if header == LINE { 6 } else { 12 }
+}
+
+/// Says this, and waits for the end; what the app has heard of it.
+async fn passed(app: &TcpListener, to: SocketAddr, says: &[u8], in_pieces: bool) -> Vec<u8> {
+    let hearing = async {
+        let (mut tcp, _) = within(SOON, "the app", app.accept()).await.unwrap();
+        let mut heard = Vec::new();
+        let _ended = within(SOON, "the app's end", tcp.read_to_end(&mut heard)).await;
+        heard
+    };
+    tokio::join!(said(to, says, in_pieces), hearing).1
+}
+
+async fn said(to: SocketAddr, says: &[u8], in_pieces: bool) {
+    let mut visitor = TcpStream::connect(to).await.unwrap();
+    visitor.set_nodelay(true).unwrap();
+    for piece in says.chunks(if in_pieces { 1 } else { says.len() }) {
+        // It may have been refused in the middle.
+        let _sent = visitor.write_all(piece).await;
+        tokio::task::yield_now().await;
+    }
+    let _ended = within(SOON, "the end", visitor.read_to_end(&mut Vec::new())).await;
+}
+
+/// One line that says so, and so many counts.
+async fn refused(world: &World, listener: &str, times: f64, header: &[u8]) {
+    eventually(SOON, "it is counted", async || {
+        (count(world, listener, "unexpected").await == times).then_some(())
+    })
+    .await;
+    let version = if header == LINE { "v1" } else { "v2" };
+    let got = format!("got a PROXY {version} header: none is believed from there");
+    let key = format!("add it to listeners.{listener}.proxy_from (");
+    let words = [&*got, &key, "the connection is closed"];
+    named(world, listener, "unexpected", times, &words).await;
 }
 
 /// A balancer's own connections are its checks'. Where visitors come on them, nobody knows whose they are.

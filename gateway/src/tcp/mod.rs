@@ -89,6 +89,8 @@ struct Connection<'a> {
     /// The header with which it came, and what that said.
     header: Option<Taken>,
     received: Tlvs,
+    /// It has been told of what it says first.
+    told: bool,
     record: Record,
 }
 
@@ -141,6 +143,7 @@ impl Tcp {
         let local = || visitor.local_addr().ok().map(door::canonical);
         let to = arrival.to.or_else(local);
         let mut said = BytesMut::from(&arrival.taken[..]);
+        let mut told = false;
         let heard = if self.routes.want_hello() {
             let listening = hello::listen(&mut visitor, &mut said, self.terms.hello);
             let heard = tokio::select! {
@@ -151,7 +154,11 @@ impl Tcp {
             record.heard(&heard);
             if matches!(heard, Heard::Not(_)) {
                 let scene = scene(door, arrival.from, arrival.header);
-                door.strays.look(&said, &scene);
+                told = door.strays.look(&said, &scene);
+                if told && scene.refuses_headers() {
+                    close_abruptly(&visitor, true);
+                    return record.end(Ended::Refused(Refusal::Header));
+                }
             }
             heard
         } else {
@@ -169,6 +176,7 @@ impl Tcp {
             asks: heard.hello(),
             header: arrival.header,
             received: arrival.tlvs,
+            told,
             record,
         };
         match target {
@@ -194,7 +202,7 @@ impl Connection<'_> {
         let alert = match refusal {
             Refusal::NoRoute => Some(UNRECOGNIZED_NAME),
             Refusal::BadHello(no) => no.is_tls().then_some(DECODE_ERROR),
-            Refusal::Overdue | Refusal::NotTls | Refusal::Left => None,
+            Refusal::Overdue | Refusal::NotTls | Refusal::Header | Refusal::Left => None,
         };
         debug!(visitor = %self.from, listener = %self.tcp.listener, "a connection goes nowhere: {refusal}");
         if let Some(alert) = alert {
@@ -249,11 +257,11 @@ impl Connection<'_> {
             silence: self.tcp.terms.silence,
             failed: Reason::CANCEL,
         };
-        let unseen = self.ahead.is_empty();
-        let mut join = Join::new(self.visitor, self.ahead, send, recv, &terms);
+        let scene = scene(self.door, self.from, self.header);
+        let mut join =
+            Join::new(self.visitor, self.ahead, send, recv, &terms).refusing(scene.unwanted());
         let ended = reception.drain.until_last_call(join.run()).await;
-        if unseen {
-            let scene = scene(self.door, self.from, self.header);
+        if !self.told {
             self.door.strays.look(join.first_octets(), &scene);
         }
         let traffic = join.traffic();
@@ -353,13 +361,15 @@ impl Connection<'_> {
             }
             None => self.ahead,
         };
-        let mut relay = Relay::new(self.visitor, server, self.tcp.terms.silence).ahead(ahead);
+        let scene = scene(self.door, self.from, self.header);
+        let mut relay = Relay::new(self.visitor, server, self.tcp.terms.silence)
+            .ahead(ahead)
+            .began(&asked, scene.unwanted());
         let ended = self.reception.drain.until_last_call(relay.run()).await;
         let relay::Traffic { forth, back } = relay.traffic();
         self.record.moved(forth.saturating_sub(ours), back);
         moved_for(self.header, self.door, forth.saturating_sub(ours), back);
-        if asked.is_empty() {
-            let scene = scene(self.door, self.from, self.header);
+        if !self.told {
             self.door.strays.look(relay.first_octets().0, &scene);
         }
         let ended = match ended {
@@ -379,11 +389,7 @@ impl Connection<'_> {
                     .far_ended_first()
                     .is_some_and(|at| at.saturating_duration_since(began) < AT_ONCE),
             },
-            asked: if asked.is_empty() {
-                Bytes::copy_from_slice(relay.first_octets().0)
-            } else {
-                asked
-            },
+            asked: Bytes::copy_from_slice(relay.first_octets().0),
             said: Bytes::copy_from_slice(relay.first_octets().1),
             ended,
             record: self.record,

@@ -43,7 +43,7 @@ pub enum Ended {
 }
 
 /// The words of all of them that are counted by name.
-pub(super) const ENDINGS: [&str; 30] = [
+pub(super) const ENDINGS: [&str; 31] = [
     "closed",
     "visitor-reset",
     "server-reset",
@@ -55,6 +55,7 @@ pub(super) const ENDINGS: [&str; 30] = [
     "bad-hello",
     "not-tls",
     "hello-timeout",
+    "header-not-believed",
     "visitor-gone",
     "too-many-connections",
     "too-many-errors",
@@ -91,6 +92,7 @@ impl Ended {
             Self::Refused(Refusal::BadHello(_)) => "bad-hello",
             Self::Refused(Refusal::NotTls) => "not-tls",
             Self::Refused(Refusal::Overdue) => "hello-timeout",
+            Self::Refused(Refusal::Header) => "header-not-believed",
             Self::Refused(Refusal::Left) => "visitor-gone",
             Self::Failed(failure) => failure.reason(),
         };
@@ -113,6 +115,7 @@ impl From<relay::Broken> for Ended {
             relay::Broken::Near(_) => Self::VisitorReset,
             relay::Broken::Far(_) => Self::ServerReset,
             relay::Broken::Idle(quiet) => Self::Idle(quiet),
+            relay::Broken::Unwanted => Self::Refused(Refusal::Header),
         }
     }
 }
@@ -127,6 +130,7 @@ impl From<duplex::Broken> for Ended {
                 within,
                 half_closed: false,
             }),
+            duplex::Broken::Unwanted => Self::Refused(Refusal::Header),
             duplex::Broken::Gone(_) => Self::Failed(Failure::TunnelLost),
         }
     }

@@ -43,6 +43,8 @@ pub enum Refusal {
     NotTls,
     /// Its hello did not come in time.
     Overdue,
+    /// It begins with a PROXY header, where only others are believed.
+    Header,
     /// It left before it had said whom it asks for.
     Left,
 }
@@ -54,6 +56,9 @@ impl fmt::Display for Refusal {
             Self::BadHello(no) => no.fmt(f),
             Self::NotTls => f.write_str("it is not TLS, and only routes by server name lead on"),
             Self::Overdue => f.write_str("its ClientHello did not come in time"),
+            Self::Header => {
+                f.write_str("it begins with a PROXY header, and none is believed from there")
+            }
             Self::Left => f.write_str("it left before the end of its ClientHello"),
         }
     }

@@ -77,6 +77,19 @@ impl<'a> Scene<'a> {
         }
     }
 
+    /// Whether a header that comes here is refused rather than passed on: somebody who may send none would be believed by whoever
+    /// is behind, where only those who are listed are to be.
+    pub(crate) fn refuses_headers(&self) -> bool {
+        self.due == Expected::Anything
+            && self.door.expect == Expect::Optional
+            && self.header.is_none()
+    }
+
+    /// The same, for whoever passes octets on: what they may not begin with.
+    pub(crate) fn unwanted(&self) -> Option<fn(&[u8]) -> bool> {
+        self.refuses_headers().then_some(is_header)
+    }
+
     fn due(&self) -> &'static str {
         match self.due {
             Expected::Tls => "TLS",
@@ -167,6 +180,12 @@ fn tls_served(named: &Named) -> String {
 fn unread(header: Stray, scene: &Scene<'_>) -> String {
     let (door, ip) = (scene.door, scene.peer.ip());
     let from = &door.from_named;
+    if door.expect == Expect::Optional && door.is_listed(scene.peer) {
+        return format!(
+            "one of {ip} is read where it comes within {:?} ({}), and nothing had come by then; have it sent at once",
+            door.terms.within, door.named
+        );
+    }
     if door.expect == Expect::Optional {
         return format!(
             "none is believed from there ({}): if {ip} is a load balancer of yours, add it to {from}; else have it send none",
@@ -223,6 +242,11 @@ pub(super) fn may_become_header(seen: &[u8]) -> bool {
         .any(|whole| seen.len() < whole.len() && whole.starts_with(seen))
 }
 
+/// Whether these octets begin with a header's first word: enough of it that somebody may believe what follows.
+fn is_header(seen: &[u8]) -> bool {
+    Stray::of_header(&Seen::at_the_end(seen)).is_some()
+}
+
 /// How many kinds there are.
 const KINDS: usize = Stray::Clear as usize + 1;
 
@@ -232,12 +256,14 @@ pub struct Strays([Mutex<Complaint>; KINDS]);
 
 impl Strays {
     /// A connection in TCP mode whose visitor has said this first, which goes on as it came: a header that nobody has read is
-    /// told of.
-    pub(crate) fn look(&self, said: &[u8], scene: &Scene<'_>) {
+    /// told of. Whether it was one.
+    pub(crate) fn look(&self, said: &[u8], scene: &Scene<'_>) -> bool {
         let seen = Seen::at_the_end(said);
-        if let Some(stray) = Stray::of_header(&seen) {
+        let header = Stray::of_header(&seen);
+        if let Some(stray) = header {
             self.tell(stray, &seen, scene);
         }
+        header.is_some()
     }
 
     /// In the place of an agent's HTTP/2, this came: a header is told of, and what else it may be has its line already.
@@ -271,7 +297,9 @@ impl Strays {
             .unwrap_or_else(PoisonError::into_inner)
             .due(Instant::now());
         if let Some(times) = due {
-            let on = if scene.due == Expected::Anything {
+            let on = if scene.refuses_headers() {
+                "; the connection is closed"
+            } else if scene.due == Expected::Anything {
                 "; it is not taken off what goes on"
             } else {
                 ""

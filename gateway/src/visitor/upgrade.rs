@@ -194,7 +194,7 @@ impl Joining {
             let parted = result.err().map(|broken| {
                 debug!(%visitor, ?traffic, "an upgraded connection broke: {broken}");
                 Parted::Failed(match broken {
-                    Broken::Io(_) => Failure::VisitorGone,
+                    Broken::Io(_) | Broken::Unwanted => Failure::VisitorGone,
                     Broken::Stalled(_) => Failure::VisitorStalled,
                     Broken::Idle(quiet) => return Parted::Silent(quiet),
                     Broken::Reset(_) | Broken::Gone(_) => Failure::ResponseCut,
