@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use tidegate_tests::apps::{Doorman, HttpApp, RawApp};
+use tidegate_tests::apps::{Doorman, H2cApp, HttpApp, RawApp};
 use tidegate_tests::conn::Conn;
 use tidegate_tests::eventually::SOON;
 use tidegate_tests::haproxy::{Haproxy, Installed, available, free_ports};
@@ -119,6 +119,82 @@ async fn every_port_of_haproxy_that_is_spoken_to_wrongly_is_named() {
     }
 }
 
+/// In HTTP/2 the same is named, though a header and HTTP/2 exclude each other; of checks as well.
+#[tokio::test]
+async fn every_port_that_is_spoken_to_wrongly_in_http2_is_named() {
+    let home = World::start().await;
+    let identity = home.pki.server(&["app.internal"]);
+    let config = home.pki.server_config(&identity, false, &["h2"]);
+    let ours = HttpApp::start_tls("secure", config).await;
+    let ours = ours.address();
+    let h2 = "protocol = \"h2\"";
+    let secure = "protocol = \"h2\"\ntls = { verify = false }";
+    let either = "protocol = \"auto\"\ntls = { verify = false }";
+    let closed = "got a connection that is closed at once";
+    let without = "leave out its `protocol`, for connections in HTTP/2 are shared";
+    let add = "add send_proxy = \"v2\" to backends.site (";
+    let alert = [
+        "got a TLS alert",
+        "its port is for TLS; add tls = true to backends.site (",
+    ];
+    let mut ports = vec![(ours, h2, "tls-wanted", alert.to_vec())];
+    let installed = available();
+    let haproxy = match &installed {
+        Some(installed) => Some(haproxy(installed, &home).await),
+        None => None,
+    };
+    if let Some((_, [_, tls, header, both])) = &haproxy {
+        let wanted = [closed, add, without];
+        let or_tls = ["if it speaks TLS, add tls = true", closed];
+        ports.extend([
+            (
+                *header,
+                h2,
+                "header-wanted",
+                [&wanted[..], &or_tls].concat(),
+            ),
+            (*both, h2, "header-wanted", wanted.to_vec()),
+            (*tls, h2, "header-wanted", or_tls.to_vec()),
+            (*both, secure, "header-wanted", wanted.to_vec()),
+            (*both, either, "header-wanted", wanted.to_vec()),
+        ]);
+    }
+    let found = free_ports().await;
+    let (wants, tls) = (found.visitors, found.tunnels);
+    let keys = format!(
+        " ssl;\nssl_certificate {0};\nssl_certificate_key {0}",
+        identity.display()
+    );
+    let wants_header = nginx(home.dir(), wants, " http2 proxy_protocol").await;
+    let wants_tls = nginx(home.dir(), tls, &keys).await;
+    if wants_header.is_some() && wants_tls.is_some() {
+        let may = [
+            "its port may be for TLS; if it is, add tls = true",
+            "leave `protocol` out",
+        ];
+        ports.extend([
+            (wants, h2, "header-wanted", vec![add, without]),
+            (tls, h2, "tls-wanted", may.to_vec()),
+        ]);
+    }
+    for (server, keys, why, parts) in ports {
+        let asked = world(server, keys, "").await;
+        named(&asked, server, why, &parts).await;
+        let checked = world(server, &format!("{keys}\ncheck = \"/\""), "").await;
+        let down = [&["is down", "tidegated probe"], &parts[..]].concat();
+        checked.gateway.wait_log(&down).await;
+        let why = format!("why=\"{why}\"");
+        let metrics = checked.metrics().await;
+        assert!(metrics.sum("tidegate_backend_mismatches_total", &[&why]) >= 1.0);
+    }
+    // One that takes it is not complained of, whatever it answers.
+    let app = H2cApp::start().await;
+    let fine = world(app.address(), &format!("{h2}\ncheck = \"tcp\""), "").await;
+    fine.get(HOST, "/hello").await;
+    let metrics = fine.metrics().await;
+    assert_eq!(metrics.sum("tidegate_backend_mismatches_total", &[]), 0.0);
+}
+
 #[tokio::test]
 async fn an_nginx_that_expects_no_header_is_named_though_it_answers() {
     let home = World::start().await;
@@ -135,6 +211,8 @@ async fn an_nginx_that_expects_no_header_is_named_though_it_answers() {
     let untold = world(wants, "", "").await;
     let parts = ["got a connection that is closed at once", "add send_proxy"];
     named(&untold, wants, "header-wanted", &parts).await;
+    let beside = ["add send_proxy = \"v2\" beside listeners.raw.servers ("];
+    let parts = [&parts[..], &beside].concat();
     named_raw(&untold, GET, "header-wanted", &parts).await;
 }
 

@@ -35,6 +35,8 @@ pub enum Got {
     Http,
     /// 400 to whatever was asked.
     BadRequest,
+    /// A goodbye in HTTP/2 to how HTTP/2 begins.
+    Bewildered,
     /// The connection's end, at once and without a word.
     Nothing,
 }
@@ -79,10 +81,35 @@ pub struct Setting<'a> {
     pub header: Option<&'a SendProxy>,
     /// Where the operator says what servers are told: `backends.site (gateway.toml:28:1)`.
     pub place: &'a str,
+    pub adding: Adding,
     pub spoken: Spoken,
     pub asked: Asked,
     /// The server, as `tidegated probe` takes it.
     pub address: String,
+}
+
+/// Where a key that is missing is to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Adding {
+    /// Into that table.
+    Into,
+    /// Beside that key.
+    Beside,
+    /// Into that table, whose `protocol` rules a header out: connections in HTTP/2 are shared.
+    WithoutProtocol,
+}
+
+impl Adding {
+    fn send_proxy(self, place: &str) -> String {
+        let key = "add send_proxy = \"v2\"";
+        match self {
+            Self::Into => format!("{key} to {place}"),
+            Self::Beside => format!("{key} beside {place}"),
+            Self::WithoutProtocol => format!(
+                "{key} to {place} and leave out its `protocol`, for connections in HTTP/2 are shared"
+            ),
+        }
+    }
 }
 
 /// On whose behalf.
@@ -166,6 +193,12 @@ impl Mismatches {
         !self.has_understood() || in_a_row >= DOUBTED_AFTER
     }
 
+    /// Its connection ended as it would where it waits for what nobody says: whether that is to be believed. Of one that has ever
+    /// said anything it is not, and visitors who say nothing may have their reasons once or twice.
+    pub(crate) fn is_credible_silence(&self) -> bool {
+        !self.has_understood() && self.in_a_row.fetch_add(1, Relaxed) + 1 >= DOUBTED_AFTER
+    }
+
     /// One more. How often it has come about since it was said, if it is to be said.
     pub(crate) fn came(&self, mismatch: Mismatch) -> Option<u64> {
         self.count(mismatch);
@@ -209,6 +242,8 @@ impl Mismatch {
             Got::Http | Got::BadRequest => return None,
             Got::Nothing if asked.is_empty() => return None,
             Got::Nothing => Self::HeaderWanted,
+            // No first octets show it.
+            Got::Bewildered => return None,
         };
         Some((mismatch, got))
     }
@@ -252,12 +287,16 @@ impl Mismatch {
                 )
             }
             (Self::HeaderWanted, _) => {
-                let tls = match of.spoken {
-                    Spoken::Clear => ", and if it speaks TLS, tls = true",
-                    Spoken::Tls | Spoken::Untouched { .. } => "",
+                let tls = match (of.spoken, of.adding) {
+                    (Spoken::Clear, Adding::WithoutProtocol) => {
+                        "; if it speaks TLS, add tls = true; if it speaks HTTP/1.1, leave out `protocol` alone"
+                    }
+                    (Spoken::Clear, _) => ", and if it speaks TLS, tls = true",
+                    (Spoken::Tls | Spoken::Untouched { .. }, _) => "",
                 };
+                let add = of.adding.send_proxy(place);
                 format!(
-                    "expected an answer, got {got}: if it waits for a PROXY header, add send_proxy = \"v2\" to {place}{tls}; {probe}"
+                    "expected an answer, got {got}: if it waits for a PROXY header, {add}{tls}; {probe}"
                 )
             }
             (Self::TlsWanted, _) => {
@@ -304,7 +343,7 @@ impl Mismatch {
 
 impl Got {
     /// What a server's first octets on a connection are, as far as they can mean that it is spoken to wrongly.
-    fn of(said: &[u8]) -> Option<Self> {
+    pub fn of(said: &[u8]) -> Option<Self> {
         if said.is_empty() {
             return Some(Self::Nothing);
         }
@@ -332,6 +371,7 @@ impl fmt::Display for Got {
             Self::Alert => "a TLS alert",
             Self::Http => "clear text",
             Self::BadRequest => "400 to whatever is asked",
+            Self::Bewildered => "a PROTOCOL_ERROR to how HTTP/2 begins",
             Self::Nothing => "a connection that is closed at once",
         })
     }
@@ -396,6 +436,7 @@ mod tests {
         let setting = Setting {
             header: Some(&header),
             place: "backends.site (gateway.toml:28)",
+            adding: Adding::Into,
             spoken: Spoken::Clear,
             asked: Asked::Visitors,
             address: "10.0.0.1:1443".to_owned(),

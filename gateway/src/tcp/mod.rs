@@ -37,7 +37,7 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use crate::backend::greeting::Introduced;
-use crate::backend::mismatch::{AT_ONCE, Asked, End, Mismatch, Setting, Spoken};
+use crate::backend::mismatch::{AT_ONCE, Adding, Asked, End, Mismatch, Setting, Spoken};
 use crate::backend::{Backend, Caller, carry};
 use crate::cloud::Cloud;
 use crate::complaint::Complaint;
@@ -484,6 +484,7 @@ impl Tcp {
         let setting = Setting {
             header: servers.proxy.as_ref(),
             place: &servers.place,
+            adding: Adding::Beside,
             spoken: Spoken::untouched(&relayed.asked),
             asked: Asked::Visitors,
             address: server.to_string(),

@@ -327,7 +327,7 @@ async fn check(server: &Server, address: &Address, terms: &Check) -> Result<(), 
     let request = request(ask, &at);
     let asking = async {
         if http2 {
-            status_in_http2(line, request, server, terms.timeout).await
+            status_in_http2(line, request, server, (&at, terms)).await
         } else {
             status(line, request, until)
                 .await
@@ -399,7 +399,7 @@ async fn status_in_http2(
     line: Line,
     request: Request<Carried>,
     server: &Server,
-    within: Duration,
+    (at, terms): (&Address, &Check),
 ) -> Result<StatusCode, Fault> {
     let (parts, _no_body) = request.into_parts();
     let (mut headers, secured) = (parts.headers, server.is_secured());
@@ -412,8 +412,11 @@ async fn status_in_http2(
         headers,
     };
     let head = for_http2(&head, secured).map_err(|_bad| nowhere())?;
-    let link = server.link(line, within).await;
-    let link = link.map_err(|why| (Found::Invalid, why))?;
+    let link = server.link(line, terms.timeout).await;
+    let link = link.map_err(|unbegun| {
+        let why = server.did_not_begin_check(unbegun, at, terms);
+        (Found::Invalid, why)
+    })?;
     let Some(seat) = link.seat() else {
         return Err(invalid("it takes no requests on a new connection"));
     };

@@ -6,19 +6,21 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
-use h2::{Ping, PingPong};
+use h2::{Ping, PingPong, Reason};
 use tidegate_shared::clock;
 use tidegate_shared::drain::Drain;
-use tidegate_shared::origin::Line;
+use tidegate_shared::origin::{First, Line};
 use tokio::sync::{OnceCell, watch};
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
+use super::super::mismatch::AT_ONCE;
 use super::doubts::Doubts;
+use super::last_word::LastWord;
 use super::pulse::{Pulse, Sight, Step};
 use super::seat::{Seat, Shared};
 
@@ -67,15 +69,65 @@ pub(in super::super) struct Link {
     idle_since: Option<u64>,
 }
 
+/// Why HTTP/2 did not begin on a connection.
+#[derive(Debug)]
+pub(in super::super) struct Unbegun {
+    /// As it follows the server's name.
+    pub(in super::super) why: String,
+    /// What the server has said first,
+    pub(in super::super) first: Arc<First>,
+    /// whether it has ended the connection, or said what is no HTTP/2, at once,
+    pub(in super::super) ended_soon: bool,
+    /// and whether it said in HTTP/2 that it does not understand how the connection began.
+    pub(in super::super) bewildered: bool,
+}
+
+/// What is wrong with a connection, as it follows the server's name; and whether it is what a server says to what is no HTTP/2.
+#[derive(Clone, Debug)]
+struct Fault {
+    why: String,
+    bewildered: bool,
+}
+
+impl From<String> for Fault {
+    fn from(why: String) -> Self {
+        Self {
+            why,
+            bewildered: false,
+        }
+    }
+}
+
 impl Link {
     /// Begins HTTP/2 on a connection, and has it driven for as long as somebody has to do with it. The error is why it cannot
-    /// be used, as it follows the server's name.
+    /// be used.
     pub(in super::super) async fn open(
         line: Line,
         within: Duration,
         drivers: &Drain,
         doubts: &Arc<Doubts>,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, Unbegun> {
+        let (first, began) = (line.first(), Instant::now());
+        let opened = timeout(within, Self::begin(line, drivers, doubts)).await;
+        let (fault, ended) = match opened {
+            Ok(Ok(link)) => return Ok(link),
+            Ok(Err(fault)) => (fault, true),
+            Err(_elapsed) => {
+                let why = format!(
+                    "it took the connection and said nothing in HTTP/2 within {within:?}; does it speak HTTP/2 there?"
+                );
+                (why.into(), false)
+            }
+        };
+        Err(Unbegun {
+            why: fault.why,
+            first,
+            ended_soon: ended && began.elapsed() < AT_ONCE,
+            bewildered: fault.bewildered,
+        })
+    }
+
+    async fn begin(line: Line, drivers: &Drain, doubts: &Arc<Doubts>) -> Result<Self, Fault> {
         let heard = line.heard();
         let begun = Builder::new()
             .enable_push(false)
@@ -83,7 +135,7 @@ impl Link {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(HEADER_LIST)
             .max_local_error_reset_streams(None)
-            .handshake(line)
+            .handshake(LastWord::of(line))
             .await;
         let (requests, mut connection) = begun.map_err(|error| not_http2(&error))?;
         let shared = Arc::<Shared>::default();
@@ -107,18 +159,13 @@ impl Link {
             }
         });
         // The first PING is answered behind the server's SETTINGS.
-        match timeout(within, settled.wait_for(Option::is_some)).await {
-            Ok(Ok(known)) => {
-                if let Some(Err(why)) = &*known {
-                    return Err(why.clone());
+        match settled.wait_for(Option::is_some).await {
+            Ok(known) => {
+                if let Some(Err(fault)) = &*known {
+                    return Err(fault.clone());
                 }
             }
-            Ok(Err(_ended)) => return Err("it closed the connection".to_owned()),
-            Err(_elapsed) => {
-                return Err(format!(
-                    "it took the connection and said nothing in HTTP/2 within {within:?}; does it speak HTTP/2 there?"
-                ));
-            }
+            Err(_ended) => return Err("it closed the connection".to_owned().into()),
         }
         Ok(Self {
             requests,
@@ -147,7 +194,7 @@ impl Link {
     }
 }
 
-type Settled = watch::Sender<Option<Result<(), String>>>;
+type Settled = watch::Sender<Option<Result<(), Fault>>>;
 
 /// Ready when nobody is there any more. The first PING tells that the server has settled; others ask whether it is there.
 async fn silence(
@@ -208,11 +255,19 @@ async fn silence(
 }
 
 /// What is wrong with a server that does not speak it.
-fn not_http2(error: &h2::Error) -> String {
-    if error.is_io() || (error.is_go_away() && error.is_remote()) {
-        return format!("it closed the connection before anything was asked in HTTP/2: {error}");
+fn not_http2(error: &h2::Error) -> Fault {
+    let says_goodbye = error.is_go_away() && error.is_remote();
+    let why = if error.is_io() || says_goodbye {
+        format!("it closed the connection before anything was asked in HTTP/2: {error}")
+    } else {
+        format!(
+            "it does not speak HTTP/2 there ({error}); leave `protocol` out if it speaks HTTP/1.1"
+        )
+    };
+    Fault {
+        why,
+        bewildered: says_goodbye && error.reason() == Some(Reason::PROTOCOL_ERROR),
     }
-    format!("it does not speak HTTP/2 there ({error}); leave `protocol` out if it speaks HTTP/1.1")
 }
 
 impl Links {

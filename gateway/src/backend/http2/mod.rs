@@ -3,6 +3,8 @@
 
 pub(super) mod links; // connections with room
 
+mod last_word; // what a server says before it hangs up
+
 mod pulse; // whether the server is there
 
 pub(super) mod doubts; // what is told of one that may not be

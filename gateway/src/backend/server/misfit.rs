@@ -7,9 +7,10 @@ use tidegate_shared::origin::First;
 use tracing::warn;
 
 use super::super::check::terms::Check;
-use super::super::config::Address;
+use super::super::config::{Address, Protocol};
 use super::super::dial::untrusted;
-use super::super::mismatch::{Asked, End, Got, Mismatch, Setting, Spoken};
+use super::super::http2::links::Unbegun;
+use super::super::mismatch::{Adding, Asked, End, Got, Mismatch, Setting, Spoken};
 use super::Server;
 
 /// Answers of 400 in a row, from a server that has never said anything else, which say more of it than of its visitors.
@@ -35,10 +36,19 @@ impl Server {
         }
     }
 
+    /// How a key comes to where it is declared.
+    fn adding(&self) -> Adding {
+        match self.protocol {
+            Protocol::Http1 => Adding::Into,
+            Protocol::Http2 | Protocol::Either => Adding::WithoutProtocol,
+        }
+    }
+
     fn misfit(&self, mismatch: Mismatch, got: Got, spoken: Spoken) -> String {
         let setting = Setting {
             header: self.send_proxy.as_deref(),
             place: &self.declared,
+            adding: self.adding(),
             spoken,
             asked: Asked::Visitors,
             address: self.address(),
@@ -63,6 +73,28 @@ impl Server {
             None => Mismatch::of_first(told, b"HTTP", first),
         };
         self.misfits(why, misfit)
+    }
+
+    /// HTTP/2 did not begin on a connection: what that shows goes behind the reason.
+    pub(super) fn did_not_begin(&self, unbegun: Unbegun) -> String {
+        match unbegun.first.refusal() {
+            Some(refusal) => format!("{}; {}", unbegun.why, untrusted(refusal)),
+            None => {
+                let misfit = misfit_in_http2(&unbegun, self.tls.is_some());
+                self.misfits(unbegun.why, misfit)
+            }
+        }
+    }
+
+    /// The same on a check's.
+    pub(in crate::backend) fn did_not_begin_check(
+        &self,
+        unbegun: Unbegun,
+        at: &Address,
+        terms: &Check,
+    ) -> String {
+        let misfit = misfit_in_http2(&unbegun, self.check_has(terms).1);
+        self.misfits_check(unbegun.why, misfit, at, terms)
     }
 
     fn wants_http2(&self) -> String {
@@ -116,6 +148,7 @@ impl Server {
         let setting = Setting {
             header: self.send_proxy.as_deref().filter(|_| header),
             place: &self.declared,
+            adding: self.adding(),
             spoken: if tls { Spoken::Tls } else { Spoken::Clear },
             asked: Asked::Check {
                 header: self.send_proxy.is_some() && !header,
@@ -201,4 +234,21 @@ impl Server {
 /// Whether this is how a server begins HTTP/2: a SETTINGS frame of the connection, and no acknowledgement (RFC 9113 §3.4, §6.5).
 fn is_settings(first: &[u8]) -> bool {
     matches!(first, [_, _, _, 4, 0, 0, 0, 0, 0, ..])
+}
+
+/// What a server's first octets show where HTTP/2 was begun, and no header came before.
+fn misfit_in_http2(unbegun: &Unbegun, over_tls: bool) -> Option<(Mismatch, Got)> {
+    if over_tls || !unbegun.ended_soon {
+        return None;
+    }
+    if unbegun.bewildered {
+        // It speaks HTTP/2 without being asked, and took our preface for a header that is wrong.
+        return Some((Mismatch::HeaderWanted, Got::Bewildered));
+    }
+    let first = unbegun.first.octets().unwrap_or_default();
+    match Got::of(first)? {
+        // To one who speaks no TLS, a port for TLS says this in HTTP.
+        Got::BadRequest => Some((Mismatch::TlsWanted, Got::BadRequest)),
+        _ => Mismatch::of_first(false, b"PRI", first),
+    }
 }

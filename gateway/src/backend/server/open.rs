@@ -11,7 +11,7 @@ use super::super::bound::Tie;
 use super::super::check::terms::Check;
 use super::super::config::{Address, Protocol};
 use super::super::dial::{Agreed, Offer, dial, dial_plain};
-use super::super::http2::links::Link;
+use super::super::http2::links::{Link, Unbegun};
 use super::super::queue::Permit;
 use super::{Home, Kept, Server, Way};
 
@@ -118,7 +118,9 @@ impl Server {
         let http2 = self.is_http2(agreed)?;
         self.chose_http1.store(!http2, Relaxed);
         if http2 {
-            let link = self.link(line, self.terms.connect).await?;
+            let link = self.link(line, self.terms.connect).await;
+            let link = link.map_err(|unbegun| self.did_not_begin(unbegun))?;
+            self.mismatches.understood();
             Ok(Opened::Http2(link))
         } else {
             let home = Home::Worker(self.here());
@@ -131,7 +133,7 @@ impl Server {
         &self,
         line: Line,
         within: Duration,
-    ) -> Result<Link, String> {
+    ) -> Result<Link, Unbegun> {
         Link::open(line, within, &self.links().drivers, &self.doubts).await
     }
 
