@@ -326,6 +326,15 @@ async fn checks_begin_with_a_header_that_names_nobody() {
     })
     .await;
     assert_eq!(first.header.ends, Ends::Local);
+    // Version 1 has no word for that: they name their own ends.
+    let old = self::scene("send_proxy = \"v1\"\ncheck = \"/hello\"").await;
+    let own = eventually(SOON, "a check in version 1", async || {
+        old.doorman.greeted().into_iter().next()
+    })
+    .await;
+    assert!(own.octets.starts_with(b"PROXY TCP4 127.0.0.1 127.0.0.1 "));
+    let pair = own.header.ends.pair().unwrap();
+    assert_eq!(pair.destination().port(), old.doorman.port());
     let labels = ["backend=\"site\"", "server=\"one\""];
     eventually(SOON, "it passes", async || {
         let metrics = scene.world.metrics().await;

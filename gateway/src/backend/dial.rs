@@ -1,5 +1,6 @@
 //! A connection to a server: its name resolved, its addresses tried in turn, TLS where it is spoken; all within one time.
 
+use std::borrow::Cow;
 use std::io;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use super::config::Address;
+use super::greeting::SendProxy;
 use super::mismatch::{Got, Mismatch};
 use super::secured::Secured;
 
@@ -51,11 +53,32 @@ pub(super) enum Offer {
     Http1,
 }
 
-/// Opens a connection, `within` at most, which begins with `header`, before TLS if there is TLS; with TLS, together with what was
+/// With what a connection begins.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Begins<'a> {
+    /// A header, or nothing.
+    With(&'a [u8]),
+    /// One that says that it is the gateway's own.
+    AsOurs(&'a SendProxy),
+}
+
+impl<'a> Begins<'a> {
+    fn octets(self, tcp: &TcpStream) -> Cow<'a, [u8]> {
+        match self {
+            Self::With(octets) => octets.into(),
+            Self::AsOurs(proxy) => {
+                let ends = tcp.local_addr().ok().zip(tcp.peer_addr().ok());
+                proxy.of_ourselves(ends).into()
+            }
+        }
+    }
+}
+
+/// Opens a connection, `within` at most, which begins with a header if with any, before TLS if there is TLS; with TLS, together with what was
 /// agreed by ALPN.
 pub(super) async fn dial(
     address: &Address,
-    header: &[u8],
+    begins: Begins<'_>,
     tls: Option<&Secured>,
     offer: Offer,
     within: Duration,
@@ -64,7 +87,8 @@ pub(super) async fn dial(
     let mut tcp = reach(address, until, within).await?;
     socket::tune_plain(&tcp);
     // It always finds room in a buffer that has held nothing.
-    tcp.write_all(header)
+    let header = begins.octets(&tcp);
+    tcp.write_all(&header)
         .await
         .map_err(|error| unreachable(&error))?;
     let Some(Secured { tls, name }) = tls else {

@@ -108,9 +108,14 @@ impl SendProxy {
         self.written(&ends, &self.tlvs(of))
     }
 
-    /// That of a connection which is the gateway's own, as a check's.
-    pub fn of_ourselves(&self) -> Vec<u8> {
-        self.written(&Ends::Local, &TlvWriter::default())
+    /// That of a connection which is the gateway's own, as a check's, and goes from here to there. Version 1 has no word for it,
+    /// and checks send their ends (proxy-protocol.txt §2.1).
+    pub fn of_ourselves(&self, ends: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
+        let ends = match (self.version, ends) {
+            (Version::V1, Some((from, to))) => Ends::Stream(Pair::new(from, to)),
+            (Version::V1, None) | (Version::V2, _) => Ends::Local,
+        };
+        self.written(&ends, &TlvWriter::default())
     }
 
     fn written(&self, ends: &Ends, tlvs: &TlvWriter) -> Vec<u8> {
@@ -245,8 +250,15 @@ mod tests {
         };
         let unknown = read(&plan(Version::V2, &[]).header(&nowhere));
         assert_eq!(unknown.ends, Ends::Unknown);
-        assert_eq!(plan(Version::V1, &[]).of_ourselves(), b"PROXY UNKNOWN\r\n");
-        let own = read(&plan(Version::V2, &Told::USUAL).of_ourselves());
+        let v1 = plan(Version::V1, &[]);
+        assert_eq!(v1.of_ourselves(None), b"PROXY UNKNOWN\r\n");
+        let ends = ["192.0.2.1:5", "192.0.2.9:80"].map(|end| end.parse().unwrap());
+        let v1 = v1.of_ourselves(Some(ends.into()));
+        assert_eq!(v1, b"PROXY TCP4 192.0.2.1 192.0.2.9 5 80\r\n");
+        let v6 = ["[2001:db8::1]:5", "[2001:db8::2]:80"].map(|end| end.parse().unwrap());
+        let v6 = plan(Version::V1, &[]).of_ourselves(Some(v6.into()));
+        assert_eq!(v6, b"PROXY TCP6 2001:db8::1 2001:db8::2 5 80\r\n");
+        let own = read(&plan(Version::V2, &Told::USUAL).of_ourselves(Some(ends.into())));
         assert_eq!(own.ends, Ends::Local);
     }
 

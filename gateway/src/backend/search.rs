@@ -74,7 +74,7 @@ impl<'a> Search<'a> {
         let plan = self.backend.send_proxy()?;
         Some(match &self.caller.introduced {
             Some(introduced) => plan.header(introduced),
-            None => plan.of_ourselves(),
+            None => plan.of_ourselves(None),
         })
     }
 

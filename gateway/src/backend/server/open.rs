@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use super::super::bound::Tie;
 use super::super::check::terms::Check;
 use super::super::config::{Address, Protocol};
-use super::super::dial::{Agreed, Offer, dial, dial_plain};
+use super::super::dial::{Agreed, Begins, Offer, dial, dial_plain};
 use super::super::http2::links::{Link, Unbegun};
 use super::super::queue::Permit;
 use super::{Home, Kept, Server, Way};
@@ -152,7 +152,8 @@ impl Server {
     async fn dial(&self, header: &[u8], offer: Offer) -> Result<(Line, Option<Agreed>), String> {
         let (tls, within) = (self.tls.as_ref(), self.terms.connect);
         let here = self.at_present().ok_or_else(|| NOWHERE.to_owned())?;
-        let dialled = dial(&here.address, header, tls, offer, within)
+        let begins = Begins::With(header);
+        let dialled = dial(&here.address, begins, tls, offer, within)
             .await
             .map_err(|undialled| self.misfits(undialled.why, undialled.misfit))?;
         self.counts.connections.inc();
@@ -184,8 +185,8 @@ impl Server {
         };
         let told = self.send_proxy.as_ref();
         let told = told.filter(|_| terms.send_proxy != Some(false));
-        let header = told.map(|told| told.of_ourselves()).unwrap_or_default();
-        let dialled = dial(at, &header, tls, offer, terms.timeout).await;
+        let begins = told.map_or(Begins::With(&[]), |told| Begins::AsOurs(told));
+        let dialled = dial(at, begins, tls, offer, terms.timeout).await;
         let (line, agreed) = dialled
             .map_err(|undialled| self.misfits_check(undialled.why, undialled.misfit, at, terms))?;
         Ok((line, as_requests && self.is_http2(agreed)?))
