@@ -195,6 +195,59 @@ async fn every_port_that_is_spoken_to_wrongly_in_http2_is_named() {
     assert_eq!(metrics.sum("tidegate_backend_mismatches_total", &[]), 0.0);
 }
 
+/// To a check that opens a connection alone, whoever hangs up behind the header is no better than whoever is not there.
+#[tokio::test]
+async fn a_check_without_a_question_looks_whether_its_header_is_taken() {
+    let home = World::start().await;
+    let identity = home.pki.server(&["app.internal"]);
+    let config = home.pki.server_config(&identity, false, &["http/1.1"]);
+    let secure = HttpApp::start_tls("secure", config).await;
+    let closing = RawApp::start(|mut reader| async move {
+        let _header = reader.io.read(&mut [0]).await;
+    })
+    .await;
+    let closing: SocketAddr = closing
+        .target()
+        .trim_start_matches("http://")
+        .parse()
+        .unwrap();
+    for version in ["v1", "v2"] {
+        let keys = format!("send_proxy = \"{version}\"\ncheck = \"tcp\"");
+        for (server, got) in [(secure.address(), "got "), (closing, "closed at once")] {
+            let world = world(server, &keys, "").await;
+            let who = format!("backend site: server one ({server}) is down");
+            let header = format!("expected an answer behind our PROXY {version} header");
+            let place = ["send_proxy (", "tidegated probe"];
+            let words = [&[&*who, &*header, got], &place[..]].concat();
+            world.gateway.wait_log(&words).await;
+        }
+        // Whoever waits for more, or greets first, takes it.
+        let app = HttpApp::start("behind").await;
+        let doorman = Doorman::before(app.address()).await;
+        let silent = SocketAddr::from(([127, 0, 0, 1], doorman.port()));
+        let greeting = RawApp::start(|mut reader| async move {
+            let _sent = reader.io.write_all(b"SSH-2.0-OpenSSH_9.2\r\n").await;
+            reader.closed().await;
+        })
+        .await;
+        let greeting: SocketAddr = greeting
+            .target()
+            .trim_start_matches("http://")
+            .parse()
+            .unwrap();
+        for server in [silent, greeting] {
+            let world = world(server, &keys, "").await;
+            eventually(SOON, "it passes", async || {
+                let passed = ["server=\"one\"", "result=\"passed\""];
+                let metrics = world.metrics().await;
+                (metrics.sum("tidegate_backend_checks_total", &passed) >= 2.0).then_some(())
+            })
+            .await;
+            assert!(world.gateway.logged(&["is down"]).is_empty());
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_nginx_that_expects_no_header_is_named_though_it_answers() {
     let home = World::start().await;

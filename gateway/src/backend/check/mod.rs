@@ -17,7 +17,7 @@ use prometheus_client::metrics::counter::Counter;
 use tidegate_shared::clock;
 use tidegate_shared::drain::Drain;
 use tidegate_shared::origin::{Asking, Head, Line, Link, Miss};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{error, info, warn};
 
@@ -25,7 +25,7 @@ use super::Backend;
 use super::body::Carried;
 use super::config::Address;
 use super::head::for_http2;
-use super::mismatch::{AT_ONCE, Mismatches};
+use super::mismatch::{AT_ONCE, Mismatch, Mismatches};
 use super::server::Server;
 use crate::complaint::Complaint;
 use crate::forward::{self, Outgoing};
@@ -321,6 +321,7 @@ async fn check(server: &Server, address: &Address, terms: &Check) -> Result<(), 
         .await
         .map_err(|why| (Found::Unreachable, why))?;
     let Some(ask) = &terms.ask else {
+        look_behind_header(&mut line, until, server, &at, terms).await?;
         close(&mut line, until).await;
         return Ok(());
     };
@@ -353,6 +354,35 @@ async fn check(server: &Server, address: &Address, terms: &Check) -> Result<(), 
     let text = format!("HTTP status {number} where {wanted} was expected");
     let text = server.refused_check(text, status, &at, terms);
     Err((Found::Status, text))
+}
+
+/// How long a server has to hang up that does not like a header, or to say so: a round trip or two, and a moment to look at it.
+const DISLIKES_WITHIN: Duration = Duration::from_millis(500);
+
+/// A connection that is enough is not where it begins with a header in clear text: what expects none, as a port for TLS, takes
+/// the connection and hangs up behind it. Whoever waits for a request or greets is fine.
+async fn look_behind_header(
+    line: &mut Line,
+    until: Instant,
+    server: &Server,
+    at: &Address,
+    terms: &Check,
+) -> Result<(), Fault> {
+    if server.check_has(terms) != (true, false) {
+        return Ok(());
+    }
+    let until = until.min(Instant::now() + DISLIKES_WITHIN);
+    let mut first = [0; 16];
+    let said = match timeout_at(until, line.read(&mut first)).await {
+        Err(_elapsed) => return Ok(()),
+        Ok(read) => &first[..read.unwrap_or_default()],
+    };
+    let Some((mismatch, got)) = Mismatch::of_first(true, &[], said) else {
+        return Ok(());
+    };
+    let why = format!("behind the PROXY header it answered with {got}");
+    let why = server.misfits_check(why, Some((mismatch, got)), at, terms);
+    Err((Found::Closed, why))
 }
 
 fn invalid(why: impl Display) -> Fault {

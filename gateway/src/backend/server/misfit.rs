@@ -177,7 +177,7 @@ impl Server {
     }
 
     /// Whether a check begins with a header, and whether it is over TLS.
-    fn check_has(&self, terms: &Check) -> (bool, bool) {
+    pub(in crate::backend) fn check_has(&self, terms: &Check) -> (bool, bool) {
         let header = self.send_proxy.is_some() && terms.send_proxy != Some(false);
         (header, self.tls.is_some() && terms.tls != Some(false))
     }
