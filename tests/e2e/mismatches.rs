@@ -314,6 +314,60 @@ async fn an_nginx_for_tls_that_takes_no_header_has_both_causes_told() {
     }
 }
 
+/// Where a server greets first, its visitors wait for it, and it for a header: nobody says anything until it has had enough.
+#[tokio::test]
+async fn a_server_that_would_greet_and_waits_for_a_header_is_named() {
+    let Some(installed) = available() else { return };
+    let home = World::start().await;
+    let at = free_ports().await.visitors;
+    let body = format!(
+        "frontend greeter\n    mode tcp\n    timeout client 2500ms\n    bind {at} accept-proxy\n    tcp-request content reject\n"
+    );
+    let greeter = Haproxy::start(&installed, home.dir(), "greeter", &body);
+    greeter.listening(at).await;
+    let text = format!(
+        "[listeners.raw]\naddress = \"127.0.0.1:0\"\nmode = \"tcp\"\nservers = [\"{at}\"]\n\
+         [listeners.shared]\naddress = \"127.0.0.1:0\"\nmode = \"tcp\"\nbackend = \"site\"\n\
+         [backends.site.servers]\none = \"{at}\"\n"
+    );
+    let world = World::builder().config(&text).start().await;
+    let silent = async |listener: &str| {
+        let to = world.gateway.address(listener).unwrap();
+        let mut visitor = TcpStream::connect(to).await.unwrap();
+        // A reset is an end as well.
+        let _ended = within(SOON, "the end", visitor.read_to_end(&mut Vec::new())).await;
+    };
+    let wait = "if it greets, and waits for a PROXY header before, add send_proxy = \"v2\"";
+    let said = async |place: &str| {
+        let words = [
+            "WARN",
+            "does not fit",
+            "on which nobody said anything",
+            wait,
+            place,
+        ];
+        world.gateway.wait_log(&words).await
+    };
+    // Once or twice visitors may have had their reasons.
+    tokio::join!(
+        silent("raw"),
+        silent("raw"),
+        silent("shared"),
+        silent("shared")
+    );
+    assert!(world.gateway.logged(&["does not fit"]).is_empty());
+    tokio::join!(silent("raw"), silent("shared"));
+    said("beside listeners.raw.servers (").await;
+    said("to backends.site (").await;
+    let metrics = world.metrics().await;
+    let wanted = ["why=\"header-wanted\""];
+    assert_eq!(metrics.sum("tidegate_tcp_mismatches_total", &wanted), 1.0);
+    assert_eq!(
+        metrics.sum("tidegate_backend_mismatches_total", &wanted),
+        1.0
+    );
+}
+
 /// In TCP mode an event has the fields of one of requests.
 #[tokio::test]
 async fn a_mismatch_in_tcp_mode_has_its_fields_in_json() {

@@ -39,6 +39,8 @@ pub enum Got {
     Bewildered,
     /// The connection's end, at once and without a word.
     Nothing,
+    /// The same after a while in which nobody said anything.
+    Silence,
 }
 
 /// How a connection in TCP mode ended.
@@ -48,6 +50,8 @@ pub struct End {
     pub soon: bool,
     /// At once, and the server was the first to end it.
     pub by_server: bool,
+    /// Later than that, the server was the first to end it, and nobody had said anything.
+    pub in_silence: bool,
 }
 
 impl End {
@@ -242,8 +246,8 @@ impl Mismatch {
             Got::Http | Got::BadRequest => return None,
             Got::Nothing if asked.is_empty() => return None,
             Got::Nothing => Self::HeaderWanted,
-            // No first octets show it.
-            Got::Bewildered => return None,
+            // No first octets show either.
+            Got::Bewildered | Got::Silence => return None,
         };
         Some((mismatch, got))
     }
@@ -284,6 +288,12 @@ impl Mismatch {
             (Self::HeaderWanted, _) if matches!(of.asked, Asked::Check { header: true, .. }) => {
                 format!(
                     "expected an answer, got {got}: if it waits for a PROXY header, as requests have, leave send_proxy = false out of the `check` of {place}; {probe}"
+                )
+            }
+            (Self::HeaderWanted, _) if got == Got::Silence => {
+                let add = of.adding.send_proxy(place);
+                format!(
+                    "expected somebody's first word, got {got}: if it greets, and waits for a PROXY header before, {add}; {probe}"
                 )
             }
             (Self::HeaderWanted, _) => {
@@ -373,6 +383,9 @@ impl fmt::Display for Got {
             Self::BadRequest => "400 to whatever is asked",
             Self::Bewildered => "a PROTOCOL_ERROR to how HTTP/2 begins",
             Self::Nothing => "a connection that is closed at once",
+            Self::Silence => {
+                "a connection that is closed after a while, on which nobody said anything, as all before"
+            }
         })
     }
 }
@@ -390,6 +403,7 @@ mod tests {
         let of_visitor = End {
             soon: true,
             by_server: false,
+            in_silence: false,
         };
         let by = |got| MISMATCHES.map(|mismatch| of_visitor.bears_out(mismatch, got));
         assert_eq!(by(Got::Nothing), [false, false, true, true]);

@@ -37,7 +37,7 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use crate::backend::greeting::Introduced;
-use crate::backend::mismatch::{AT_ONCE, Adding, Asked, End, Mismatch, Setting, Spoken};
+use crate::backend::mismatch::{AT_ONCE, Adding, Asked, End, Got, Mismatch, Setting, Spoken};
 use crate::backend::{Backend, Caller, carry};
 use crate::cloud::Cloud;
 use crate::complaint::Complaint;
@@ -382,12 +382,15 @@ impl Connection<'_> {
             close_abruptly(visitor, true);
             close_abruptly(server, true);
         }
+        let by_server = relay
+            .far_ended_first()
+            .map(|at| at.saturating_duration_since(began));
+        let silent = back == 0 && forth <= ours;
         Relayed {
             end: End {
                 soon: began.elapsed() < AT_ONCE,
-                by_server: relay
-                    .far_ended_first()
-                    .is_some_and(|at| at.saturating_duration_since(began) < AT_ONCE),
+                by_server: by_server.is_some_and(|after| after < AT_ONCE),
+                in_silence: silent && by_server.is_some_and(|after| after >= AT_ONCE),
             },
             asked: Bytes::copy_from_slice(relay.first_octets().0),
             said: Bytes::copy_from_slice(relay.first_octets().1),
@@ -461,22 +464,33 @@ impl Tcp {
     /// Whether a server has shown that it expects something else, and what to do about it.
     fn look_at(&self, servers: &Servers, relayed: &Relayed) {
         let told = servers.proxy.is_some();
+        if relayed.end.in_silence && !told && servers.mismatches.is_credible_silence() {
+            return self.complain_of_server(
+                servers,
+                relayed,
+                (Mismatch::HeaderWanted, Got::Silence),
+            );
+        }
         let Some((mismatch, got)) = Mismatch::of_first(told, &relayed.asked, &relayed.said) else {
             if !relayed.said.is_empty() {
                 servers.mismatches.understood();
             }
             return;
         };
-        let Some(server) = relayed
-            .record
-            .server
-            .filter(|_| relayed.end.bears_out(mismatch, got))
-        else {
+        if relayed.end.bears_out(mismatch, got) && servers.mismatches.is_credible() {
+            self.complain_of_server(servers, relayed, (mismatch, got));
+        }
+    }
+
+    fn complain_of_server(
+        &self,
+        servers: &Servers,
+        relayed: &Relayed,
+        (mismatch, got): (Mismatch, Got),
+    ) {
+        let Some(server) = relayed.record.server else {
             return;
         };
-        if !servers.mismatches.is_credible() {
-            return;
-        }
         self.counters.mismatch(mismatch);
         let Some(times) = servers.mismatches.came(mismatch) else {
             return;

@@ -202,6 +202,10 @@ impl Server {
 
     /// What it has said first, and how that ended, shows on a connection in TCP mode.
     pub(crate) fn carried(&self, asked: &[u8], said: &[u8], end: End) {
+        if end.in_silence && self.send_proxy.is_none() && self.mismatches.is_credible_silence() {
+            let spoken = Spoken::untouched(asked);
+            return self.complain_of(Mismatch::HeaderWanted, Got::Silence, spoken);
+        }
         match Mismatch::of_first(self.send_proxy.is_some(), asked, said) {
             Some((mismatch, got))
                 if end.bears_out(mismatch, got) && self.mismatches.is_credible() =>
