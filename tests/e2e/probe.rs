@@ -214,6 +214,27 @@ async fn our_own_ports_are_told_apart() {
 }
 
 #[tokio::test]
+async fn a_port_in_tcp_mode_that_requires_a_header_says_so() {
+    let echo = RawApp::start(|reader| async move {
+        let (mut from, mut to) = tokio::io::split(reader.io);
+        let _ended = tokio::io::copy(&mut from, &mut to).await;
+    })
+    .await;
+    let config = format!(
+        "[listeners.raw]\naddress = \"127.0.0.1:0\"\nmode = \"tcp\"\nproxy = \"required\"\nproxy_from = [\"127.0.0.1\"]\nservers = [\"{}\"]\n",
+        echo.target().replace("http://", "")
+    );
+    let world = World::builder().config(&config).start().await;
+    let raw = world.gateway.address("raw").unwrap();
+    let finished = probe(raw, &[]).await;
+    let last = finished.stdout.lines().last().unwrap();
+    let wants = format!("{raw} wants a PROXY header, and closes what has none");
+    for part in [&*wants, "send v1 or v2", "`send_proxy = \"v2\"`"] {
+        assert!(last.contains(part), "{last}");
+    }
+}
+
+#[tokio::test]
 async fn what_takes_nothing_is_described() {
     let silent = RawApp::start(|mut reader| async move { reader.closed().await }).await;
     let closing = RawApp::start(|_closed| async {}).await;

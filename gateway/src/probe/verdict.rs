@@ -81,6 +81,15 @@ pub enum Found {
 }
 
 impl Found {
+    /// Whether it is somebody's word, good or bad, to what was said.
+    fn is_answer(&self) -> bool {
+        match self {
+            Self::Http(_) | Self::Tls { .. } | Self::TlsRefused(_) => true,
+            Self::Other(_) | Self::Http2 | Self::Http2Only => true,
+            Self::NoTls(_) | Self::Closed | Self::Silent | Self::Broken(_) => false,
+        }
+    }
+
     /// As it stands behind the way's name.
     pub fn words(&self) -> String {
         match self {
@@ -208,7 +217,34 @@ fn how(address: &str, inner: Inner, header: Option<&str>) -> String {
     }
 }
 
+/// Where something answers behind a header alone, and in none of the protocols that are tried: what is passed on in TCP mode.
+fn behind_header_only(address: &str, found: &[Found; WAYS.len()]) -> Option<String> {
+    let all = |header| {
+        let tries = WAYS.iter().zip(found);
+        let those = tries.filter(move |(way, _)| way.header == header);
+        those.map(|(_, found)| found)
+    };
+    if all(None).any(Found::is_answer) {
+        return None;
+    }
+    let behind = |version| all(Some(version)).find(|found| matches!(found, Found::Other(_)));
+    let (v1, v2) = (behind(Version::V1), behind(Version::V2));
+    let said = v2.or(v1)?.words();
+    let (versions, best) = match (v1, v2) {
+        (Some(_), Some(_)) => ("v1 or v2", "v2"),
+        (Some(_), None) => ("v1", "v1"),
+        _ => ("v2", "v2"),
+    };
+    Some(format!(
+        "{address} wants a PROXY header, and closes what has none: behind one it {said}, which is neither HTTP nor TLS; send {versions}, as \
+         `tidegate tcp {address} --proxy-protocol {best}` does, or in TCP mode `send_proxy = \"{best}\"`"
+    ))
+}
+
 fn nothing(address: &str, found: &[Found; WAYS.len()]) -> String {
+    if let Some(said) = behind_header_only(address, found) {
+        return said;
+    }
     if let Some(seen) = found.iter().find_map(|found| match found {
         Found::Other(seen) => Some(seen),
         _ => None,
@@ -406,6 +442,35 @@ mod tests {
             let advice = advice("app:1", &found);
             assert!(advice.contains(said), "{said}: {advice}");
         }
+    }
+
+    /// As a listener in TCP mode does that requires one, before whatever speaks neither HTTP nor TLS.
+    #[test]
+    fn what_answers_behind_a_header_alone_wants_one_whatever_it_is() {
+        let closed = || Found::Closed;
+        let other = || Found::Other(Seen::Http1Request);
+        for (v1, v2, versions) in [
+            (other(), other(), "send v1 or v2"),
+            (other(), closed(), "send v1,"),
+            (closed(), other(), "send v2,"),
+        ] {
+            let found = without_http2([closed(), v1, v2, no_tls(), no_tls(), no_tls()]);
+            assert_eq!(taken(&found), [false; WAYS.len()]);
+            let advice = advice("app:1", &found);
+            for part in ["app:1 wants a PROXY header", versions, "--proxy-protocol"] {
+                assert!(advice.contains(part), "{part}: {advice}");
+            }
+        }
+        // One that answers 400 behind a header has its own words.
+        let found = without_http2([
+            closed(),
+            Found::Http(400),
+            Found::Http(400),
+            closed(),
+            closed(),
+            closed(),
+        ]);
+        assert!(advice("app:1", &found).contains("answers 400 to everything"));
     }
 
     #[test]
