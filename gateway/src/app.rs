@@ -440,7 +440,10 @@ fn tunnels(
     let door = |listener: &str, tls| Door {
         named: config.tunnels_named("tunnels_proxy", "proxy", "--tunnels-proxy"),
         expect: run.proxy.tunnels_proxy,
-        from_named: config.tunnels_proxy_from.named.clone(),
+        from_named: match &config.tunnels_proxy_from {
+            from if from.given => from.named.clone(),
+            _ => config.tunnels_named("proxy_from", "proxy_from", "--proxy-from"),
+        },
         from: Arc::clone(&from),
         tls_named: sources.named("identity", "--identity"),
         at: match tls {

@@ -320,6 +320,21 @@ async fn refused(world: &World, listener: &str, times: f64, header: &[u8]) {
     named(world, listener, "unexpected", times, &words).await;
 }
 
+/// Where a file says where agents come in, their listener is called as it is there.
+#[tokio::test]
+async fn a_header_at_a_tunnels_listener_of_the_file_names_its_keys() {
+    let tunnels = "[tunnels]\nclear = \"127.0.0.1:0\"\nclear_names = [\"blog.test\"]\n";
+    let world = World::builder().config(tunnels).start().await;
+    let to = world.gateway.address("tunnels-clear").unwrap();
+    told(to, LINE).await;
+    let words = [
+        "got a PROXY v1 header",
+        "tunnels.proxy = \"required\" (",
+        "and 127.0.0.1 in tunnels.proxy_from (",
+    ];
+    named(&world, "tunnels-clear", "unexpected", 1.0, &words).await;
+}
+
 /// A balancer's own connections are its checks'. Where visitors come on them, nobody knows whose they are.
 #[tokio::test]
 async fn a_header_that_names_nobody_is_told_of_once_where_a_request_follows() {
