@@ -18,7 +18,7 @@ use tidegate_shared::reversal::Seen;
 use tokio::net::TcpStream;
 use tracing::{debug, warn};
 
-use crate::complaint::Complaint;
+use crate::complaint::{Due, Roll};
 use crate::config::listeners::Named;
 use crate::forward::Range;
 use crate::visitor::{Scene, Strays};
@@ -280,9 +280,9 @@ impl Door {
             // A check of whether the port is open.
             return debug!(%peer, listener = %self.listener, "{mismatch}");
         }
-        if let Some(times) = self.complaints.due(kind) {
+        if let Some(Due { times, also }) = self.complaints.due(mismatch, peer) {
             let remedy = self.remedy(peer, mismatch);
-            warn!(said.what = kind.label(), %peer, listener = %self.listener, times, "a connection that came in is refused: {mismatch}; {remedy}");
+            warn!(said.what = kind.label(), %peer, listener = %self.listener, times, also, "a connection that came in is refused: {mismatch}; {remedy}");
         }
     }
 
@@ -383,6 +383,14 @@ impl Mismatch {
         matches!(self, Self::Header(refused) if matches!(refused.why, Why::Malformed(Malformed::TooLong { .. })))
     }
 
+    /// What came in the place of a header.
+    fn instead(&self) -> Option<&Seen> {
+        match self {
+            Self::Header(refused) if self.kind() == Kind::Missing => Some(&refused.seen),
+            _ => None,
+        }
+    }
+
     fn kind(&self) -> Kind {
         match self {
             Self::Source => Kind::Source,
@@ -408,14 +416,23 @@ impl fmt::Display for Mismatch {
     }
 }
 
-/// What was said when, per kind: a flood of one does not hide another.
+/// What was said of whom and when, per kind: a flood of one does not hide another.
 #[derive(Debug, Default)]
-pub struct Complaints(Mutex<[Complaint; KINDS.len()]>);
+pub struct Complaints(Mutex<[Roll; KINDS.len() + INSTEAD]>);
+
+/// What comes in the place of a header is of one kind for counters, and of more for lines: visitors who come directly, in TLS or
+/// in clear text, are not who sends no header of all that are to.
+const INSTEAD: usize = 2;
 
 impl Complaints {
-    fn due(&self, kind: Kind) -> Option<u64> {
-        let index = KINDS.iter().position(|known| *known == kind)?;
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)[index].due(Instant::now())
+    fn due(&self, mismatch: &Mismatch, peer: SocketAddr) -> Option<Due> {
+        let place = match mismatch.instead() {
+            Some(Seen::TlsRecord) => KINDS.len(),
+            Some(Seen::Http1Request) => KINDS.len() + 1,
+            _ => KINDS.iter().position(|known| *known == mismatch.kind())?,
+        };
+        let mut rolls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        rolls[place].due(peer.ip(), Instant::now())
     }
 }
 

@@ -335,6 +335,73 @@ async fn a_header_at_a_tunnels_listener_of_the_file_names_its_keys() {
     named(&world, "tunnels-clear", "unexpected", 1.0, &words).await;
 }
 
+/// Each has to be mended for himself.
+#[tokio::test]
+async fn all_who_send_what_does_not_fit_are_named() {
+    let required = REQUIRED.replace("127.0.0.1", "127.0.0.0/8");
+    let world = world(&[("off", ""), ("due", &required)]).await;
+    for (listener, octets, words) in [
+        ("off", [BINARY, GET].concat(), "got a PROXY v2 header"),
+        (
+            "due",
+            GET.to_vec(),
+            "expected a PROXY header, got an HTTP/1.1 request",
+        ),
+    ] {
+        let to = world.gateway.address(listener).unwrap();
+        for _ in 0..2 {
+            for host in 1..=3 {
+                told_from([127, 0, 0, host], to, &octets).await;
+            }
+        }
+        for host in 1..=3 {
+            let (from, listener) = (format!("127.0.0.{host}:"), format!("listener={listener}"));
+            let line = ["WARN", words, &from, &listener, "gateway.toml:"];
+            world.gateway.wait_log(&line).await;
+            assert_eq!(world.gateway.logged(&line).len(), 1, "{line:?}");
+        }
+        // And not without end: by whom else it was is told with the next line.
+        for host in 4..=100 {
+            told_from([127, 0, 0, host], to, &octets).await;
+        }
+        let of = format!("listener={listener}");
+        world.gateway.wait_log(&[words, "127.0.0.8:", &of]).await;
+        assert_eq!(world.gateway.logged(&["WARN", words, &of]).len(), 8);
+    }
+}
+
+async fn told_from(from: [u8; 4], to: SocketAddr, octets: &[u8]) {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind((from, 0).into()).unwrap();
+    let mut tcp = socket.connect(to).await.unwrap();
+    tcp.write_all(octets).await.unwrap();
+    // A reset is an end as well.
+    let _ended = within(SOON, "the end", tcp.read_to_end(&mut Vec::new())).await;
+}
+
+/// Where a header is due, who comes without one may be a balancer that is set up wrongly, or visitors who come past it.
+#[tokio::test]
+async fn what_comes_in_the_place_of_a_header_is_named_each() {
+    let world = world(&[("due", REQUIRED)]).await;
+    let to = world.gateway.address("due").unwrap();
+    for (octets, got) in [
+        (GET, "got an HTTP/1.1 request"),
+        (
+            &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..],
+            "got the beginning of a TLS handshake",
+        ),
+        (b"SSH-2.0-OpenSSH_9.9\r\n", "got an SSH greeting"),
+    ] {
+        for _ in 0..2 {
+            told(to, octets).await;
+        }
+        let line = ["WARN", "listener=due", "expected a PROXY header", got];
+        world.gateway.wait_log(&line).await;
+        assert_eq!(world.gateway.logged(&line).len(), 1, "{got}");
+    }
+    assert_eq!(count(&world, "due", "missing").await, 6.0);
+}
+
 /// A balancer's own connections are its checks'. Where visitors come on them, nobody knows whose they are.
 #[tokio::test]
 async fn a_header_that_names_nobody_is_told_of_once_where_a_request_follows() {

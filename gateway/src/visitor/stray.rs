@@ -1,6 +1,6 @@
 //! What came to a port and does not fit it, named for the operator, who can mostly mend it with one option: who, what was expected,
 //! what came, where that is set and what to do. The visitor gets its 400 and its access line either way; the lines here are one a
-//! minute for each kind and listener, because anybody can cause them, and each is counted.
+//! minute for each kind and listener, and one for each of the first who send it, because anybody can cause them, and each is counted.
 
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
@@ -10,7 +10,7 @@ use tidegate_shared::proxy_header::SIGNATURE;
 use tidegate_shared::reversal::Seen;
 use tracing::warn;
 
-use crate::complaint::Complaint;
+use crate::complaint::{Due, Roll};
 use crate::config::listeners::Named;
 use crate::door::{Door, Expect, Kind, Taken};
 use crate::exchange::Visit;
@@ -250,9 +250,9 @@ fn is_header(seen: &[u8]) -> bool {
 /// How many kinds there are.
 const KINDS: usize = Stray::Clear as usize + 1;
 
-/// Says what came to one listener, once a minute for each kind.
+/// Says what came to one listener, once a minute for each kind and once for each of the first who send it.
 #[derive(Debug, Default)]
-pub struct Strays([Mutex<Complaint>; KINDS]);
+pub struct Strays([Mutex<Roll>; KINDS]);
 
 impl Strays {
     /// A connection in TCP mode whose visitor has said this first, which goes on as it came: a header that nobody has read is
@@ -295,8 +295,8 @@ impl Strays {
         let due = self.0[stray as usize]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .due(Instant::now());
-        if let Some(times) = due {
+            .due(scene.peer.ip(), Instant::now());
+        if let Some(Due { times, also }) = due {
             let on = if scene.refuses_headers() {
                 "; the connection is closed"
             } else if scene.due == Expected::Anything {
@@ -306,7 +306,7 @@ impl Strays {
             };
             let sentence = stray.sentence(seen, scene);
             warn!(
-                said.what = kind.label(), peer = %scene.peer, listener = %scene.door.listener, times,
+                said.what = kind.label(), peer = %scene.peer, listener = %scene.door.listener, times, also,
                 "a connection that came in does not fit its listener: {sentence}{on}"
             );
         }
