@@ -70,7 +70,7 @@ pub enum Trouble {
 pub struct App {
     visitors: Vec<(TcpListener, Arc<Front>)>,
     tunnels: Vec<(TcpListener, Arc<Gate>)>,
-    admin: Option<TcpListener>,
+    admin: Option<(TcpListener, admin::Strays)>,
     control: Option<Control>,
     desk: Arc<Desk>,
     trust: Option<Arc<Trust<ServerConfig>>>,
@@ -170,7 +170,12 @@ impl App {
         let named = |id, option| config.sources.named(id, option);
         let admin = run
             .admin
-            .map(|address| bind(&named("admin", "--admin"), address))
+            .map(|address| {
+                let named = named("admin", "--admin");
+                let listener = bind(&named, address)?;
+                let counters = metrics.proxy_headers.of(&admin::LISTENER.into());
+                Ok::<_, Trouble>((listener, admin::Strays::new(named, counters)))
+            })
             .transpose()?;
         if let Some(address) = run.admin.filter(|address| !address.ip().is_loopback()) {
             warn!(%address, "the admin page can be read by whoever reaches this address");
@@ -219,8 +224,8 @@ impl App {
         for (listener, gate) in &self.tunnels {
             add(&gate.door.listener, listener);
         }
-        if let Some(listener) = &self.admin {
-            add(&"admin".into(), listener);
+        if let Some((listener, _)) = &self.admin {
+            add(&admin::LISTENER.into(), listener);
         }
         Addresses(all)
     }
@@ -260,7 +265,7 @@ impl App {
                 listeners.clone(),
             ));
         }
-        if let Some(listener) = self.admin
+        if let Some((listener, strays)) = self.admin
             && let Ok(address) = listener.local_addr()
         {
             let sink = self.sink.clone();
@@ -270,6 +275,7 @@ impl App {
                 pool: Arc::clone(pool),
                 drain: listeners.clone(),
                 address,
+                strays,
             };
             page.spawn(admin::serve(listener, Arc::new(admin), page.clone()));
         }

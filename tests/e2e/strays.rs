@@ -402,6 +402,38 @@ async fn what_comes_in_the_place_of_a_header_is_named_each() {
     assert_eq!(count(&world, "due", "missing").await, 6.0);
 }
 
+/// The operator's page has a port as well, at which a balancer's check or a scraper can be wrong.
+#[tokio::test]
+async fn headers_and_tls_at_the_admin_page_are_named() {
+    let world = World::start().await;
+    for (octets, why, times, parts) in [
+        (
+            &[LINE, GET].concat()[..],
+            "unexpected",
+            1.0,
+            ["got a PROXY v1 header", "reads none"],
+        ),
+        (
+            BINARY,
+            "unexpected",
+            2.0,
+            ["have 127.0.0.1 send none", "--admin"],
+        ),
+        (
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+            "tls",
+            1.0,
+            ["got the beginning of a TLS handshake", "in clear text"],
+        ),
+    ] {
+        told(world.admin, octets).await;
+        let line = [&["WARN", "listener=admin", "127.0.0.1"], &parts[..]].concat();
+        world.gateway.wait_log(&line).await;
+        assert_eq!(world.gateway.logged(&line).len(), 1);
+        assert_eq!(count(&world, "admin", why).await, times);
+    }
+}
+
 /// A balancer's own connections are its checks'. Where visitors come on them, nobody knows whose they are.
 #[tokio::test]
 async fn a_header_that_names_nobody_is_told_of_once_where_a_request_follows() {

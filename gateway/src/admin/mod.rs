@@ -2,6 +2,7 @@
 //! site that got a browser to ask is refused by its Host and Origin.
 
 mod seats;
+mod stray;
 mod talk;
 
 use std::net::{IpAddr, SocketAddr};
@@ -23,6 +24,7 @@ use tokio::time::{sleep, timeout};
 use crate::pool::Pool;
 use crate::tunnel::{Life, Tunnel};
 use seats::Seats;
+pub use stray::{LISTENER, Strays};
 use talk::talk;
 
 /// What the page shows.
@@ -32,6 +34,8 @@ pub struct Admin {
     pub pool: Arc<Pool>,
     pub drain: Drain,
     pub address: SocketAddr,
+    /// What came that is no question.
+    pub strays: Strays,
 }
 
 /// Connections served at once. One more costs the oldest of its source, or of a busier one, its place.
@@ -55,15 +59,16 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, until: Drain) {
         let (admin, seat) = (Arc::clone(&admin), seats.take(source.ip().to_canonical()));
         until.spawn(async move {
             tokio::select! {
-                () = connection(stream, admin) => {}
+                () = connection(stream, source, admin) => {}
                 () = seat.is_needed() => {}
             }
         });
     }
 }
 
-async fn connection(mut stream: TcpStream, admin: Arc<Admin>) {
-    let talking = talk(&mut stream, |request| admin.respond(request));
+async fn connection(mut stream: TcpStream, source: SocketAddr, admin: Arc<Admin>) {
+    let stray = |said: &[u8]| admin.strays.came(said, source);
+    let talking = talk(&mut stream, |request| admin.respond(request), stray);
     // One who does not read what it asked for must not keep its place from others.
     if let Ok(Err(error)) = timeout(CONNECTION_LIVES, talking).await {
         tracing::debug!("an admin connection failed: {error}");

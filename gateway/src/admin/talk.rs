@@ -21,13 +21,14 @@ const HEAD_WITHIN: Duration = Duration::from_secs(10);
 const LONGEST: usize = 16 * 1024;
 const MOST: usize = 100;
 
-/// Answers until whoever asks leaves, or says something that nothing can follow.
+/// Answers until whoever asks leaves, or says something that nothing can follow; `stray` is told of what is no question.
 ///
 /// # Errors
 /// The connection's.
 pub(super) async fn talk<T>(
     io: &mut T,
     mut respond: impl FnMut(&Request<()>) -> Response<Bytes>,
+    mut stray: impl FnMut(&[u8]),
 ) -> io::Result<()>
 where
     T: AsyncRead + AsyncWrite + Unpin,
@@ -45,6 +46,7 @@ where
                 (respond(head), may_go_on(head), whole)
             }
             Err(flaw) => {
+                stray(inflow.octets());
                 let mut response = Response::new(Bytes::new());
                 *response.status_mut() = match flaw {
                     Flaw::Malformed => StatusCode::BAD_REQUEST,
@@ -125,7 +127,7 @@ mod tests {
         theirs.write_all(said).await.unwrap();
         theirs.shutdown().await.unwrap();
         let respond = |head: &Request<()>| Response::new(Bytes::from(head.uri().path().to_owned()));
-        talk(&mut ours, respond).await.unwrap();
+        talk(&mut ours, respond, |_| {}).await.unwrap();
         drop(ours);
         let mut answer = String::new();
         theirs.read_to_string(&mut answer).await.unwrap();
