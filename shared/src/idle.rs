@@ -1,12 +1,12 @@
 //! How long nothing has moved on something that two ends keep open. Used by `relay` and `duplex`, and by the gateway for what an
 //! upgrade has opened.
 
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::Context;
 use std::time::Duration;
 
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
+
+use crate::timer::Timer;
 
 /// For how long nothing may move in either direction; `None` for any time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub struct Idle {
     silence: Silence,
     since: Instant,
     ended: bool,
-    timer: Pin<Box<Sleep>>,
+    timer: Timer,
 }
 
 impl Idle {
@@ -62,7 +62,7 @@ impl Idle {
             silence,
             since,
             ended: false,
-            timer: Box::pin(sleep_until(end)),
+            timer: Timer::until(end),
         })
     }
 
@@ -78,13 +78,13 @@ impl Idle {
         let end = self.since + limit.within;
         if turned {
             self.ended = ended;
-            self.timer.as_mut().reset(end);
+            self.timer.reset(end);
         }
-        while let Poll::Ready(()) = self.timer.as_mut().poll(cx) {
+        while self.timer.poll(cx).is_ready() {
             if self.timer.deadline() >= end {
                 return Some(limit);
             }
-            self.timer.as_mut().reset(end);
+            self.timer.reset(end);
         }
         None
     }
@@ -93,6 +93,7 @@ impl Idle {
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
+    use std::task::Poll;
 
     use super::*;
 

@@ -21,6 +21,8 @@ pub mod inbound; // one HTTP/2 stream's bytes as a body, acknowledged late
 
 pub mod pump; // a body into one HTTP/2 stream, no faster than it is taken
 
+pub mod timer; // a deadline that is left alone while it stands
+
 pub mod idle; // when nothing has moved for too long
 
 pub mod duplex; // an upgraded connection and one HTTP/2 stream, joined
