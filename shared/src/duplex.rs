@@ -102,6 +102,11 @@ impl<T> fmt::Debug for Join<T> {
 }
 
 impl<T> Join<T> {
+    /// Whether the upgraded connection was told, behind all that is for it, that no more comes.
+    pub fn is_told(&self) -> bool {
+        self.inward.done
+    }
+
     /// What has gone through so far.
     pub fn traffic(&self) -> Traffic {
         Traffic {

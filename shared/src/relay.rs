@@ -27,6 +27,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::idle::{Idle, Quiet, Silence};
+use crate::socket::break_off;
 
 /// What went through, in octets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -149,9 +150,11 @@ impl Relay {
         (self.forth.first_octets(), self.back.first_octets())
     }
 
-    /// Near and far, for whoever has to say how they end.
-    pub fn ends(&self) -> (&TcpStream, &TcpStream) {
-        (&self.near, &self.far)
+    /// Ends both connections behind an error, or before their end: a direction that was closed in order stays whole, and whoever
+    /// waits for more than came sees it break off.
+    pub fn break_off(self) {
+        break_off(&self.near, self.back.closed);
+        break_off(&self.far, self.forth.closed);
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {

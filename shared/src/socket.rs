@@ -2,7 +2,7 @@
 //! again at once.
 
 use std::future::Future;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, Read};
 use std::net::{SocketAddr, UdpSocket};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
@@ -103,6 +103,26 @@ pub fn close_abruptly(stream: &TcpStream, abruptly: bool) {
     let linger = abruptly.then_some(Duration::ZERO);
     // Refused only by a connection that is gone already, whose end nobody will read.
     let _gone = SockRef::from(stream).set_linger(linger);
+}
+
+/// Octets that are read for nobody, at most: as many as a system keeps for a connection.
+const UNREAD: usize = 8 * 1024 * 1024;
+
+/// Has a connection end, once it is dropped, on which something else has failed. One that was `told` its end keeps it, behind all
+/// that still waits to be sent: what came of that is whole. The other one is reset.
+pub fn break_off(stream: &TcpStream, told: bool) {
+    if !told {
+        return close_abruptly(stream, true);
+    }
+    // What was not read would have the system reset the connection all the same (RFC 1122 §4.2.2.13).
+    let socket = SockRef::from(stream);
+    let (mut scratch, mut read) = ([0; 16 * 1024], 0);
+    while let Ok(octets @ 1..) = (&*socket).read(&mut scratch) {
+        read += octets;
+        if read > UNREAD {
+            break;
+        }
+    }
 }
 
 /// For a visitor's or an app's connection. One whose peer has vanished without a word, and with nothing to say to it, is over

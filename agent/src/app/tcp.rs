@@ -70,8 +70,9 @@ pub(super) async fn relay(
     app.carried(first.octets(), asked, began.elapsed());
     debug!(traffic = ?join.traffic(), ?ended, "a connection to the app ended");
     if matches!(ended, Err(Broken::Reset(_) | Broken::Gone(_))) {
-        // A reset stays one: the app is not to take what it has for all there was.
-        join.into_io().close_abruptly();
+        // A reset stays one: the app is not to take what it has for all there was, unless that was said before.
+        let told = join.is_told();
+        join.into_io().break_off(told);
     }
 }
 

@@ -29,7 +29,7 @@ use tidegate_shared::idle::Silence;
 use tidegate_shared::name::AgentName;
 use tidegate_shared::proxy_header::Tlvs;
 use tidegate_shared::relay::{self, Relay};
-use tidegate_shared::socket::{close_abruptly, tune_plain};
+use tidegate_shared::socket::{break_off, close_abruptly, tune_plain};
 use tidegate_shared::visitor::Visitor;
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
@@ -273,7 +273,8 @@ impl Connection<'_> {
             None => Ended::Draining,
         };
         if ended.is_abrupt() {
-            close_abruptly(&join.into_io(), true);
+            let told = join.is_told();
+            break_off(&join.into_io(), told);
         }
         drop(lease);
         self.record.end(ended);
@@ -377,16 +378,11 @@ impl Connection<'_> {
             Some(Err(broken)) => broken.into(),
             None => Ended::Draining,
         };
-        if ended.is_abrupt() {
-            let (visitor, server) = relay.ends();
-            close_abruptly(visitor, true);
-            close_abruptly(server, true);
-        }
         let by_server = relay
             .far_ended_first()
             .map(|at| at.saturating_duration_since(began));
         let silent = back == 0 && forth <= ours;
-        Relayed {
+        let relayed = Relayed {
             end: End {
                 soon: began.elapsed() < AT_ONCE,
                 by_server: by_server.is_some_and(|after| after < AT_ONCE),
@@ -396,7 +392,11 @@ impl Connection<'_> {
             said: Bytes::copy_from_slice(relay.first_octets().1),
             ended,
             record: self.record,
+        };
+        if ended.is_abrupt() {
+            relay.break_off();
         }
+        relayed
     }
 
     /// The other end is not there: the visitor's connection breaks off, which no protocol takes for an answer.

@@ -103,7 +103,7 @@ impl Ended {
         }
     }
 
-    /// Whether the visitor is to see it break off: what it has may not be all there was.
+    /// Whether whoever has not been told its end is to see it break off: what it has may not be all there was.
     pub(super) fn is_abrupt(self) -> bool {
         self != Self::Closed
     }

@@ -14,7 +14,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::first::First;
 use super::haste::Haste;
-use crate::socket::{close_abruptly, poll_write_pieces};
+use crate::socket::{break_off, poll_write_pieces};
 
 /// See the module's head.
 #[derive(Debug)]
@@ -103,8 +103,13 @@ impl Line {
 
     /// Has it reset when it is dropped, so that the app sees it break off.
     pub fn close_abruptly(&self) {
+        self.break_off(false);
+    }
+
+    /// Has it end, once it is dropped, on which something else has failed: as it was told to, if it was.
+    pub fn break_off(&self, told: bool) {
         if let Some(tcp) = self.way.tcp() {
-            close_abruptly(tcp, true);
+            break_off(tcp, told);
         }
     }
 

@@ -7,6 +7,8 @@ mod names; // TLS divided by the name that its visitors ask for
 
 mod servers; // to servers that the gateway dials
 
+mod slow; // and who takes his time
+
 mod tunnel; // through a tunnel to an app that may speak anything
 
 use std::sync::Arc;
