@@ -224,7 +224,7 @@ impl<B: Body<Data = Bytes, Error: Error + 'static> + Unpin> Answer<B> {
             Kind::Joined(joined) => {
                 // A visitor who has broken off takes no more of the answer either.
                 let _gone = joined.poll_up(cx);
-                joined.traffic().0
+                joined.moved().0
             }
         }
     }
@@ -246,9 +246,13 @@ impl<B: Body<Data = Bytes, Error: Error + 'static> + Unpin> Answer<B> {
         let (traffic, ended) = match &self.kind {
             Kind::Own(_) | Kind::Backend(_) => return false,
             Kind::Tunnel(passing) => (passing.traffic(), passing.is_half_closed()),
-            Kind::Joined(joined) => (joined.traffic(), joined.is_half_closed()),
+            Kind::Joined(joined) => (joined.moved(), joined.is_half_closed()),
         };
-        let Some(quiet) = watch.is_over(traffic, ended, cx) else {
+        let waits = || match &self.kind {
+            Kind::Joined(joined) => joined.unacked(),
+            _ => None,
+        };
+        let Some(quiet) = watch.is_over(traffic, ended, waits, cx) else {
             return false;
         };
         if let Some(record) = &mut self.record {

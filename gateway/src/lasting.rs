@@ -105,15 +105,17 @@ impl Watch {
         self.lasting
     }
 
-    /// Whether it is silent for too long; `traffic` has gone each way by now, and `ended` says that one side has said all.
+    /// Whether it is silent for too long; `traffic` has gone each way by now, `ended` says that one side has said all, and `waits`
+    /// how much of that the system has not brought to its end yet.
     pub(crate) fn is_over(
         &mut self,
         traffic: (u64, u64),
         ended: bool,
+        waits: impl Fn() -> Option<u64>,
         cx: &mut Context<'_>,
     ) -> Option<Quiet> {
         let moved = std::mem::replace(&mut self.before, traffic) != traffic;
-        self.idle.is_over(moved, ended, cx)
+        self.idle.is_over(moved, ended, waits, cx)
     }
 }
 

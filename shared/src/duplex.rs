@@ -2,23 +2,23 @@
 //! (RFC 8441 §5, RFC 9113 §8.5). Called at both ends of a tunnel for WebSocket and whatever else is upgraded.
 
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use h2::{Reason, SendStream};
 use http_body::{Body, Frame};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
-use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::io::poll_read_buf;
 
-use crate::idle::{Idle, Quiet, Silence};
+use crate::idle::{Idle, Quiet, Silence, Stall};
 use crate::inbound::Inbound;
 use crate::pump::{Pump, Stop};
+use crate::unacked::Unacked;
 
 /// What went through, in octets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -90,7 +90,7 @@ pub struct Join<T> {
     inward: Writing<WriteHalf<T>>,
     idle: Option<Idle>,
     failed: Reason,
-    before: Traffic,
+    before: (Traffic, u64),
 }
 
 impl<T> fmt::Debug for Join<T> {
@@ -149,14 +149,23 @@ where
                 io: writer,
                 from: recv,
                 chunk: Bytes::new(),
+                written: 0,
                 closing: false,
                 done: false,
+                beneath: None,
                 stall: terms.stall.map(Stall::new),
             },
             idle: Idle::new(terms.silence),
             failed: terms.failed,
-            before: Traffic::default(),
+            before: (Traffic::default(), 0),
         }
+    }
+
+    /// Counts as moving what leaves the connection beneath, when nothing else does.
+    #[must_use]
+    pub fn over(mut self, beneath: Option<Unacked>) -> Self {
+        self.inward.beneath = beneath;
+        self
     }
 
     /// Breaks off where what the connection says first is this, before the octet that makes it so has been passed on. What was
@@ -209,10 +218,12 @@ where
         if out && back {
             return Poll::Ready(Ok(()));
         }
-        let traffic = self.traffic();
+        let traffic = (self.traffic(), self.inward.written);
         let moved = std::mem::replace(&mut self.before, traffic) != traffic;
+        let beneath = self.inward.beneath;
+        let waits = || beneath?.octets();
         if let Some(idle) = &mut self.idle
-            && let Some(quiet) = idle.is_over(moved, out || back, cx)
+            && let Some(quiet) = idle.is_over(moved, out || back, waits, cx)
         {
             return Poll::Ready(Err(Broken::Idle(quiet)));
         }
@@ -293,8 +304,12 @@ struct Writing<W> {
     io: W,
     from: Inbound,
     chunk: Bytes,
+    /// Octets that `io` has taken.
+    written: u64,
     closing: bool,
     done: bool,
+    /// The connection beneath, where somebody looks how much of what was written it has not brought to its end.
+    beneath: Option<Unacked>,
     stall: Option<Stall>,
 }
 
@@ -316,7 +331,8 @@ impl<W: AsyncWrite + Unpin> Writing<W> {
                 if n == 0 {
                     return Poll::Ready(Err(Broken::Io(io::ErrorKind::WriteZero.into())));
                 }
-                let _written = self.chunk.split_to(n);
+                self.written += n as u64;
+                self.chunk.advance(n);
                 continue;
             }
             match Pin::new(&mut self.from).poll_frame(cx) {
@@ -346,41 +362,12 @@ impl<W: AsyncWrite + Unpin> Writing<W> {
         let Some(stall) = &mut self.stall else {
             return offered.map_err(Broken::Io);
         };
+        let beneath = self.beneath;
         if offered.is_ready() {
-            stall.since = None;
-        } else if stall.is_over(cx) {
-            return Poll::Ready(Err(Broken::Stalled(stall.most)));
+            stall.taken();
+        } else if stall.is_over(|| beneath?.octets(), cx) {
+            return Poll::Ready(Err(Broken::Stalled(stall.most())));
         }
         offered.map_err(Broken::Io)
-    }
-}
-
-/// For how long nothing has been taken. One timer, looked at when it is due: what moves does not touch it.
-struct Stall {
-    most: Duration,
-    since: Option<Instant>,
-    timer: Option<Pin<Box<Sleep>>>,
-}
-
-impl Stall {
-    fn new(most: Duration) -> Self {
-        Self {
-            most,
-            since: None,
-            timer: None,
-        }
-    }
-
-    /// Nothing was taken: whether that has lasted too long.
-    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
-        let end = *self.since.get_or_insert_with(Instant::now) + self.most;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(end)));
-        while timer.as_mut().poll(cx).is_ready() {
-            if timer.deadline() >= end {
-                return true;
-            }
-            timer.as_mut().reset(end);
-        }
-        false
     }
 }

@@ -23,6 +23,8 @@ pub mod pump; // a body into one HTTP/2 stream, no faster than it is taken
 
 pub mod timer; // a deadline that is left alone while it stands
 
+pub mod unacked; // what a connection's other end has not acknowledged
+
 pub mod idle; // when nothing has moved for too long
 
 pub mod duplex; // an upgraded connection and one HTTP/2 stream, joined

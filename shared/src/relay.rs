@@ -28,6 +28,7 @@ use tokio::net::TcpStream;
 
 use crate::idle::{Idle, Quiet, Silence};
 use crate::socket::break_off;
+use crate::unacked;
 
 /// What went through, in octets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -195,8 +196,10 @@ impl Relay {
         }
         let moved = self.traffic() != before;
         let ended = self.forth.closed || self.back.closed;
+        let (near, far) = (&self.near, &self.far);
+        let waits = || unacked::both(unacked::octets(near), unacked::octets(far));
         if let Some(idle) = &mut self.idle
-            && let Some(quiet) = idle.is_over(moved, ended, cx)
+            && let Some(quiet) = idle.is_over(moved, ended, waits, cx)
         {
             return Poll::Ready(Err(Broken::Idle(quiet)));
         }

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use h2::ext::Protocol;
 use http::Method;
+use socket2::SockRef;
 use tidegate_tests::apps::{HttpApp, RawApp};
 use tidegate_tests::conn::Conn;
 use tidegate_tests::eventually::{SOON, eventually, within};
-use tidegate_tests::http1::Reader;
+use tidegate_tests::http1::{Head, Reader, pattern};
 use tidegate_tests::program::Program;
 use tidegate_tests::visitors::http2::{piece, response};
 use tidegate_tests::visitors::{H2Visitor, Visitor};
@@ -18,10 +19,14 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 use tokio::time::interval;
 
-async fn open(mut visitor: Visitor) -> Visitor {
+async fn open(visitor: Visitor) -> Visitor {
+    open_at(visitor, "/ws").await
+}
+
+async fn open_at(mut visitor: Visitor, path: &str) -> Visitor {
     visitor
         .send(format!(
-            "GET /ws HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+            "GET {path} HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
         ))
         .await;
@@ -36,7 +41,7 @@ async fn ends(visitor: &mut Visitor) {
 }
 
 /// Agrees to an upgrade, as an app of the test's own.
-async fn switch(reader: &mut Reader<Conn>) {
+async fn switch(reader: &mut Reader<Conn>) -> Head {
     let head = reader.head().await.unwrap().unwrap();
     let switched = format!(
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -44,6 +49,7 @@ async fn switch(reader: &mut Reader<Conn>) {
         accept(head.get("sec-websocket-key").unwrap())
     );
     reader.io.write_all(switched.as_bytes()).await.unwrap();
+    head
 }
 
 /// WebSockets of visitors in clear text, over TLS and in HTTP/2: each talks, falls silent, and sees its end `within` that.
@@ -225,6 +231,122 @@ async fn what_one_side_has_ended_is_waited_for_less_long() {
         " timeout=times.half_closed_timeout:800ms in=0 out=8 ",
     )
     .await;
+}
+
+/// So much that it is all in the hands of the systems between, and none of it the gateway's any more.
+const LENGTH: usize = 1_000_000;
+
+/// Takes what comes slowly, to its end; what is beyond [`LENGTH`] as it comes.
+async fn take_slowly(reader: &mut Reader<Conn>) -> Vec<u8> {
+    let mut ticks = interval(Duration::from_millis(40));
+    let mut heard = Vec::new();
+    while let Some(more) = reader.some(16 * 1024).await.unwrap() {
+        heard.extend_from_slice(&more);
+        if heard.len() < LENGTH {
+            ticks.tick().await;
+        }
+    }
+    heard
+}
+
+/// An app that has all to say, or that takes all slowly, and the end of what it heard or says.
+async fn app_of_slow_ways(heard: mpsc::UnboundedSender<Vec<u8>>) -> RawApp {
+    RawApp::start(move |mut reader| {
+        let heard = heard.clone();
+        async move {
+            SockRef::from(reader.io.tcp())
+                .set_recv_buffer_size(32 * 1024)
+                .unwrap();
+            let head = switch(&mut reader).await;
+            if head.target().ends_with("/down") {
+                let _broken = reader.io.write_all(&pattern(LENGTH)).await;
+                let _broken = reader.io.shutdown().await;
+                let _ended = heard.send(reader.rest().await.unwrap_or_default());
+            } else {
+                let _ended = heard.send(take_slowly(&mut reader).await);
+                let _broken = reader.io.write_all(b"thanks").await;
+            }
+        }
+    })
+    .await
+}
+
+/// What was written long ago and is still being taken is no silence: of the visitor's, in clear text and over TLS, and of the app's.
+#[tokio::test]
+async fn what_is_taken_slowly_still_moves() {
+    let (heard, mut at_app) = mpsc::unbounded_channel();
+    let app = app_of_slow_ways(heard).await;
+    let target = app.target();
+    let address = target.strip_prefix("http://").unwrap();
+    let config = format!(
+        "[times]\nhalf_closed_timeout = \"600ms\"\n[backends.site.servers]\none = \"{address}\"\n[[routes]]\nhost = \"{HOST}\"\npath = \"/site\"\nbackend = \"site\"\n"
+    );
+    let world = World::builder().config(&config).start().await;
+    let _agent = world.agent(HOST, &target).await;
+    // What the app has not taken of what came through a tunnel is its agent's to know.
+    for path in ["/down", "/site/down", "/site/up"] {
+        let tls = world.visitor_tls(&["http/1.1"]);
+        let secure = Visitor::connect_tls(world.visitors_tls, HOST, tls).await;
+        for visitor in [world.visitor().await, secure] {
+            SockRef::from(visitor.reader.io.tcp())
+                .set_recv_buffer_size(32 * 1024)
+                .unwrap();
+            let mut visitor = open_at(visitor, path).await;
+            let (said, due) = if path.ends_with("/down") {
+                let all = take_slowly(&mut visitor.reader).await;
+                assert!(all == pattern(LENGTH), "{path}");
+                visitor.send("thanks").await;
+                visitor.half_close().await;
+                (b"thanks".to_vec(), "")
+            } else {
+                visitor.send(pattern(LENGTH)).await;
+                visitor.half_close().await;
+                (pattern(LENGTH), "thanks")
+            };
+            let rest = within(SOON, "the end", visitor.reader.rest()).await;
+            assert_eq!(rest.unwrap(), due.as_bytes(), "{path}");
+            assert!(at_app.recv().await.unwrap() == said, "{path}");
+        }
+    }
+    let mut visitor = H2Visitor::connect(world.visitors).await;
+    visitor.extended_connect().await;
+    let mut head = visitor.head(Method::CONNECT, HOST, "/site/up");
+    head.extensions_mut()
+        .insert(Protocol::from_static("websocket"));
+    let (future, mut send) = visitor.begin(head, false).await;
+    let mut receive = response(future).await.into_body();
+    send.send_data(pattern(LENGTH).into(), true).unwrap();
+    let mut word = Vec::new();
+    while let Some(more) = piece(&mut receive).await {
+        word.extend_from_slice(&more);
+    }
+    assert_eq!(word, b"thanks");
+    assert!(at_app.recv().await.unwrap() == pattern(LENGTH));
+    assert!(world.gateway.logged(&["upgraded-timeout"]).is_empty());
+}
+
+/// The system asks for more only when a good part of what it has is gone. Until then nothing can be written, though the visitor
+/// takes some all the time.
+#[tokio::test]
+async fn who_takes_slowly_has_not_stalled() {
+    const MUCH: usize = 16 * LENGTH;
+    let app = RawApp::start(async |mut reader| {
+        switch(&mut reader).await;
+        let _broken = reader.io.write_all(&pattern(MUCH)).await;
+    })
+    .await;
+    let target = app.target();
+    let address = target.strip_prefix("http://").unwrap();
+    let config = format!(
+        "[times]\nstall_timeout = \"600ms\"\n[backends.site.servers]\none = \"{address}\"\n[[routes]]\nhost = \"{HOST}\"\npath = \"/site\"\nbackend = \"site\"\n"
+    );
+    let world = World::builder().config(&config).start().await;
+    let _agent = world.agent(HOST, &target).await;
+    for path in ["/ws", "/site"] {
+        let mut visitor = open_at(Visitor::connect_narrow(world.visitors).await, path).await;
+        let all = take_slowly(&mut visitor.reader).await;
+        assert!(all == pattern(MUCH), "{path}: {} octets", all.len());
+    }
 }
 
 /// A visitor who has closed his half, and whose response does not begin, has perhaps left.

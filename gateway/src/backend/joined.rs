@@ -2,18 +2,19 @@
 //! each direction closed for itself. An HTTP/2 visitor's stream takes it as an answer's body; an HTTP/1 visitor's connection is
 //! joined with it by `visitor::upgrade`.
 
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use http_body::{Body, Frame};
-use tidegate_shared::idle::Quiet;
+use tidegate_shared::idle::{Quiet, Stall};
 use tidegate_shared::origin::Line;
+use tidegate_shared::unacked::{self, Unacked};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf, split};
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::io::poll_read_buf;
 
 use super::server::{InFlight, What};
@@ -39,6 +40,8 @@ pub struct Joined<B> {
     chunk: Bytes,
     up: Up,
     received: u64,
+    /// Octets that the server has taken.
+    taken: u64,
     sent: u64,
     ended: bool,
     failure: Option<Failure>,
@@ -64,6 +67,7 @@ impl<B> Joined<B> {
             chunk: Bytes::new(),
             up: Up::Open,
             received: 0,
+            taken: 0,
             sent: 0,
             ended: false,
             failure: None,
@@ -80,6 +84,7 @@ impl<B> Joined<B> {
             chunk: self.chunk,
             up: self.up,
             received: self.received,
+            taken: self.taken,
             sent: self.sent,
             ended: self.ended,
             failure: self.failure,
@@ -96,9 +101,14 @@ impl<B> Joined<B> {
         self.is_whole() && self.up != Up::Done
     }
 
-    /// Octets from the visitor and to it so far.
-    pub(crate) const fn traffic(&self) -> (u64, u64) {
-        (self.received, self.sent)
+    /// What has been moved so far, by any step of either direction.
+    pub(crate) const fn moved(&self) -> (u64, u64) {
+        (self.received + self.taken, self.sent)
+    }
+
+    /// Octets that the server has not acknowledged, where that is known.
+    pub(crate) fn unacked(&self) -> Option<u64> {
+        self.line.unacked()
     }
 
     /// Whether one side has said all that it has to say.
@@ -180,7 +190,10 @@ impl<B: Body<Data = Bytes> + Unpin> Joined<B> {
                 Up::Open if !self.chunk.is_empty() => {
                     match ready!(line.poll_write(cx, &self.chunk)) {
                         Ok(0) | Err(_) => self.up = Up::Done,
-                        Ok(octets) => drop(self.chunk.split_to(octets)),
+                        Ok(octets) => {
+                            self.taken += octets as u64;
+                            self.chunk.advance(octets);
+                        }
                     }
                 }
                 Up::Open => match self.body.as_mut().map(|body| Pin::new(body).poll_frame(cx)) {
@@ -217,11 +230,13 @@ impl<B: Body<Data = Bytes> + Unpin> Joined<B> {
 
 impl<B> Joined<B> {
     /// Joins it with a visitor's connection, until both directions are closed, either side breaks off, or both are silent for
-    /// too long. `stall` is for how long the visitor may take nothing of what waits for it. Returns what has gone each way, from
+    /// too long. `beneath` is the visitor's connection as the system has it. `stall` is for how long the visitor may take nothing of
+    /// what waits for it. Returns what has gone each way, from
     /// and to the visitor, and what went wrong.
     pub(crate) async fn run<T>(
         self,
         visitor: T,
+        beneath: Option<Unacked>,
         stall: Duration,
         lasting: Lasting,
     ) -> (u64, u64, Option<Parted>)
@@ -236,8 +251,9 @@ impl<B> Joined<B> {
         let mut down = Down {
             out,
             chunk: Bytes::new(),
-            stall,
-            stalled: None,
+            taken: 0,
+            beneath,
+            stall: Stall::new(stall),
             done: false,
         };
         let mut watch = Watch::new(lasting);
@@ -252,8 +268,14 @@ impl<B> Joined<B> {
                 _ => {}
             }
             let ended = up || down.done;
+            let (up, read) = joined.moved();
+            let moved = (up, read + down.taken);
+            let waits = || {
+                let visitors = beneath.and_then(Unacked::octets);
+                unacked::both(visitors, joined.unacked())
+            };
             let quiet = watch.as_mut();
-            let quiet = quiet.and_then(|watch| watch.is_over(joined.traffic(), ended, cx));
+            let quiet = quiet.and_then(|watch| watch.is_over(moved, ended, waits, cx));
             match quiet {
                 Some(quiet) => Poll::Ready(Some(Parted::Silent(quiet))),
                 None => Poll::Pending,
@@ -316,9 +338,10 @@ impl<T: AsyncRead + Unpin> Body for Reading<T> {
 struct Down<T> {
     out: WriteHalf<T>,
     chunk: Bytes,
-    stall: Duration,
-    /// The visitor has taken nothing since, and may not until then.
-    stalled: Option<Pin<Box<Sleep>>>,
+    /// Octets that the visitor has taken.
+    taken: u64,
+    beneath: Option<Unacked>,
+    stall: Stall,
     done: bool,
 }
 
@@ -333,7 +356,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Down<T> {
                 let written = Pin::new(&mut self.out).poll_write(cx, &self.chunk);
                 match ready!(self.taken(written, cx))? {
                     0 => return Poll::Ready(Err(Failure::VisitorGone)),
-                    octets => drop(self.chunk.split_to(octets)),
+                    octets => {
+                        self.taken += octets as u64;
+                        self.chunk.advance(octets);
+                    }
                 }
                 continue;
             }
@@ -363,15 +389,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Down<T> {
         offered: Poll<io::Result<R>>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<R, Failure>> {
-        if let Poll::Ready(taken) = offered {
-            self.stalled = None;
-            return Poll::Ready(taken.map_err(|_gone| Failure::VisitorGone));
+        let beneath = self.beneath;
+        if offered.is_ready() {
+            self.stall.taken();
+        } else if self.stall.is_over(|| beneath?.octets(), cx) {
+            return Poll::Ready(Err(Failure::VisitorStalled));
         }
-        let stall = self.stall;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(stall)));
-        stalled
-            .as_mut()
-            .poll(cx)
-            .map(|()| Err(Failure::VisitorStalled))
+        offered.map_err(|_gone| Failure::VisitorGone)
     }
 }

@@ -30,6 +30,7 @@ use tidegate_shared::name::AgentName;
 use tidegate_shared::proxy_header::Tlvs;
 use tidegate_shared::relay::{self, Relay};
 use tidegate_shared::socket::{break_off, close_abruptly, tune_plain};
+use tidegate_shared::unacked::Unacked;
 use tidegate_shared::visitor::Visitor;
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
@@ -258,8 +259,9 @@ impl Connection<'_> {
             failed: Reason::CANCEL,
         };
         let scene = scene(self.door, self.from, self.header);
-        let mut join =
-            Join::new(self.visitor, self.ahead, send, recv, &terms).refusing(scene.unwanted());
+        let beneath = Unacked::of(&self.visitor);
+        let join = Join::new(self.visitor, self.ahead, send, recv, &terms);
+        let mut join = join.over(beneath).refusing(scene.unwanted());
         let ended = reception.drain.until_last_call(join.run()).await;
         if !self.told {
             self.door.strays.look(join.first_octets(), &scene);

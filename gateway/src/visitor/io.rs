@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use tidegate_shared::socket::{Presence, close_abruptly, poll_write_pieces, presence};
+use tidegate_shared::unacked::Unacked;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -22,6 +23,9 @@ pub(super) trait Ends {
 
     /// How the visitor stands to the connection, by what the system knows and without reading.
     fn presence(&self) -> Presence;
+
+    /// The connection as the system has it.
+    fn beneath(&self) -> Option<Unacked>;
 }
 
 impl Ends for TcpStream {
@@ -31,6 +35,10 @@ impl Ends for TcpStream {
 
     fn presence(&self) -> Presence {
         presence(self)
+    }
+
+    fn beneath(&self) -> Option<Unacked> {
+        Unacked::of(self)
     }
 }
 
@@ -50,6 +58,10 @@ impl<T: Ends> Ends for TlsStream<T> {
             },
             other => other,
         }
+    }
+
+    fn beneath(&self) -> Option<Unacked> {
+        self.get_ref().0.beneath()
     }
 }
 
@@ -108,6 +120,11 @@ impl<T: Ends> VisitorIo<T> {
     /// How the visitor stands to the connection.
     pub(super) fn presence(&self) -> Presence {
         self.io.presence()
+    }
+
+    /// The connection as the system has it.
+    pub(super) fn beneath(&self) -> Option<Unacked> {
+        self.io.beneath()
     }
 }
 

@@ -22,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::debug;
 
 use super::inlet::Incoming;
+use super::io::{Ends, VisitorIo};
 use crate::access::Record;
 use crate::backend::joined::{Joined, Parted, end_in_order};
 use crate::exchange::{Ask, Opened, Side, Stream, Visit, Way, open};
@@ -161,19 +162,22 @@ impl Joining {
     /// `stall` is for how long the visitor may take nothing of what waits for it.
     pub(super) async fn run<T>(
         self,
-        io: T,
+        io: VisitorIo<T>,
         drain: &Drain,
         visitor: SocketAddr,
         stall: Duration,
         mut record: Box<Record>,
     ) where
-        T: AsyncRead + AsyncWrite + Unpin,
+        T: AsyncRead + AsyncWrite + Ends + Unpin,
     {
         let lasting = self.lasting;
+        let beneath = io.beneath();
         let joined = async {
             let stream = match self.with {
                 With::Stream(stream) => stream,
-                With::Server(joined) => return Box::pin(joined.run(io, stall, lasting)).await,
+                With::Server(joined) => {
+                    return Box::pin(joined.run(io, beneath, stall, lasting)).await;
+                }
             };
             let Stream {
                 inbound,
@@ -188,7 +192,8 @@ impl Joining {
                 silence: lasting.silence,
                 failed: Reason::CANCEL,
             };
-            let mut join = Join::new(io, Bytes::new(), stream, inbound, &terms);
+            let join = Join::new(io, Bytes::new(), stream, inbound, &terms);
+            let mut join = join.over(beneath);
             let result = join.run().await;
             let traffic = join.traffic();
             let parted = result.err().map(|broken| {

@@ -15,6 +15,7 @@ use tokio_rustls::client::TlsStream;
 use super::first::First;
 use super::haste::Haste;
 use crate::socket::{break_off, poll_write_pieces};
+use crate::unacked;
 
 /// See the module's head.
 #[derive(Debug)]
@@ -111,6 +112,11 @@ impl Line {
         if let Some(tcp) = self.way.tcp() {
             break_off(tcp, told);
         }
+    }
+
+    /// Octets that the app has not acknowledged, where that is known.
+    pub fn unacked(&self) -> Option<u64> {
+        unacked::octets(self.way.tcp()?)
     }
 
     fn count(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {

@@ -2,6 +2,7 @@
 //! silence.
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use tidegate_tests::World;
 use tidegate_tests::eventually::SOON;
@@ -9,11 +10,15 @@ use tidegate_tests::program::Program;
 use tidegate_tests::within;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::time::interval;
 
 use super::{pattern, rest};
 
 /// So much that it is all in the hands of the systems between, and none of it the gateway's any more.
 const LENGTH: usize = 1_000_000;
+
+/// The time for what one side has ended.
+const SILENCE: Duration = Duration::from_millis(600);
 
 /// A gateway with a listener that dials the app, and one that leads to it through a tunnel.
 struct Scene {
@@ -78,4 +83,51 @@ async fn what_was_whole_arrives_when_the_time_for_silence_is_over() {
         assert!(rest(&mut app).await.unwrap() == all, "{way}");
         assert!(rest(&mut visitor).await.is_err(), "{way}");
     }
+}
+
+/// Says all of it, and no more; whoever hears it takes it slowly, and has a word to say then.
+async fn taken_slowly(mut says: TcpStream, mut hears: TcpStream) {
+    let all = pattern(2, LENGTH);
+    let began = Instant::now();
+    let saying = async {
+        says.write_all(&all).await.unwrap();
+        says.shutdown().await.unwrap();
+        rest(&mut says).await.unwrap()
+    };
+    let hearing = async {
+        let (mut heard, mut part) = (Vec::new(), vec![0; 16 * 1024]);
+        let mut ticks = interval(Duration::from_millis(40));
+        loop {
+            ticks.tick().await;
+            let octets = hears.read(&mut part).await.unwrap();
+            if octets == 0 {
+                break;
+            }
+            heard.extend_from_slice(&part[..octets]);
+        }
+        hears.write_all(b"thanks").await.unwrap();
+        hears.shutdown().await.unwrap();
+        heard
+    };
+    let (word, heard) = tokio::join!(saying, hearing);
+    assert!(heard == all && word == b"thanks");
+    assert!(began.elapsed() > 2 * SILENCE, "it was no test");
+}
+
+#[tokio::test]
+async fn what_a_visitor_still_takes_is_no_silence() {
+    let scene = scene().await;
+    for way in WAYS {
+        let (visitor, app) = scene.connected(way).await;
+        taken_slowly(app, visitor).await;
+        scene.line(way, " ended=closed ").await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_server_still_takes_is_no_silence() {
+    let scene = scene().await;
+    let (visitor, app) = scene.connected("dialled").await;
+    taken_slowly(visitor, app).await;
+    scene.line("dialled", " ended=closed ").await;
 }
