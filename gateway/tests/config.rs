@@ -17,6 +17,9 @@ mod types; // what stands where something else is due
 #[path = "config/values.rs"]
 mod values; // where values come from, and where they are kept
 
+#[path = "config/words.rs"]
+mod words; // what is said to who brings another program's words
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};

@@ -164,7 +164,10 @@ pub(super) fn listeners_of<'d>(
 /// An exact host, or `*.` before one. Unlike in a certificate, a wildcard may be as wide as a public suffix: it is the
 /// operator's own traffic that it divides.
 pub(super) fn host_pattern(text: &str) -> Result<NamePattern, String> {
-    let name = |text: &str| AgentName::from_operator(text).map_err(|bad| bad.to_string());
+    let name = |part: &str| {
+        let name = AgentName::from_operator(part);
+        name.map_err(|bad| bad.within(text).to_string())
+    };
     match text.strip_prefix("*.") {
         Some(rest) => name(rest).map(NamePattern::Wildcard),
         None if text == "*" => Err("for every host, leave `host` out".to_owned()),

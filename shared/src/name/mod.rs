@@ -136,16 +136,17 @@ impl NamePattern {
         text: &str,
         name: impl Fn(&str) -> Result<AgentName, BadName>,
     ) -> Result<Self, BadName> {
+        let whole = |bad: BadName| bad.within(text);
         let Some(rest) = text.strip_prefix("*.") else {
             return match text {
                 "*" => Err(BadName::BareWildcard),
-                _ => name(text).map(Self::Exact),
+                _ => name(text).map(Self::Exact).map_err(whole),
             };
         };
         if rest.is_empty() || rest == "." {
             return Err(BadName::BareWildcard);
         }
-        let rest = name(rest)?;
+        let rest = name(rest).map_err(whole)?;
         if rest.as_str().len() + "*.".len() > MAX_NAME {
             return Err(BadName::TooLong(rest.as_str().len() + "*.".len()));
         }
@@ -278,14 +279,30 @@ pub enum BadName {
     /// `*` alone.
     #[error("a bare wildcard would cover every name; write *.example.com")]
     BareWildcard,
+    /// A star in what is to be one name.
+    #[error("{0} has a star in it; one name is due, without a star")]
+    Star(String),
     /// A star anywhere but as the whole first label.
-    #[error("in {0} the star is not the whole first label; only *.example.com is a wildcard")]
+    #[error(
+        "in {0} a star stands elsewhere than in front; a wildcard is one `*.` before a name, such as *.example.com"
+    )]
     OddWildcard(String),
     /// A wildcard as wide as a public suffix.
     #[error(
         "*.{0} would cover names of strangers: {0} is a public suffix; write the wildcard one label lower"
     )]
     PublicSuffix(AgentName),
+}
+
+impl BadName {
+    /// The same, of what stands in `pattern`: there a star has its place, and this is about the whole of it.
+    #[must_use]
+    pub fn within(self, pattern: &str) -> Self {
+        match self {
+            Self::Star(_) => Self::OddWildcard(shown(pattern)),
+            other => other,
+        }
+    }
 }
 
 /// `text` in comparable form.
@@ -324,7 +341,7 @@ fn check_characters(name: &str) -> Result<(), BadName> {
         None => Ok(()),
         Some('\0') => Err(BadName::Nul(shown(name))),
         Some(c) if c.is_control() => Err(BadName::Control(shown(name))),
-        Some('*') => Err(BadName::OddWildcard(shown(name))),
+        Some('*') => Err(BadName::Star(shown(name))),
         Some(c) if !c.is_ascii() => Err(BadName::NotAscii(shown(name))),
         Some(found) => Err(BadName::Character {
             name: shown(name),

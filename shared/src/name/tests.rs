@@ -63,7 +63,7 @@ fn what_is_not_a_name_is_refused_with_the_reason() {
         ("192.0.2.7", |e| matches!(e, BadName::Address(_))),
         ("127.0x1", |e| matches!(e, BadName::Address(_))),
         ("2001:db8::1", |e| matches!(e, BadName::Address(_))),
-        ("*.example.com", |e| matches!(e, BadName::OddWildcard(_))),
+        ("*.example.com", |e| matches!(e, BadName::Star(_))),
     ];
     for (text, reason) in cases {
         let refused = AgentName::parse(text).unwrap_err();
@@ -149,7 +149,7 @@ fn wildcards_never_cover_strangers() {
     ] {
         let refused = NamePattern::parse(text);
         assert!(
-            matches!(refused, Err(BadName::OddWildcard(_))),
+            matches!(&refused, Err(BadName::OddWildcard(name)) if name.contains(text)),
             "{text}: {refused:?}"
         );
     }
