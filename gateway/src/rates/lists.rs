@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use tracing::{info, warn};
 
 use super::ranges::Ranges;
+use crate::forward::Range;
 
 /// Octets of the longest file: some four million lines.
 const MOST: u64 = 64 << 20;
@@ -38,8 +39,14 @@ fn read(path: &Path) -> Result<Ranges, Unusable> {
     let name = path.display();
     let one = |text: String| Unusable(vec![text]);
     let unread = |error: std::io::Error| one(format!("{name} cannot be read: {error}"));
+    let missing = |error| match range_of(path) {
+        Some(range) => one(format!(
+            "{range} is a range of addresses, and the name of a file of them is due; write it into one, one to a line, and the file's name here"
+        )),
+        None => unread(error),
+    };
     // A pipe would have this wait for whoever writes into it, and could be read but once.
-    if !std::fs::metadata(path).map_err(unread)?.is_file() {
+    if !std::fs::metadata(path).map_err(missing)?.is_file() {
         return Err(one(format!(
             "{name} is not a file; a list is read again on SIGHUP"
         )));
@@ -56,6 +63,18 @@ fn read(path: &Path) -> Result<Ranges, Unusable> {
         let told = lines.map(|bad| format!("{name}:{}: {}", bad.line, bad.text));
         Unusable(told.collect())
     })
+}
+
+/// The range that somebody wrote in the place of a file's name. A file's folder may stand before it.
+fn range_of(path: &Path) -> Option<&str> {
+    let mut folders = path.ancestors().skip(1);
+    let folders = [folders.next(), folders.next()];
+    let written = folders
+        .into_iter()
+        .flatten()
+        .filter_map(|folder| path.strip_prefix(folder).ok()?.to_str());
+    let is_range = |text: &&str| text.parse::<Range>().is_ok();
+    written.into_iter().find(is_range)
 }
 
 impl Listed {

@@ -25,3 +25,21 @@ fn a_star_elsewhere_than_in_front_is_told_with_the_name_as_it_is_written() {
     let one = "[[routes]]\ntunnel = '*.a.test'\n";
     assert_said(one, &["\"*.a.test\"", "one name is due, without a star"]);
 }
+
+#[test]
+fn a_range_in_the_place_of_a_list_of_ranges_is_told_what_is_due() {
+    for (key, range) in [
+        ("allow", "10.0.0.0/8"),
+        ("deny", "192.0.2.7"),
+        ("deny", "2001:db8::/32"),
+    ] {
+        let text = format!("[listeners.a]\naddress = 0\n[sources]\n{key} = ['{range}']\n");
+        let said = format!(
+            "sources.{key}: {range} is a range of addresses, and the name of a file of them is due"
+        );
+        assert_said(&text, &[&said, "one to a line"]);
+    }
+    // A name that only looks like one is a file's.
+    let text = "[listeners.a]\naddress = 0\n[sources]\ndeny = '10.0.0.0.txt'\n";
+    assert_said(text, &["10.0.0.0.txt cannot be read: No such file"]);
+}
