@@ -352,16 +352,12 @@ impl Named {
     }
 }
 
-/// The lists of sources that any listener goes by.
+/// The lists of sources that any listener goes by, and any that is yet to be added would.
 pub(super) fn lists(config: &Config) -> Vec<Named> {
     let mut all = Vec::new();
-    for (listener, ruled) in config.listeners.iter().zip(&config.ruled) {
-        for (id, files) in [("allow", &ruled.rates.allow), ("deny", &ruled.rates.deny)] {
-            let own = listener.sources.iter().find(|setting| setting.id == id);
-            let empty = match own {
-                Some(setting) => setting.problem(""),
-                None => config.sources.problem(id, ""),
-            };
+    for (listener, rates) in rules(config) {
+        for (id, files) in [("allow", &rates.allow), ("deny", &rates.deny)] {
+            let empty = problem(config, listener, id, "");
             all.extend(files.iter().map(|path| Named {
                 path: path.clone(),
                 empty: empty.clone(),
@@ -371,11 +367,34 @@ pub(super) fn lists(config: &Config) -> Vec<Named> {
     all
 }
 
+/// What counts at each listener; where there is none, what would at one that has nothing of its own.
+fn rules(config: &Config) -> Vec<(Option<&Listener>, &Rates)> {
+    let listeners = config.listeners.iter().zip(&config.ruled);
+    let ruled = listeners.map(|(listener, ruled)| (Some(listener), &ruled.rates));
+    let general = (None, &config.run.rates);
+    let none = config.listeners.is_empty();
+    ruled.chain(none.then_some(general)).collect()
+}
+
+/// Something wrong with an option, at the listener that says it, or where it is said for all.
+fn problem(
+    config: &Config,
+    listener: Option<&Listener>,
+    id: &str,
+    text: impl Into<String>,
+) -> Problem {
+    let mut own = listener.iter().flat_map(|listener| &listener.sources);
+    match own.find(|setting| setting.id == id) {
+        Some(setting) => setting.problem(text),
+        None => config.sources.problem(id, text),
+    }
+}
+
 /// What is wrong with all of it.
 pub(super) fn problems(config: &Config) -> Vec<Problem> {
     let mut all = Vec::new();
-    for (listener, ruled) in config.listeners.iter().zip(&config.ruled) {
-        all.extend(unmarked(config, listener, ruled));
+    for (listener, rates) in rules(config) {
+        all.extend(unmarked(config, listener, rates));
     }
     // Listeners that share the mistake share its place.
     all.dedup();
@@ -403,18 +422,17 @@ pub(super) fn advice(config: &Config) -> Option<Problem> {
 }
 
 /// What is to be marked, and cannot be.
-fn unmarked(config: &Config, listener: &Listener, ruled: &Ruled) -> Option<Problem> {
-    let rates = &ruled.rates;
+fn unmarked(config: &Config, listener: Option<&Listener>, rates: &Rates) -> Option<Problem> {
     let actions = [
         ("connection_action", rates.connection_action),
         ("request_action", rates.request_action),
         ("error_action", rates.error_action),
     ];
-    let passes = listener.passing.is_some();
-    let (id, _) = actions
-        .into_iter()
-        .find(|(id, action)| *action == Action::Mark && (!passes || *id == "connection_action"))?;
-    let text = if passes {
+    let passing = listener.filter(|listener| listener.passing.is_some());
+    let (id, _) = actions.into_iter().find(|(id, action)| {
+        *action == Action::Mark && (passing.is_none() || *id == "connection_action")
+    })?;
+    let text = if let Some(listener) = passing {
         format!(
             "the listener {} is in TCP mode and has no fields to mark; write refuse or tarpit, for it alone in [listeners.{0}.sources]",
             listener.name
@@ -424,12 +442,7 @@ fn unmarked(config: &Config, listener: &Listener, ruled: &Ruled) -> Option<Probl
     } else {
         return None;
     };
-    Some(
-        match listener.sources.iter().find(|setting| setting.id == id) {
-            Some(setting) => setting.problem(text),
-            None => config.sources.problem(id, text),
-        },
-    )
+    Some(problem(config, listener, id, text))
 }
 
 #[cfg(test)]

@@ -43,3 +43,19 @@ fn a_range_in_the_place_of_a_list_of_ranges_is_told_what_is_due() {
     let text = "[listeners.a]\naddress = 0\n[sources]\ndeny = '10.0.0.0.txt'\n";
     assert_said(text, &["10.0.0.0.txt cannot be read: No such file"]);
 }
+
+#[test]
+fn lists_that_cannot_be_read_are_told_where_nothing_listens() {
+    let text = "[limits]\nmax_streams = 0\n[sources]\nallow = 'no.txt'\ndeny = 'none.txt'\nrequest_action = 'mark'\n\
+                [times]\nhold = 'long'\n";
+    for part in [
+        "nothing listens for visitors",
+        "a.toml:2:15: limits.max_streams: ",
+        "a.toml:4:9: sources.allow: no.txt cannot be read",
+        "a.toml:5:8: sources.deny: none.txt cannot be read",
+        "a.toml:6:18: sources.request_action: this needs the field to write into",
+        "a.toml:8:8: times.hold: ",
+    ] {
+        assert_said(text, &[part]);
+    }
+}
