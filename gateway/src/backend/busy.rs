@@ -7,6 +7,7 @@ use std::time::Instant;
 use tracing::warn;
 
 use super::Backend;
+use super::config::Terms;
 use crate::complaint::Complaint;
 use crate::failure::Failure;
 
@@ -17,6 +18,21 @@ pub(super) enum Busy {
     Crowded,
     /// No connection became free in time.
     TooLong,
+}
+
+impl Busy {
+    /// Which limit it was.
+    fn because(self, terms: &Terms) -> String {
+        let (most, within) = (terms.queued, terms.queue);
+        match self {
+            Self::Crowded if most == 0 => "nobody may wait for one (max_queued = 0)".to_owned(),
+            Self::Crowded => format!("{most} wait already, as many as may (max_queued)"),
+            Self::TooLong if within.is_zero() => {
+                "nobody waits for one (queue_timeout = 0)".to_owned()
+            }
+            Self::TooLong => format!("none became free within {within:?} (queue_timeout)"),
+        }
+    }
 }
 
 /// What was said of each.
@@ -31,11 +47,7 @@ impl Backend {
         drop(complaints);
         if let Some(times) = due {
             let (name, declared) = (&self.name, &self.declared);
-            let (most, within) = (self.terms.queued, self.terms.queue);
-            let why = match busy {
-                Busy::Crowded => format!("{most} wait already, as many as may (max_queued)"),
-                Busy::TooLong => format!("none became free within {within:?} (queue_timeout)"),
-            };
+            let why = busy.because(&self.terms);
             warn!(
                 said.what = "busy",
                 said.backend = %name,
@@ -45,5 +57,46 @@ impl Backend {
             );
         }
         Failure::BackendBusy
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_limit_of_nothing_is_no_number_that_was_reached() {
+        let usual = Terms::default();
+        let none = Terms {
+            queue: Duration::ZERO,
+            queued: 0,
+            ..usual
+        };
+        for (busy, terms, said) in [
+            (
+                Busy::Crowded,
+                usual,
+                "1000 wait already, as many as may (max_queued)",
+            ),
+            (
+                Busy::Crowded,
+                none,
+                "nobody may wait for one (max_queued = 0)",
+            ),
+            (
+                Busy::TooLong,
+                usual,
+                "none became free within 5s (queue_timeout)",
+            ),
+            (
+                Busy::TooLong,
+                none,
+                "nobody waits for one (queue_timeout = 0)",
+            ),
+        ] {
+            assert_eq!(busy.because(&terms), said);
+        }
     }
 }
