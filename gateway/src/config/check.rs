@@ -8,12 +8,13 @@ use tidegate_shared::name::NamePattern;
 
 use super::Config;
 use super::backends::Placed;
+use super::near::hint;
 use super::passing::{Onward, SOMEWHERE};
 use super::rates;
 use super::routes::Goal;
 use super::settings::Source;
 use super::shadow;
-use super::table::{Problem, hint};
+use super::table::Problem;
 use crate::backend::config::Place;
 use crate::door::Expect;
 

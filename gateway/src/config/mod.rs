@@ -18,6 +18,8 @@ mod effective; // every value, with where it comes from
 
 mod file; // a file's text
 
+mod foreign; // other programs' words
+
 mod limits; // how much, how long
 
 mod loaded; // the file as it was read
@@ -25,6 +27,8 @@ mod loaded; // the file as it was read
 pub mod listeners; // where visitors come in
 
 mod options; // the command line
+
+mod near; // names that are nearly others
 
 pub mod passing; // what is passed on untouched
 

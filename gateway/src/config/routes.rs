@@ -8,8 +8,9 @@ use tidegate_shared::name::{AgentName, NamePattern};
 
 use super::backends::Placed;
 use super::listeners::{Listener, Named};
+use super::near::hint;
 use super::passing::{self, Passed};
-use super::table::{Marks, Spot, Table, Value, hint};
+use super::table::{Marks, Spot, Table, Value};
 use crate::route::Route;
 
 /// Where requests go.

@@ -11,7 +11,9 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::foreign;
 use super::listeners::Named;
+use super::near::alike;
 
 /// Where something stands in a file. Lines and columns count from one, columns in characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -288,9 +290,14 @@ impl<'d> Table<'d> {
             if self.asked.iter().any(|asked| asked == name) {
                 continue;
             }
-            let text = match (elsewhere(name), self.alike(name)) {
+            let foreign = || {
+                let known = |key: &str| self.asked.iter().any(|asked| asked == key);
+                foreign::counterpart(name, &self.path, known)
+            };
+            let slip = || Some(format!("did you mean `{}`?", self.alike(name)?));
+            let text = match (elsewhere(name), foreign().or_else(slip)) {
                 (Some(table), _) => format!("unknown key here; it belongs {table}"),
-                (None, Some(known)) => format!("unknown key; did you mean `{known}`?"),
+                (None, Some(advice)) => format!("unknown key; {advice}"),
                 (None, None) => {
                     let mut known: Vec<&str> = self.asked.iter().map(AsRef::as_ref).collect();
                     known.sort_unstable();
@@ -320,29 +327,6 @@ impl<'d> Table<'d> {
         } else {
             format!("{}.{name}", self.path)
         }
-    }
-}
-
-/// The one of `known` that `name` is a slip of the hand away from.
-pub(super) fn alike<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    known
-        .map(|known| (strsim::osa_distance(name, known), known))
-        .filter(|(slips, known)| *slips <= 1 + name.len().min(known.len()) / 4)
-        .min_by_key(|(slips, _)| *slips)
-        .map(|(_, known)| known)
-}
-
-/// For whoever named something that there is not: what is near, or what there is.
-pub(super) fn hint<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
-    const TOLD: usize = 8;
-    if let Some(near) = alike(name, known.clone()) {
-        return format!("; did you mean `{near}`?");
-    }
-    let first: Vec<&str> = known.clone().take(TOLD).collect();
-    match known.count() {
-        0 => "; there is none".to_owned(),
-        all if all > TOLD => format!("; there are: {} and {} more", first.join(", "), all - TOLD),
-        _ => format!("; there are: {}", first.join(", ")),
     }
 }
 

@@ -59,3 +59,102 @@ fn lists_that_cannot_be_read_are_told_where_nothing_listens() {
         assert_said(text, &[part]);
     }
 }
+
+/// Where a key has one obvious counterpart, in the table where it stands, or else with its table.
+#[test]
+fn the_words_of_haproxy_and_nginx_are_told_what_they_are_called_here() {
+    let listener = "[listeners.a]\n";
+    let tcp = "[listeners.a]\nmode = 'tcp'\n";
+    let server = "[backends.b.servers]\none = { address = '10.0.0.1:80', KEY = 1 }\n";
+    for (table, word, meant) in [
+        ("", "maxconn", "did you mean `limits.max_visitors`?"),
+        ("", "frontend", "did you mean `listeners`?"),
+        ("", "upstream", "did you mean `backends`?"),
+        ("", "nbthread", "did you mean `workers`?"),
+        (listener, "maxconn", "did you mean `limits.max_visitors`?"),
+        (listener, "bind", "did you mean `address`?"),
+        (listener, "ssl", "did you mean `certificates`?"),
+        (listener, "crt", "did you mean `certificates`?"),
+        (listener, "server_name", "did you mean `routes.host`?"),
+        (
+            listener,
+            "default_backend",
+            "did you mean `routes.backend`?",
+        ),
+        (
+            listener,
+            "accept-proxy",
+            "did you mean `proxy = \"required\"`?",
+        ),
+        (tcp, "default_backend", "did you mean `backend`?"),
+        (tcp, "\"timeout tunnel\"", "did you mean `idle_timeout`?"),
+        (tcp, "send-proxy-v2", "did you mean `send_proxy = \"v2\"`?"),
+        ("[tunnels]\n", "ca-file", "did you mean `ca`?"),
+        ("[tunnels]\n", "crt", "did you mean `identity`?"),
+        (
+            "[times]\n",
+            "client_timeout",
+            "did you mean `stall_timeout` or `idle_timeout`?",
+        ),
+        (
+            "[times]\n",
+            "timeout_server",
+            "did you mean `response_timeout`?",
+        ),
+        (
+            "[times]\n",
+            "connect_timeout",
+            "did you mean `backends.NAME.connect_timeout`?",
+        ),
+        (
+            "[limits]\n",
+            "client_max_body_size",
+            "did you mean `max_body`?",
+        ),
+        ("[backends.b]\n", "ssl", "did you mean `tls`?"),
+        (
+            "[backends.b]\n",
+            "ca_file",
+            "did you mean `backends.NAME.tls.ca`?",
+        ),
+        (
+            "[backends.b]\n",
+            "maxconn",
+            "did you mean `backends.NAME.servers.NAME.max_connections`?",
+        ),
+        ("[backends.b]\n", "option_httpchk", "did you mean `check`?"),
+        (
+            "[backends.b]\n",
+            "timeout_server",
+            "did you mean `response_timeout` or `inactivity_timeout`?",
+        ),
+        (
+            "[backends.\"b.c\".check]\n",
+            "inter",
+            "did you mean `interval`?",
+        ),
+        (server, "maxconn", "did you mean `max_connections`?"),
+        (server, "ssl", "did you mean `backends.NAME.tls`?"),
+        (
+            server,
+            "send-proxy",
+            "did you mean `backends.NAME.send_proxy = \"v1\"`?",
+        ),
+        ("[[routes]]\n", "server_name", "did you mean `host`?"),
+        ("[[routes]]\n", "proxy_pass", "did you mean `backend`?"),
+        ("[[routes]]\n", "rewrite", "there are no redirects"),
+        (
+            listener,
+            "option_forwardfor",
+            "X-Forwarded-For is sent without being asked for",
+        ),
+        // What has no counterpart is told what there is.
+        (listener, "ca_file", "known here: address, "),
+    ] {
+        let text = match table.replace("KEY", word) {
+            whole if whole != table => whole,
+            table => format!("{table}{word} = 1\n"),
+        };
+        assert_said(&text, &[word, &format!(": unknown key; {meant}")]);
+    }
+}
