@@ -127,6 +127,40 @@ fn a_file_that_cannot_be_used_is_named_with_the_reason() {
     assert!(matches!(visitor_server(&[]), Err(TlsFault::NoFiles)));
 }
 
+/// Self-signed, of version 1: `openssl x509 -req -signkey`.
+const OLD: &str = "-----BEGIN CERTIFICATE-----
+MIIBHjCBxQIUHMKkpRCjzeUxkR9cFrxtWcUGjKgwCgYIKoZIzj0EAwIwETEPMA0G
+A1UEAwwGT2xkIENBMCAXDTI2MTEyMTExMTUzMVoYDzIxMjYxMDI4MTExNTMxWjAR
+MQ8wDQYDVQQDDAZPbGQgQ0EwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAARr+lO4
+eDRSWmXG/7WhJOOMpklykLp718DD3EtiWor+i8fs80CIqSqXgay9zHhQCODrqL58
+PVyvDewxQBIfKy4+MAoGCCqGSM49BAMCA0gAMEUCIQD26iDVwLRouvjh8NL/HBpB
+R0zTmZTA+F9+4GHCQ+xz1QIgZqngnWO9GXYUyJanenZ6YZNvKiWGHgX/sNaYP7Ld
+pY0=
+-----END CERTIFICATE-----
+";
+
+#[test]
+fn a_certificate_of_version_1_is_told_of_in_words_and_hides_no_other() {
+    let world = World::new();
+    let issued = world.authority.issue_agent(&["app1"], Validity::days(1));
+    let issued = issued.unwrap();
+    let key = issued.pem().find("-----BEGIN PRIVATE").unwrap();
+    let alone = format!("{OLD}{}", &issued.pem()[key..]);
+    let told = Identity::load(&world.write("old.pem", &alone)).unwrap_err();
+    let told = told.to_string();
+    for part in [
+        "certificate 1 in ",
+        "old.pem cannot be used: ",
+        "of version 1",
+        "-extfile",
+    ] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    assert!(!told.contains("Error"), "{told}");
+    let both = format!("{OLD}{}", issued.pem());
+    Identity::load(&world.write("both.pem", &both)).unwrap();
+}
+
 #[test]
 fn nothing_prints_a_key() {
     let world = World::new();

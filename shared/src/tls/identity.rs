@@ -17,6 +17,7 @@ use rustls::{Error, InconsistentKeys, SignatureScheme};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::anchors::Unfit;
+use super::fault::of_our_own;
 use super::pem::{PemFile, Stamp, warn_if_readable_by_others};
 use super::{TlsFault, provider};
 
@@ -103,8 +104,9 @@ fn certify(
         .load_private_key(key)
         .map_err(|e| TlsFault::BadKey {
             path: path.into(),
-            what: e.to_string(),
+            what: of_our_own(&e),
         })?;
+    let mut unread = None;
     for position in 0..chain.len() {
         let one = CertifiedKey::new(vec![chain[position].clone()], key.clone());
         match one.keys_match() {
@@ -114,16 +116,17 @@ fn certify(
                 return Ok(CertifiedKey::new(chain, key));
             }
             Err(Error::InconsistentKeys(_)) => {}
+            // The key may belong to another one, and this be an authority's.
             Err(e) => {
-                return Err(TlsFault::BadCertificate {
+                unread.get_or_insert_with(|| TlsFault::BadCertificate {
                     path: path.into(),
                     position: position + 1,
-                    what: e.to_string(),
+                    what: of_our_own(&e),
                 });
             }
         }
     }
-    Err(TlsFault::KeyMismatch(path.into()))
+    Err(unread.unwrap_or_else(|| TlsFault::KeyMismatch(path.into())))
 }
 
 /// An identity that can be replaced while it is in use. Give it to [`super::tunnel_server`] or

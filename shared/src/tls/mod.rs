@@ -40,6 +40,7 @@ mod fault;
 
 pub use anchors::{Anchors, End, Fit, Unfit};
 pub use app::{AppTrust, app_client, origin_client};
+use fault::of_our_own;
 pub use fault::{By, HandshakeFault, Layer};
 pub use identity::{Identity, SwapIdentity};
 pub use pem::{FileWatch, PemFile, is_readable_by_others, read_bounded};
@@ -160,7 +161,7 @@ impl Authorities {
                 .map_err(|e| TlsFault::BadCertificate {
                     path: path.into(),
                     position: index + 1,
-                    what: e.to_string(),
+                    what: of_our_own(&e),
                 })?;
         }
         Ok(Self {

@@ -131,7 +131,7 @@ fn from_webpki(why: &webpki::Error) -> Option<&'static str> {
             "the peer's chain of certificates takes too long to check; send the certificate and its issuers alone"
         }
         E::UnsupportedCertVersion => {
-            "the peer's certificate is not of version 3 (X.509v3); issue it again"
+            "the peer's certificate is not of version 3 (X.509v3), as it is without extensions; issue it again with one (openssl x509 -req … -extfile FILE)"
         }
         E::InvalidSerialNumber => {
             "the serial number of the peer's certificate is not a positive one of 20 octets at most"
@@ -235,7 +235,12 @@ mod tests {
                 let inside = word.trim_start_matches(|c: char| c.is_ascii_uppercase());
                 word.contains(['{', '[', '"']) || inside.chars().any(|c| c.is_ascii_uppercase())
             };
-            let known = ["basicConstraints", "nameConstraints", "extendedKeyUsage"];
+            let known = [
+                "basicConstraints",
+                "nameConstraints",
+                "extendedKeyUsage",
+                "FILE",
+            ];
             let raw = text
                 .split([' ', '(', ')', ';', ','])
                 .find(|word| !known.contains(word) && !word.starts_with("X.509") && debug(word));

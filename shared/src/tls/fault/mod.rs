@@ -12,7 +12,11 @@ use thiserror::Error as ThisError;
 
 mod certificate; // our verdict on the peer's certificate
 
+mod own; // rustls's verdict on a file of ours
+
 mod peer; // the peer's verdict on us, and what it did wrong
+
+pub(super) use own::of_our_own;
 
 /// Which layer failed, as agents log it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
