@@ -24,6 +24,9 @@ const HEADER_HTTP2: Taken = [NO, BEHIND, NO];
 const TLS: Taken = [NO, NO, BARE];
 const HEADER_TLS: Taken = [NO, NO, BEHIND];
 
+/// What is said of a port that wants to see a certificate.
+const DEMANDED: &str = "takes TLS without a PROXY header, and demands a certificate: give a backend `tls.client_certificate`";
+
 async fn probe(address: impl ToString, options: &[&str]) -> Finished {
     let mut words = vec!["probe".to_owned(), address.to_string()];
     words.extend(options.iter().map(ToString::to_string));
@@ -81,13 +84,21 @@ async fn haproxys_ports_are_told_apart() {
     let pki = Pki::create(dir.path(), "ca");
     let identity = pki.server(&["localhost"]);
     let (some, more) = (free_ports().await, free_ports().await);
+    let last = free_ports().await;
     let ports = [some.visitors, some.tunnels, more.visitors, more.tunnels];
+    let ports = [&ports[..], &[last.visitors, last.tunnels]].concat();
     let ssl = format!("ssl crt {}", identity.display());
+    let verify = format!(
+        "{ssl} verify required ca-file {}",
+        pki.ca_file("ca").display()
+    );
     let binds = [
         String::new(),
         "accept-proxy".to_owned(),
         ssl.clone(),
         format!("accept-proxy {ssl}"),
+        format!("{verify} alpn h2"),
+        format!("accept-proxy {verify} ssl-max-ver TLSv1.2"),
     ];
     let mut body = "frontend app\n\x20   http-request return status 200\n".to_owned();
     for (at, how) in ports.iter().zip(binds) {
@@ -115,6 +126,14 @@ async fn haproxys_ports_are_told_apart() {
             ports[3],
             HEADER_TLS,
             format!("`tidegate http https://{} --proxy-protocol v2`", ports[3]),
+        ),
+        (ports[4], TLS, DEMANDED.to_owned()),
+        (
+            ports[5],
+            HEADER_TLS,
+            "not without, and demands a certificate: give a backend `tls.client_certificate`, a file with one that it takes and \
+             its key and `send_proxy = \"v2\"`"
+                .to_owned(),
         ),
     ] {
         haproxy.listening(at).await;
@@ -161,6 +180,9 @@ async fn nginxs_ports_are_told_apart() {
     let pki = Pki::create(dir.path(), "ca");
     let identity = pki.server(&["localhost"]).display().to_string();
     let ssl = format!(" ssl; ssl_certificate {identity}; ssl_certificate_key {identity}");
+    let ca = pki.ca_file("ca").display().to_string();
+    let verify = format!("ssl_verify_client on; ssl_client_certificate {ca}");
+    let old = format!("{ssl}; ssl_protocols TLSv1.2");
     for (listen, expected, advice) in [
         (String::new(), PLAIN, "send none"),
         (" proxy_protocol".to_owned(), HEADER, "send v1 or v2"),
@@ -169,6 +191,15 @@ async fn nginxs_ports_are_told_apart() {
             format!(" proxy_protocol{ssl}"),
             HEADER_TLS,
             "TLS behind a PROXY header and not without",
+        ),
+        (format!("{ssl}; {verify}"), TLS, DEMANDED),
+        (format!(" http2{ssl}; {verify}"), TLS, DEMANDED),
+        (format!("{old}; {verify}"), TLS, DEMANDED),
+        // Where one is welcome and not demanded, none is needed.
+        (
+            format!("{ssl}; {}", verify.replace(" on", " optional")),
+            TLS,
+            "TLS without a PROXY header: send none",
         ),
     ] {
         let at = free_ports().await.visitors;
@@ -184,13 +215,7 @@ async fn our_own_ports_are_told_apart() {
     let site = Site::start().await;
     takes(site.world.visitors, [BARE, BARE, NO], "send none").await;
     takes(site.world.visitors_tls, TLS, "https://").await;
-    takes(site.world.tunnels, TLS, "TLS without a PROXY header").await;
-    let finished = probe(site.world.tunnels, &[]).await;
-    assert!(
-        finished.stdout.contains("demands a certificate"),
-        "{}",
-        finished.stdout
-    );
+    takes(site.world.tunnels, TLS, DEMANDED).await;
     let address = format!("localhost:{}", site.world.visitors_tls.port());
     let finished = probe(&address, &["--server-name", HOST]).await;
     let words = ["TLSv1.3, ALPN h2", &address];

@@ -3,10 +3,13 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
+use rustls::client::ResolvesClientCert;
 use rustls::pki_types::ServerName;
-use rustls::{AlertDescription, ClientConfig, Error, ProtocolVersion};
+use rustls::sign::CertifiedKey;
+use rustls::{AlertDescription, ClientConfig, Error, ProtocolVersion, SignatureScheme};
 use tidegate_shared::proxy_header::{
     Ends, Pair, TlvWriter, Unwritable, Version, write_v1, write_v2,
 };
@@ -33,6 +36,24 @@ pub(super) struct Trial {
     pub within: Duration,
 }
 
+/// Has no certificate to show, and remembers that one was asked for.
+#[derive(Debug, Default)]
+struct Asked(AtomicBool);
+
+impl ResolvesClientCert for Asked {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.0.store(true, Relaxed);
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        false
+    }
+}
+
+/// Offered in TLS, HTTP/2 first.
+const ALPN: [&str; 2] = ["h2", "http/1.1"];
+
 /// What is read of an answer: enough to tell what it is.
 const GLANCE: usize = 64;
 
@@ -55,20 +76,36 @@ impl Trial {
     }
 
     async fn on(&self, way: Way, until: Instant) -> io::Result<Found> {
-        let mut tcp = TcpStream::connect(self.address).await?;
-        tcp.set_nodelay(true)?;
-        if let Some(version) = way.header {
-            let header = header(version, &tcp)?;
-            tcp.write_all(&header).await?;
-        }
+        let mut tcp = self.begun(way).await?;
         match way.inner {
-            Inner::Tls => self.over_tls(tcp).await,
+            Inner::Tls => {
+                let (found, asked) = self.over_tls(tcp, &ALPN).await?;
+                // Whether that was a demand is not known before a request is answered.
+                if asked && matches!(found, Found::Tls { .. }) {
+                    let again = self.over_tls(self.begun(way).await?, &ALPN[1..]).await;
+                    if let Ok((demanded @ Found::CertificateDemanded(_), _)) = again {
+                        return Ok(demanded);
+                    }
+                }
+                Ok(found)
+            }
             Inner::Http2 => over_http2(&mut tcp, until).await,
             Inner::Http => {
                 tcp.write_all(self.question().as_bytes()).await?;
                 Ok(told(&answer(&mut tcp).await?))
             }
         }
+    }
+
+    /// A connection, and the header on it.
+    async fn begun(&self, way: Way) -> io::Result<TcpStream> {
+        let mut tcp = TcpStream::connect(self.address).await?;
+        tcp.set_nodelay(true)?;
+        if let Some(version) = way.header {
+            let header = header(version, &tcp)?;
+            tcp.write_all(&header).await?;
+        }
+        Ok(tcp)
     }
 
     /// Asks for nothing but a head.
@@ -79,11 +116,23 @@ impl Trial {
         )
     }
 
-    async fn over_tls(&self, tcp: TcpStream) -> io::Result<Found> {
-        let connector = TlsConnector::from(Arc::clone(&self.tls));
+    /// What is found, and whether a certificate was asked for.
+    async fn over_tls(&self, tcp: TcpStream, alpn: &[&str]) -> io::Result<(Found, bool)> {
+        let asked = Arc::<Asked>::default();
+        let mut config = ClientConfig::clone(&self.tls);
+        config.client_auth_cert_resolver = Arc::<Asked>::clone(&asked);
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let connector = TlsConnector::from(Arc::new(config));
+        let is_asked = || asked.0.load(Relaxed);
         let mut tls = match connector.connect(self.name.clone(), tcp).await {
             Ok(tls) => tls,
-            Err(error) => return Ok(refused(&error)),
+            // Of TLS 1.2 it is a part of the handshake, and the alert is often one that says nothing.
+            Err(error) if is_asked() => {
+                let why = HandshakeFault::from_io(&error);
+                let what = format!("asked for a certificate, got none, and refused: {why}");
+                return Ok((Found::CertificateDemanded(what), true));
+            }
+            Err(error) => return Ok((refused(&error), false)),
         };
         let session = tls.get_ref().1;
         let version = match session.protocol_version() {
@@ -96,31 +145,42 @@ impl Trial {
             || "no ALPN".to_owned(),
             |alpn| format!("ALPN {}", alpn.escape_ascii()),
         );
+        let agreed = format!("{version}, {alpn}");
         // What is asked for inside is no longer a question of what the port takes, only of what it says.
-        let asked = timeout(self.within / 2, self.inside(&mut tls, http2)).await;
-        let then = match asked {
-            Ok(Ok(then)) => then,
-            Ok(Err(error)) if is_end(&error) => Found::Closed.words(),
-            Ok(Err(error)) => format!("refused: {}", HandshakeFault::from_io(&error)),
-            Err(_elapsed) => Found::Silent.words(),
+        let answer = timeout(self.within / 2, self.inside(&mut tls, http2)).await;
+        let (then, is_refusal) = match answer {
+            Ok(Ok(found)) => (
+                found.words(),
+                matches!(found, Found::Http(400) | Found::Closed),
+            ),
+            Ok(Err(error)) if is_end(&error) => (Found::Closed.words(), true),
+            Ok(Err(error)) => {
+                let why = HandshakeFault::from_io(&error);
+                (format!("refused: {why}"), true)
+            }
+            Err(_elapsed) => (Found::Silent.words(), false),
         };
-        Ok(Found::Tls {
-            agreed: format!("{version}, {alpn}"),
-            then,
-        })
+        let found = if is_asked() && is_refusal {
+            Found::CertificateDemanded(format!(
+                "{agreed}; asked for a certificate, got none, and {then}"
+            ))
+        } else {
+            Found::Tls { agreed, then }
+        };
+        Ok((found, is_asked()))
     }
 
-    async fn inside<S>(&self, tls: &mut S, http2: bool) -> io::Result<String>
+    async fn inside<S>(&self, tls: &mut S, http2: bool) -> io::Result<Found>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         if http2 {
             let until = Instant::now() + self.within / 2;
-            return Ok(over_http2(tls, until).await?.words());
+            return over_http2(tls, until).await;
         }
         tls.write_all(self.question().as_bytes()).await?;
         tls.flush().await?;
-        Ok(told(&answer(tls).await?).words())
+        Ok(told(&answer(tls).await?))
     }
 }
 

@@ -135,8 +135,8 @@ async fn tried(asked: &Probe) -> Result<Report, Trouble> {
         Ok(address) => ServerName::IpAddress(address.into()),
         Err(_) => ServerName::try_from(host.clone()).map_err(|_| unusable())?,
     };
-    let tls = app_client(&AppTrust::Insecure, &[b"h2", b"http/1.1"])
-        .map_err(|fault| Trouble::Ours(fault.to_string()))?;
+    let tls =
+        app_client(&AppTrust::Insecure, &[]).map_err(|fault| Trouble::Ours(fault.to_string()))?;
     let trial = Trial {
         address,
         host: asked

@@ -64,6 +64,8 @@ pub enum Found {
     Tls { agreed: String, then: String },
     /// Of TLS, what only who has understood our first message can answer: why it goes no further.
     TlsRefused(String),
+    /// TLS with who has a certificate of his own to show: what came of showing none.
+    CertificateDemanded(String),
     /// A TLS handshake that failed.
     NoTls(String),
     /// Neither HTTP/1 nor TLS.
@@ -85,7 +87,7 @@ impl Found {
     fn is_answer(&self) -> bool {
         match self {
             Self::Http(_) | Self::Tls { .. } | Self::TlsRefused(_) => true,
-            Self::Other(_) | Self::Http2 | Self::Http2Only => true,
+            Self::CertificateDemanded(_) | Self::Other(_) | Self::Http2 | Self::Http2Only => true,
             Self::NoTls(_) | Self::Closed | Self::Silent | Self::Broken(_) => false,
         }
     }
@@ -96,7 +98,7 @@ impl Found {
             Self::Http(status) => format!("answered {status}"),
             Self::Tls { agreed, then } => format!("{agreed}; then {then}"),
             Self::TlsRefused(why) => format!("speaks TLS, and refused: {why}"),
-            Self::NoTls(why) => why.clone(),
+            Self::CertificateDemanded(what) | Self::NoTls(what) => what.clone(),
             Self::Other(seen) => format!("answered with {seen}"),
             Self::Http2 => "answered in HTTP/2".to_owned(),
             Self::Http2Only => "speaks HTTP/2, and did not take this".to_owned(),
@@ -113,7 +115,13 @@ impl Found {
 /// header has to be what it says without one, or, where it takes nothing without, no 400. A 400 in clear text is also what a
 /// port of TLS says to who does not speak it.
 pub fn taken(found: &[Found; WAYS.len()]) -> [bool; WAYS.len()] {
-    let tls = |at: usize| matches!(found[at], Found::Tls { .. } | Found::TlsRefused(_));
+    let tls = |at: usize| {
+        let found = &found[at];
+        matches!(
+            found,
+            Found::Tls { .. } | Found::TlsRefused(_) | Found::CertificateDemanded(_)
+        )
+    };
     let http2 = |at: usize| found[at] == Found::Http2;
     let any_tls = (6..WAYS.len()).any(tls);
     let plain = match found[0] {
@@ -145,7 +153,10 @@ pub fn advice(address: &str, found: &[Found; WAYS.len()]) -> String {
     let mut said = Vec::new();
     for (inner, from) in INNERS.into_iter().zip([0, 3, 6]) {
         let [bare, v1, v2] = [taken[from], taken[from + 1], taken[from + 2]];
-        if bare || v1 || v2 {
+        let demanded = |found: &Found| matches!(found, Found::CertificateDemanded(_));
+        if found[from..from + 3].iter().any(demanded) {
+            said.push(demand([bare, v1, v2]));
+        } else if bare || v1 || v2 {
             said.push(remedy(address, inner, [bare, v1, v2]));
         }
     }
@@ -186,6 +197,26 @@ fn remedy(address: &str, inner: Inner, [bare, v1, v2]: [bool; 3]) -> String {
             )
         }
     }
+}
+
+/// What to write where it takes TLS, from who shows a certificate.
+fn demand([bare, v1, v2]: [bool; 3]) -> String {
+    let (behind, keys) = match (bare, v1, v2) {
+        (_, false, false) => ("without a PROXY header", ""),
+        (false, _, true) => (
+            "behind a PROXY header and not without",
+            " and `send_proxy = \"v2\"`",
+        ),
+        (false, ..) => (
+            "behind a PROXY header and not without",
+            " and `send_proxy = \"v1\"`",
+        ),
+        (true, ..) => ("both with a PROXY header and without", ""),
+    };
+    format!(
+        "TLS {behind}, and demands a certificate: give a backend `tls.client_certificate`, a file with one that it takes and its \
+         key{keys} (`tidegate http` has none to show; a gateway's port for agents demands one, too, and is not for visitors)"
+    )
 }
 
 /// The agent's command, and the keys of a gateway's backend, that speak to the port so.
@@ -471,6 +502,35 @@ mod tests {
             closed(),
         ]);
         assert!(advice("app:1", &found).contains("answers 400 to everything"));
+    }
+
+    #[test]
+    fn who_demands_a_certificate_is_not_recommended_what_has_none() {
+        let closed = || Found::Closed;
+        let demanded = || Found::CertificateDemanded("TLSv1.3; then answered 400".to_owned());
+        for (tls, said) in [
+            (
+                [demanded(), closed(), closed()],
+                "app:1 takes TLS without a PROXY header, and demands a certificate",
+            ),
+            (
+                [closed(), demanded(), demanded()],
+                "its key and `send_proxy = \"v2\"`",
+            ),
+        ] {
+            let [d, e, f] = tls;
+            let found = without_http2([closed(), closed(), closed(), d, e, f]);
+            let advice = advice("app:1", &found);
+            assert!(taken(&found)[6..].contains(&true));
+            assert!(
+                advice.contains(said) && advice.contains("`tls.client_certificate`"),
+                "{advice}"
+            );
+            assert!(
+                !advice.contains("https://") && !advice.contains("send none"),
+                "{advice}"
+            );
+        }
     }
 
     #[test]
