@@ -143,6 +143,9 @@ impl Failure {
             ("wrong-name", By::Us) => {
                 "; give the name in the gateway's certificate with --server-name"
             }
+            ("peer-reset" | "peer-closed", By::Peer) => {
+                "; a gateway's port does so where it requires a PROXY header (its --tunnels-proxy): dial the load balancer that sends one"
+            }
             _ => "",
         };
         Self {

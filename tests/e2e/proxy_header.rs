@@ -442,7 +442,13 @@ async fn an_agent_too_may_come_through_a_load_balancer() {
     assert_eq!(listed[0]["agent"], "203.0.113.7:56324", "{listed:?}");
     assert_eq!(world.get(HOST, "/hello").await.status(), 200);
     // One that comes straight is refused, and told so in the log.
-    let _straight = world.launch_agent(&world.pki.agent(&["shop.test"]), app.target(), &[]);
+    let straight = world.launch_agent(&world.pki.agent(&["shop.test"]), app.target(), &[]);
+    straight
+        .wait_log(&[
+            "during the handshake",
+            "where it requires a PROXY header (its --tunnels-proxy): dial the load balancer",
+        ])
+        .await;
     world
         .gateway
         .wait_log(&[
