@@ -14,6 +14,9 @@ mod routes; // routes that nobody meets, and those that are for too many
 #[path = "config/types.rs"]
 mod types; // what stands where something else is due
 
+#[path = "config/unmeant.rs"]
+mod unmeant; // what is allowed and seldom meant
+
 #[path = "config/values.rs"]
 mod values; // where values come from, and where they are kept
 

@@ -15,6 +15,7 @@ use super::routes::Goal;
 use super::settings::Source;
 use super::shadow;
 use super::table::Problem;
+use super::unmeant;
 use crate::backend::config::Place;
 use crate::door::Expect;
 
@@ -43,7 +44,16 @@ pub(super) fn advice(config: &Config) -> Vec<Problem> {
         .listeners
         .iter()
         .filter(|listener| listener.proxy.value == Expect::Optional)
-        .map(|listener| listener.proxy.named.problem(optional));
+        .map(|listener| {
+            let waits = match listener.passing {
+                Some(_) => format!(
+                    "; where the server speaks first (SSH, SMTP, MySQL), who sends no header waits for `proxy_timeout` ({:?})",
+                    config.run.proxy.proxy_timeout
+                ),
+                None => String::new(),
+            };
+            listener.proxy.named.problem(format!("{optional}{waits}"))
+        });
     let tunnels = (config.run.proxy.tunnels_proxy == Expect::Optional)
         .then(|| config.sources.problem("tunnels_proxy", optional));
     let idle = config.backends.iter().filter(|placed| {
@@ -72,6 +82,7 @@ pub(super) fn advice(config: &Config) -> Vec<Problem> {
         .chain(rates::advice(config))
         .chain(listening_in_vain(config))
         .chain(starred(config))
+        .chain(unmeant::advice(config))
         .chain(unasked)
         .collect()
 }

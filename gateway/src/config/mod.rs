@@ -44,6 +44,8 @@ mod settings; // options that stand in a file
 
 mod table; // a file's tables, key by key
 
+mod unmeant; // what is allowed and seldom meant
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
