@@ -178,7 +178,7 @@ fn tunnels(config: &Config) -> Vec<Problem> {
 }
 
 /// Where connections of listeners in TCP mode go.
-fn onwards(config: &Config) -> impl Iterator<Item = &Onward> {
+pub(super) fn onwards(config: &Config) -> impl Iterator<Item = &Onward> {
     let own = config
         .listeners
         .iter()

@@ -4,10 +4,11 @@
 use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 
-use tidegate_shared::name::NamePattern;
+use tidegate_shared::name::{AgentName, NamePattern};
 
 use super::Config;
 use super::backends::Placed;
+use super::check::onwards;
 use super::listeners::{Listener, Said};
 use super::passing::Onward;
 use super::routes::{Goal, Routed};
@@ -69,8 +70,7 @@ fn taken(config: &Config) -> Vec<Problem> {
 
 /// The same where agents may bring any name. Who names a tunnel in a route has thought of it.
 fn unnamed(config: &Config) -> Option<Problem> {
-    let mut routes = config.routes.iter();
-    if routes.any(|routed| matches!(routed.route.target, Goal::Tunnel(_))) {
+    if tunnels(config).next().is_some() {
         return None;
     }
     let routed = taker(config, None)?;
@@ -85,10 +85,25 @@ fn unwanted(routed: &Routed, text: String) -> Problem {
     }
 }
 
-/// Whether a route leads to the tunnels of a name.
+/// Whether anything leads to the tunnels of a name.
 fn is_sent_to(config: &Config, name: &NamePattern) -> bool {
-    let mut targets = config.routes.iter().map(|routed| &routed.route.target);
-    targets.any(|target| matches!(target, Goal::Tunnel(own) if name.matches(own.as_str())))
+    tunnels(config).any(|own| name.matches(own.as_str()))
+}
+
+/// The tunnels that routes and listeners name, for requests and in TCP mode.
+fn tunnels(config: &Config) -> impl Iterator<Item = &AgentName> {
+    let of_requests = config
+        .routes
+        .iter()
+        .filter_map(|routed| match &routed.route.target {
+            Goal::Tunnel(name) => Some(name),
+            Goal::Backend(_) => None,
+        });
+    let of_connections = onwards(config).filter_map(|onward| match onward {
+        Onward::Tunnel(name) => Some(name),
+        Onward::Servers { .. } | Onward::Backend(_) => None,
+    });
+    of_requests.chain(of_connections)
 }
 
 /// The route that takes all requests for a name, where each listener has one; for any name without.

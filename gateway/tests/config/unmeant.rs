@@ -72,6 +72,14 @@ fn a_route_that_leaves_tunnels_without_visitors_is_told_of() {
         ),
         // At the other one they come to their tunnels.
         (&named, format!("{backend}listeners = 'web'\n"), None),
+        // Its visitors come in TCP mode.
+        (
+            &named,
+            format!(
+                "{backend}[listeners.db]\naddress = '127.0.0.1:82'\nmode = 'tcp'\ntunnel = 'b.test'\n"
+            ),
+            Some("requests for a.test, *.c.test come here"),
+        ),
         ("", backend.to_owned(), None),
     ] {
         let parts = said.map(|said| [": routes: ", said]);
