@@ -225,7 +225,7 @@ async fn a_visitor_that_speaks_no_http_is_named_in_the_log() {
         ),
         (
             b"PROXY TCP4 127.0.0.1 127.0.0.1 8080 8081\r\nGET / HTTP/1.1\r\n\r\n",
-            ["PROXY v1", "send-proxy)"],
+            ["PROXY v1", "without send-proxy; nginx"],
         ),
         (v2, ["PROXY v2", "send-proxy-v2"]),
         (b"SSH-2.0-OpenSSH_9.9\r\n", ["SSH", "HTTP is served here"]),

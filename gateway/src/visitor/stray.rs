@@ -197,7 +197,7 @@ fn unread(header: Stray, scene: &Scene<'_>) -> String {
         _ => "send-proxy-v2",
     };
     format!(
-        "none is read here: {}, and {ip} in {from}, or have {ip} send none (HAProxy: without {option}); nginx: proxy_protocol off)",
+        "none is read here: {}, and {ip} in {from}, or have {ip} send none (HAProxy: without {option}; nginx: proxy_protocol off)",
         door.named.advice("required")
     )
 }
