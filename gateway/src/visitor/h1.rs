@@ -5,7 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -17,8 +17,9 @@ use tidegate_shared::drain::{Drain, IDLE_OVER};
 use tidegate_shared::glance::Glance;
 use tidegate_shared::http1::request::{Flaw, Found};
 use tidegate_shared::page::Wants;
+use tidegate_shared::timer::Timer;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::time::{sleep_until, timeout};
+use tokio::time::timeout;
 use tracing::debug;
 
 use super::framed::{
@@ -132,9 +133,7 @@ where
     let limits = &reception.limits;
     let mut finishing = Box::pin(reception.drain.finishing());
     let mut told = false;
-    let mut watch = Box::pin(sleep_until(after(limits.patience.grain())));
-    // Who is woken by it as it stands.
-    let mut woken: Option<Waker> = None;
+    let mut watch = Timer::until(after(limits.patience.grain()));
     // The next look is one for the visitor.
     let mut looks = false;
     poll_fn(|cx| {
@@ -142,8 +141,7 @@ where
             if !told && finishing.as_mut().poll(cx).is_ready() {
                 told = true;
                 finish();
-                watch.as_mut().reset(after(IDLE_OVER));
-                woken = None;
+                watch.reset(after(IDLE_OVER));
             }
             if let Poll::Ready(result) = connection.as_mut().poll(cx) {
                 return Poll::Ready(Ended::Over(result));
@@ -163,19 +161,9 @@ where
             if !looks && watched.pulse.is_held_back() {
                 looks = true;
                 let soon = after(LOOK_EVERY).min(watch.deadline());
-                watch.as_mut().reset(soon);
-                woken = None;
+                watch.reset(soon);
             }
-            // Asking a timer anew for every octet would cost more than what it watches over.
-            let is_known = |waker: &Waker| waker.will_wake(cx.waker());
-            if !watch.is_elapsed() && woken.as_ref().is_some_and(is_known) {
-                return Poll::Pending;
-            }
-            if watch.as_mut().poll(cx).is_pending() {
-                woken = Some(cx.waker().clone());
-                return Poll::Pending;
-            }
-            woken = None;
+            ready!(watch.poll(cx));
             if std::mem::take(&mut looks) {
                 watched.pulse.look_for_visitor();
             }
@@ -183,8 +171,8 @@ where
                 return Poll::Ready(Ended::Overdue(Overdue::Idle));
             }
             match watched.look(limits) {
-                Ok(again) => watch.as_mut().reset(again.into()),
-                Err(None) => watch.as_mut().reset(after(Duration::from_secs(1))),
+                Ok(again) => watch.reset(again.into()),
+                Err(None) => watch.reset(after(Duration::from_secs(1))),
                 Err(Some(overdue)) => {
                     if matches!(overdue, Overdue::Body | Overdue::Reading) {
                         watched.pulse.cut(Failure::VisitorStalled);
