@@ -188,6 +188,16 @@ fn read(mut root: Table<'_>, folder: &Path, run: &Command) -> File {
     }
 }
 
+/// The keys that the reader of a file knows, by the tables that it met.
+#[cfg(test)]
+pub(super) fn keys_known(text: &str, run: &Command) -> Vec<(String, Vec<String>)> {
+    let document = Document::new("a.toml", text);
+    let (parsed, errors) = DeTable::parse_recoverable(text);
+    assert!(errors.is_empty(), "{errors:?}");
+    read(Table::root(&document, parsed.get_ref()), Path::new(""), run);
+    document.known.take()
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;

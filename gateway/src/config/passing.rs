@@ -83,7 +83,7 @@ pub(super) const KEYS: [&str; 9] = [
 ];
 
 /// Those of them that say where connections go.
-const ONWARD: [&str; 5] = ["tunnel", "backend", "servers", "send_proxy", "proxy_tlvs"];
+pub(super) const ONWARD: [&str; 5] = ["tunnel", "backend", "servers", "send_proxy", "proxy_tlvs"];
 
 impl Passed {
     /// Whether it is for the visitors of this listener.

@@ -202,7 +202,7 @@ pub(super) fn read(
         let Some(value) = table.take(id.to_owned()) else {
             continue;
         };
-        if passes && OF_REQUESTS.contains(&id) {
+        if passes && is_of_requests(id) {
             value.complain("a listener in TCP mode knows nothing of requests; leave it out");
             continue;
         }
@@ -224,10 +224,15 @@ pub(super) fn home_in_listener(key: &str, run: &Command) -> Option<String> {
 }
 
 /// Whether a listener may say it otherwise.
-fn is_own(option: &Arg) -> bool {
+pub(super) fn is_own(option: &Arg) -> bool {
     let id = option.get_id().as_str();
     OF_LIMITS.contains(&id)
         || (!SHARED.contains(&id) && matches!(key_of(option), Some(("sources", _))))
+}
+
+/// Whether it concerns requests.
+pub(super) fn is_of_requests(id: &str) -> bool {
+    OF_REQUESTS.contains(&id)
 }
 
 /// What counts at one listener.

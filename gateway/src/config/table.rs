@@ -100,6 +100,9 @@ pub(super) struct Document<'a> {
     /// Where each line begins.
     lines: Vec<usize>,
     problems: RefCell<Vec<(usize, Problem)>>,
+    /// The keys that its reader knows, by table.
+    #[cfg(test)]
+    pub(super) known: RefCell<Vec<(String, Vec<String>)>>,
 }
 
 impl<'a> Document<'a> {
@@ -110,6 +113,8 @@ impl<'a> Document<'a> {
             text,
             lines: std::iter::once(0).chain(ends).collect(),
             problems: RefCell::default(),
+            #[cfg(test)]
+            known: RefCell::default(),
         }
     }
 
@@ -285,6 +290,12 @@ impl<'d> Table<'d> {
 
     /// Notes every key that was not asked for; `elsewhere` knows the table in which a key would be right.
     pub(super) fn finish(self, elsewhere: impl Fn(&str) -> Option<String>) {
+        #[cfg(test)]
+        {
+            let known = self.asked.iter().map(ToString::to_string).collect();
+            let mut tables = self.document.known.borrow_mut();
+            tables.push((self.path.clone(), known));
+        }
         for key in self.table.keys() {
             let name = key.get_ref().as_ref();
             if self.asked.iter().any(|asked| asked == name) {

@@ -46,7 +46,10 @@ fn what_a_backend_is_told_has_its_place_and_the_rest_is_default() {
         ("retry_on = [\"unreachable\", \"closed\"]", "default"),
         ("upgraded_timeout = \"0s\"", "default"),
         ("path = \"/health\"", "a.toml:8"),
-        ("tls = { verify = false }", "a.toml:9"),
+        (
+            "tls = { verify = false }",
+            "a.toml:9; not set: ca (the system's), server_name (each server's host), client_certificate (none)",
+        ),
         (
             "proxy_tlvs = [\"authority\", \"alpn\", \"unique-id\", \"ssl\"]",
             "default",
@@ -54,7 +57,7 @@ fn what_a_backend_is_told_has_its_place_and_the_rest_is_default() {
         ("send_proxy = \"v2\"", "a.toml:10"),
         (
             "one = { address = \"10.0.0.1:80\", weight = 1, backup = false, max_connections = 0 }",
-            "a.toml:12; default: weight, backup, max_connections",
+            "a.toml:12; default: weight, backup, max_connections; not set: srv (none), slots (none: the system looks it up), family (any)",
         ),
         ("[backends.\"a.b\".check]", "a.toml:8"),
         ("path = \"/\"", "a.toml:18"),
@@ -70,7 +73,8 @@ fn what_a_backend_is_told_has_its_place_and_the_rest_is_default() {
     }
 }
 
-/// Whatever is printed with `--effective` has a source, but for the heads of tables.
+/// Whatever is printed with `--effective` has a source, but for the heads of tables; what an option's variable says of a
+/// listener as well.
 #[test]
 fn every_value_has_its_source() {
     let text = "[listeners.web]\naddress = \"127.0.0.1:80\"\n\
@@ -81,9 +85,13 @@ fn every_value_has_its_source() {
                 [backends.b]\nqueue_timeout = \"1500ms\"\n[backends.b.servers.one]\naddress = \"10.0.0.1:3\"\nweight = 2\n\
                 [times]\ndrain = \"5s\"\n";
     let folder = folder(&[("a.toml", text)]);
-    let shown = shown(folder.path(), &["--effective", "--config", "a.toml"], &[]);
-    for (setting, source) in &shown {
-        let is_head = setting.starts_with('[') || setting.starts_with('#') || setting.is_empty();
+    let shown = shown(
+        folder.path(),
+        &["--effective", "--config", "a.toml"],
+        &[("TIDEGATE_VISITORS", "127.0.0.1:5")],
+    );
+    for (setting, source) in &shown[1..] {
+        let is_head = setting.starts_with('[') || setting.is_empty();
         assert!(is_head || !source.is_empty(), "{setting}: {shown:#?}");
     }
     for (setting, source) in [
@@ -106,9 +114,13 @@ fn every_value_has_its_source() {
         ("connect_timeout = \"3s\"", "default"),
         (
             "one = { address = \"10.0.0.1:3\", weight = 2, backup = false, max_connections = 0 }",
-            "a.toml:25, address a.toml:26, weight a.toml:27; default: backup, max_connections",
+            "a.toml:25, address a.toml:26, weight a.toml:27; default: backup, max_connections; not set: srv (none), slots (none: the system looks it up), family (any)",
         ),
         ("drain = \"5s\"", "a.toml:29"),
+        (
+            "address = \"127.0.0.1:5\"",
+            "the variable TIDEGATE_VISITORS",
+        ),
     ] {
         let is = |line: &(String, String)| line.0 == setting && line.1 == source;
         assert!(shown.iter().any(is), "{setting} # {source}: {shown:#?}");

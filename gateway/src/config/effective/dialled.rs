@@ -13,7 +13,7 @@ use super::super::backends::Placed;
 use super::super::check::asks;
 use super::super::resolver::Resolving;
 use super::super::table::Places;
-use super::{DEFAULT, entry, key, quoted, shown, spot_or_default, tlvs};
+use super::{DEFAULT, absent, entry, key, quoted, shown, spot_or_default, tlvs};
 use crate::backend::config::{
     Backend, Balance, By, Check, Family, Hash, Place, Server, Terms, Tls,
 };
@@ -22,8 +22,13 @@ use crate::backend::greeting::SendProxy;
 /// Lines of a table of which it is known where its keys stand.
 struct Lines<'a> {
     places: &'a Places,
+    /// What is not set is told as well.
+    all: bool,
     out: &'a mut String,
 }
+
+/// The value of a key, or what its absence means.
+type Known = Result<String, &'static str>;
 
 impl Lines<'_> {
     /// The value of a key, named with the tables that it is in.
@@ -40,20 +45,38 @@ impl Lines<'_> {
             .push_str(&entry(&format!("{key} = {value}"), comment));
     }
 
+    /// The value of a key, or what its absence means.
+    fn add_known(&mut self, path: &str, value: Known) {
+        match value {
+            Ok(value) => self.add(path, &value),
+            Err(word) if self.all => {
+                let key = path.rsplit('.').next().unwrap_or(path);
+                let comment = spot_or_default(self.places.of(path));
+                absent(key, word, &comment, self.out);
+            }
+            Err(_) => {}
+        }
+    }
+
     /// The head of the table at `path`.
     fn head(&mut self, path: &str, name: &str) {
         let comment = spot_or_default(self.places.of(path));
         self.out.push_str(&entry(&format!("[{name}]"), &comment));
     }
 
-    /// A table on one line: `values` are its keys, those of which nothing is said left out. Where the keys stand is said of those
-    /// that stand elsewhere or nowhere.
-    fn add_table(&mut self, path: &str, values: &[(&str, Option<String>)]) {
+    /// A table on one line: `values` are its keys. Where the keys stand is said of those that stand elsewhere or nowhere.
+    fn add_table(&mut self, path: &str, values: &[(&str, Known)]) {
         let whole = self.places.of(path);
         let (mut text, mut comment) = (Vec::new(), spot_or_default(whole));
-        let mut defaults = Vec::new();
+        let (mut defaults, mut lacking) = (Vec::new(), Vec::new());
         for (at, (key, value)) in values.iter().enumerate() {
-            let Some(value) = value else { continue };
+            let value = match value {
+                Ok(value) => value,
+                Err(word) => {
+                    lacking.push(format!("{key} ({word})"));
+                    continue;
+                }
+            };
             text.push(format!("{key} = {value}"));
             match (self.places.of(&format!("{path}.{key}")), whole) {
                 (Some(own), Some(whole)) if own.line != whole.line => {
@@ -68,6 +91,9 @@ impl Lines<'_> {
         if !defaults.is_empty() {
             let _infallible = write!(comment, "; {DEFAULT}: {}", defaults.join(", "));
         }
+        if self.all && !lacking.is_empty() {
+            let _infallible = write!(comment, "; not set: {}", lacking.join(", "));
+        }
         let key = key(path.strip_prefix("servers.").unwrap_or(path));
         let text = format!("{key} = {{ {} }}", text.join(", "));
         self.out.push_str(&entry(&text, &comment));
@@ -75,7 +101,7 @@ impl Lines<'_> {
 }
 
 /// All of a backend.
-pub(super) fn backend(placed: &Placed, out: &mut String) {
+pub(super) fn backend(placed: &Placed, all: bool, out: &mut String) {
     let Backend {
         name,
         balance,
@@ -94,22 +120,27 @@ pub(super) fn backend(placed: &Placed, out: &mut String) {
         &placed.spot.to_string(),
     ));
     let places = &placed.places;
-    let mut lines = Lines { places, out };
-    lines.add("balance", &balanced(balance));
+    let mut lines = Lines { places, all, out };
+    add_balance(balance, &mut lines);
     lines.add("protocol", &quoted(&protocol.to_string()));
     add_terms(terms, &mut lines);
-    if let Some(tls) = tls {
-        lines.add_table("tls", &secured(tls));
+    match tls {
+        Some(tls) => lines.add_table("tls", &secured(tls)),
+        None => lines.add_known("tls", Err("none: clear text")),
     }
-    if let Some(told) = send_proxy {
-        lines.add("send_proxy", &quoted(&told.version.to_string()));
-        if told.version == Version::V2 {
-            lines.add("proxy_tlvs", &tlvs(told));
+    let version = send_proxy.as_ref().map(|told| told.version);
+    let shown = version.map(|version| quoted(&version.to_string()));
+    lines.add_known("send_proxy", shown.ok_or("none"));
+    let with_room = send_proxy
+        .as_ref()
+        .filter(|told| told.version == Version::V2);
+    lines.add_known("proxy_tlvs", with_room.map(tlvs).ok_or("none"));
+    match check {
+        Some(check) => {
+            lines.head("check", &format!("backends.{name}.check"));
+            add_check(check, tls.as_ref(), send_proxy.as_ref(), &mut lines);
         }
-    }
-    if let Some(check) = check {
-        lines.head("check", &format!("backends.{name}.check"));
-        add_check(check, tls.as_ref(), send_proxy.as_ref(), &mut lines);
+        None => lines.add_known("check", Err("none")),
     }
     lines.head("servers", &format!("backends.{name}.servers"));
     for server in servers {
@@ -149,79 +180,104 @@ fn timed(time: Duration) -> String {
 }
 
 /// What it has in any case comes last: the first key of a table is one that was given, if any was.
-fn secured(tls: &Tls) -> [(&'static str, Option<String>); 4] {
+fn secured(tls: &Tls) -> [(&'static str, Known); 4] {
     let file = |file: &PathBuf| quoted(&file.display().to_string());
+    let name = tls.server_name.as_deref().map(quoted);
     let certificate = tls.client_certificate.as_ref().map(file);
     [
-        ("ca", tls.ca.as_ref().map(file)),
-        ("server_name", tls.server_name.as_deref().map(quoted)),
-        ("client_certificate", certificate),
-        ("verify", Some((!tls.unverified).to_string())),
+        ("ca", tls.ca.as_ref().map(file).ok_or("the system's")),
+        ("server_name", name.ok_or("each server's host")),
+        ("client_certificate", certificate.ok_or("none")),
+        ("verify", Ok((!tls.unverified).to_string())),
     ]
 }
 
-fn served(server: &Server) -> [(&'static str, Option<String>); 6] {
+fn served(server: &Server) -> [(&'static str, Known); 7] {
     let most = server.max_connections.map_or(0, NonZeroUsize::get);
-    let found = |slots: &NonZeroU16, family: &Family| {
-        let family = quoted(&family.to_string());
-        (Some(slots.to_string()), Some(family))
+    let (mut address, mut srv) = (Err("none"), Err("none"));
+    let (mut slots, mut family) = (Err("none: the system looks it up"), Err("any"));
+    let mut found = |count: &NonZeroU16, of: &Family| {
+        slots = Ok(count.to_string());
+        family = Ok(quoted(&of.to_string()));
     };
-    let (place, (slots, family), declares) = match &server.place {
-        Place::Fixed(address) => (("address", address.to_string()), (None, None), true),
+    let mut declares = true;
+    match &server.place {
+        Place::Fixed(at) => address = Ok(quoted(&at.to_string())),
         Place::Addresses {
             name,
             family,
             slots,
-        } => (("address", name.to_string()), found(slots, family), true),
+        } => {
+            address = Ok(quoted(&name.to_string()));
+            found(slots, family);
+        }
         Place::Services {
             service,
             family,
             slots,
-        } => (("srv", service.clone()), found(slots, family), false),
-    };
+        } => {
+            srv = Ok(quoted(service));
+            found(slots, family);
+            declares = false;
+        }
+    }
+    let of_records = "that of the SRV records";
+    let declared = |value: String| if declares { Ok(value) } else { Err(of_records) };
     [
-        (place.0, Some(quoted(&place.1))),
+        ("address", address),
+        ("srv", srv),
         ("slots", slots),
         ("family", family),
-        ("weight", declares.then(|| server.weight.to_string())),
-        ("backup", declares.then(|| server.backup.to_string())),
-        ("max_connections", Some(most.to_string())),
+        ("weight", declared(server.weight.to_string())),
+        ("backup", declared(server.backup.to_string())),
+        ("max_connections", Ok(most.to_string())),
     ]
 }
 
 /// As a user would write it.
-fn balanced(balance: &Balance) -> String {
+fn add_balance(balance: &Balance, lines: &mut Lines<'_>) {
     let Hash { by, most } = match balance {
-        Balance::RoundRobin => return quoted("round-robin"),
-        Balance::Least => return quoted("least"),
+        Balance::RoundRobin => return lines.add("balance", &quoted("round-robin")),
+        Balance::Least => return lines.add("balance", &quoted("least")),
         Balance::Hash(hash) => hash,
     };
-    let by = match by {
-        By::Source => "hash = \"source\"".to_owned(),
-        By::Header(name) => format!("hash = \"header\", name = {}", quoted(name.as_str())),
-        By::Cookie(name) => format!("hash = \"cookie\", name = {}", quoted(name)),
+    let (hash, name) = match by {
+        By::Source => ("source", Err("none")),
+        By::Header(name) => ("header", Ok(quoted(name.as_str()))),
+        By::Cookie(name) => ("cookie", Ok(quoted(name))),
     };
-    let most = most.map(|most| format!(", most = {most}"));
-    format!("{{ {by}{} }}", most.unwrap_or_default())
+    let most = most.map(|most| most.to_string());
+    let values = [
+        ("hash", Ok(quoted(hash))),
+        ("name", name),
+        ("most", most.ok_or("any share")),
+    ];
+    lines.add_table("balance", &values);
 }
 
 /// `tls` and `told` are what requests have.
 fn add_check(check: &Check, tls: Option<&Tls>, told: Option<&SendProxy>, lines: &mut Lines<'_>) {
-    if let Some(ask) = &check.ask {
-        // `check = "/health"` says the path, and nothing else.
-        let whole = lines.places.of("check").map(ToString::to_string);
-        let path = quoted(&ask.path.to_string());
-        lines.add_or("check.path", &path, whole.as_deref().unwrap_or(DEFAULT));
-        lines.add("check.method", &quoted(ask.method.as_str()));
-        if let Some(host) = &ask.host {
-            let host = String::from_utf8_lossy(host.as_bytes());
-            lines.add("check.host", &quoted(&host));
+    match &check.ask {
+        Some(ask) => {
+            // `check = "/health"` says the path, and nothing else.
+            let whole = lines.places.of("check").map(ToString::to_string);
+            let path = quoted(&ask.path.to_string());
+            lines.add_or("check.path", &path, whole.as_deref().unwrap_or(DEFAULT));
+            lines.add("check.method", &quoted(ask.method.as_str()));
+            let host = ask.host.as_ref();
+            let host = host.map(|host| quoted(&String::from_utf8_lossy(host.as_bytes())));
+            lines.add_known("check.host", host.ok_or("the server's address"));
+            lines.add("check.status", &quoted(&ask.statuses.to_string()));
         }
-        lines.add("check.status", &quoted(&ask.statuses.to_string()));
+        None => {
+            lines.add_known("check.path", Err("none: a connection is enough"));
+            for key in ["check.method", "check.host", "check.status"] {
+                lines.add_known(key, Err("none"));
+            }
+        }
     }
-    if let Some(port) = check.port {
-        lines.add("check.port", &port.to_string());
-    }
+    let port = check.port.map(|port| port.to_string());
+    lines.add_known("check.port", port.ok_or("each server's own"));
     let as_requests = "default, as requests have it";
     for (key, own, usual) in [
         ("check.tls", check.tls, tls.is_some()),
@@ -250,20 +306,19 @@ pub(super) fn resolver(config: &Config, all: bool, out: &mut String) {
     } = &config.resolving;
     let comment = match spot {
         Some(spot) => spot.to_string(),
-        None if all && asks(config) => DEFAULT.to_owned(),
+        None if all => DEFAULT.to_owned(),
         None => return,
     };
-    out.push('\n');
-    out.push_str(&entry("[resolver]", &comment));
-    let mut lines = Lines { places, out };
-    if resolver.servers.is_empty() {
-        let text = entry("# servers =", "not set; those of /etc/resolv.conf");
-        lines.out.push_str(&text);
-    } else {
-        let servers = resolver.servers.iter().map(|at| quoted(&at.to_string()));
-        let servers: Vec<String> = servers.collect();
-        lines.add("servers", &format!("[{}]", servers.join(", ")));
-    }
+    let mut table = entry("[resolver]", &comment);
+    let mut lines = Lines {
+        places,
+        all: true,
+        out: &mut table,
+    };
+    let servers = resolver.servers.iter().map(|at| quoted(&at.to_string()));
+    let servers: Vec<String> = servers.collect();
+    let servers = (!servers.is_empty()).then(|| format!("[{}]", servers.join(", ")));
+    lines.add_known("servers", servers.ok_or("those of /etc/resolv.conf"));
     for (key, time) in [
         ("timeout", resolver.timeout),
         ("hold", resolver.hold),
@@ -271,5 +326,12 @@ pub(super) fn resolver(config: &Config, all: bool, out: &mut String) {
         ("most_ttl", resolver.most_ttl),
     ] {
         lines.add(key, &quoted(&shown(time)));
+    }
+    out.push('\n');
+    for line in table.lines() {
+        // Who says nothing of it and asks nobody would be told that nobody is asked.
+        let in_vain = spot.is_none() && !asks(config) && !line.starts_with('#');
+        let mark = if in_vain { "# " } else { "" };
+        let _infallible = writeln!(out, "{mark}{line}");
     }
 }
