@@ -174,6 +174,22 @@ tunnel = "c"
 }
 
 #[test]
+fn as_many_as_there_are_are_listed_and_of_a_flood_the_rest_is_counted() {
+    for (mistakes, listed) in [(200, 200), (1200, 1000)] {
+        let keys = (0..mistakes).map(|number| format!("zzz{number} = 1\n"));
+        let told = told(&format!("{}{FINE}", keys.collect::<String>()));
+        let unknown = told.iter().filter(|line| line.contains("unknown key"));
+        assert_eq!(unknown.count(), listed);
+        let rest =
+            (mistakes > listed).then(|| format!("and {} more like these", mistakes - listed));
+        assert_eq!(told.len(), listed + usize::from(rest.is_some()));
+        if let Some(rest) = rest {
+            assert_eq!(told.last().unwrap(), &rest);
+        }
+    }
+}
+
+#[test]
 fn what_is_no_toml_or_no_file_is_told_with_its_line() {
     let told_of = told("a = \n[b\n");
     assert!(told_of[0].starts_with("a.toml:1:"), "{told_of:?}");
