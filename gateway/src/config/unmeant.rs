@@ -13,7 +13,8 @@ use super::listeners::{Listener, Said};
 use super::passing::Onward;
 use super::routes::{Goal, Routed};
 use super::table::Problem;
-use crate::backend::config::{Address, Place};
+use crate::backend::config::{Address, Balance, By, Hash, Place};
+use crate::backend::retry::Reason;
 use crate::door::Expect;
 use crate::forward::Range;
 
@@ -23,6 +24,7 @@ pub(super) fn advice(config: &Config) -> Vec<Problem> {
     all.extend(everyone(config));
     all.extend(circles(config));
     all.extend(config.backends.iter().filter_map(overlapping));
+    all.extend(of_requests(config));
     // Several listeners may go by one key.
     let mut told = Vec::with_capacity(all.len());
     for problem in all {
@@ -309,6 +311,64 @@ fn is_at(listener: &Listener, address: &Address) -> bool {
         && (own.ip() == ip
             || own.ip().is_unspecified() && here(ip)
             || ip.is_unspecified() && here(own.ip()))
+}
+
+/// Keys about requests of backends that only connections in TCP mode come to. What a name of several is meant for may be there for
+/// one that the file does not use, so none of it is refused.
+fn of_requests(config: &Config) -> Vec<Problem> {
+    let only_passed_on = config.backends.iter().filter(|placed| {
+        let goal = Goal::Backend(placed.backend.name.clone());
+        let mut requests = config.routes.iter();
+        let onward = Onward::Backend(placed.backend.name.clone());
+        onwards(config).any(|known| *known == onward)
+            && !requests.any(|routed| routed.route.target == goal)
+    });
+    only_passed_on.flat_map(of_requests_in).collect()
+}
+
+/// Those of one backend that are given.
+fn of_requests_in(placed: &Placed) -> Vec<Problem> {
+    let backend = &placed.backend;
+    let in_vain = "only connections in TCP mode come to this backend, and this is about requests: it changes nothing; leave it out";
+    let mut all = Vec::new();
+    for key in [
+        "response_timeout",
+        "inactivity_timeout",
+        "upgraded_timeout",
+        "keep_alive",
+    ] {
+        let given = placed.places.of(key);
+        all.extend(given.map(|_| placed.problem_at(key, in_vain)));
+    }
+    // Checks that send a request speak as requests do.
+    let asks = backend
+        .check
+        .as_ref()
+        .is_some_and(|check| check.ask.is_some());
+    if !asks && placed.places.of("protocol").is_some() {
+        all.push(placed.problem_at("protocol", in_vain));
+    }
+    let reasons: Vec<String> = backend
+        .terms
+        .retry_on
+        .reasons()
+        .filter(|reason| *reason != Reason::Unreachable)
+        .map(|reason| format!("`{reason}`"))
+        .collect();
+    if placed.places.of("retry_on").is_some() && !reasons.is_empty() {
+        all.push(placed.problem_at("retry_on", format!(
+            "only connections in TCP mode come to this backend, of which another server is tried only where one is `unreachable`: {} changes nothing; leave it out",
+            reasons.join(", ")
+        )));
+    }
+    if let Balance::Hash(Hash {
+        by: By::Header(_) | By::Cookie(_),
+        ..
+    }) = &backend.balance
+    {
+        all.push(placed.problem_at("balance", "only connections in TCP mode come to this backend, which have neither fields nor cookies: their server is chosen without it; write balance = { hash = \"source\" }, or \"least\""));
+    }
+    all
 }
 
 /// Checks that are given up only after the next one is due.

@@ -219,3 +219,53 @@ fn checks_that_overlap_and_servers_that_are_waited_for_are_told_of() {
     ));
     assert!(http.len() == 1 && !http[0].contains(waits), "{http:#?}");
 }
+
+/// Each at its key; one that checks or requests go by is not told of.
+#[test]
+fn what_is_about_requests_is_told_of_where_only_connections_come() {
+    let listener = "[listeners.pg]\naddress = 5432\nmode = \"tcp\"\nbackend = \"b\"\n";
+    let keys = "[backends.b]\nretry_on = [\"unreachable\", \"closed\", 503]\nresponse_timeout = \"5s\"\n\
+                inactivity_timeout = \"5s\"\nupgraded_timeout = \"5s\"\nkeep_alive = \"5s\"\nprotocol = \"h2\"\n\
+                balance = { hash = \"cookie\", name = \"s\" }\nretries = 1\nconnect_timeout = \"1s\"\nmax_queued = 5\n\
+                [backends.b.servers]\none = \"10.0.0.1:5432\"\n";
+    let advised = |text: String| -> Vec<String> {
+        let all = advised(&text).into_iter();
+        all.filter(|line| line.contains("only connections in TCP mode"))
+            .collect()
+    };
+    let told = advised(format!("{listener}{keys}"));
+    for (place, part) in [
+        (
+            "a.toml:6:12: backends.b.retry_on: ",
+            "`closed`, `503` changes nothing",
+        ),
+        ("a.toml:7:20: backends.b.response_timeout: ", "leave it out"),
+        (
+            "a.toml:8:22: backends.b.inactivity_timeout: ",
+            "leave it out",
+        ),
+        ("a.toml:9:20: backends.b.upgraded_timeout: ", "leave it out"),
+        ("a.toml:10:14: backends.b.keep_alive: ", "leave it out"),
+        ("a.toml:11:12: backends.b.protocol: ", "leave it out"),
+        (
+            "a.toml:12:11: backends.b.balance",
+            "neither fields nor cookies",
+        ),
+    ] {
+        let found = |line: &String| line.starts_with(place) && line.contains(part);
+        assert!(told.iter().any(found), "{place}{part}: {told:#?}");
+    }
+    assert_eq!(told.len(), 7, "{told:#?}");
+    let web = "[listeners.web]\naddress = 80\n[[routes]]\nbackend = \"b\"\n";
+    assert_eq!(advised(format!("{listener}{web}{keys}")), [""; 0]);
+    let checked = keys.replace(
+        "[backends.b.servers]",
+        "check = \"/up\"\n[backends.b.servers]",
+    );
+    let told = advised(format!("{listener}{checked}"));
+    assert!(
+        !told.iter().any(|line| line.contains("protocol")),
+        "{told:#?}"
+    );
+    assert_eq!(told.len(), 6, "{told:#?}");
+}
