@@ -5,6 +5,9 @@
     reason = "a test that cannot go on stops where it stands"
 )]
 
+#[path = "config/odd.rs"]
+mod odd; // what is no configuration, or nearly none
+
 #[path = "config/places.rs"]
 mod places; // where a mistake is told, and that none hides another
 
@@ -194,8 +197,16 @@ fn what_is_no_toml_or_no_file_is_told_with_its_line() {
     let told_of = told("a = \n[b\n");
     assert!(told_of[0].starts_with("a.toml:1:"), "{told_of:?}");
     assert!(told_of[1].starts_with("a.toml:2:"), "{told_of:?}");
+    assert!(
+        told_of[0].contains(": a: ") && told_of[1].contains(": b: "),
+        "{told_of:?}"
+    );
     let twice = told("[limits]\nmax_streams = 1\nmax_streams = 2\n");
-    assert!(twice[0].starts_with("a.toml:3:1"), "{twice:?}");
+    let place = "a.toml:3:1: limits.max_streams: duplicate key";
+    assert!(
+        twice.iter().any(|line| line.starts_with(place)),
+        "{twice:?}"
+    );
     let folder = folder(&[]);
     fs::write(folder.path().join("a.toml"), b"# \n\xff").unwrap();
     for (file, part) in [

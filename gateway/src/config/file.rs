@@ -9,6 +9,7 @@ use tidegate_shared::name::NamePattern;
 use toml::de::DeTable;
 
 use super::backends::{self, Placed};
+use super::broken::{around, deep};
 use super::listeners::{self, Listener, Named, Said, ranges, said};
 use super::loaded::{Loaded, MOST, octets};
 use super::passing::Passed;
@@ -98,24 +99,71 @@ pub(super) fn parse(
     let document = Document::new(name, text);
     let (parsed, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
-        let at = error.span().map_or(0, |span| span.start);
-        let named = error.span().and_then(|span| text.get(span));
-        match (error.message(), named) {
-            // Of a table it is the last part of its name.
-            ("duplicate key", Some(key)) => document.complain(
-                at,
-                "",
-                format!("duplicate key: there is a `{key}` already; leave one of the two out"),
-            ),
-            (message, _) => document.complain(at, "", message),
-        }
+        let found = error.span().map(|span| span.start);
+        let at = found.or_else(|| deep(text, DEEPEST)).unwrap_or(0);
+        document.complain(at, &around(text, at).key, no_toml(error, text));
     }
-    if !errors.is_empty() {
-        return Err(document.into_problems());
+    // Of what stands twice the first is there, and with a table's head twice the keys of both.
+    if let Some(broken) = errors.iter().find(|error| error.message() != TWICE) {
+        let at = broken.span().map_or(0, |span| span.start);
+        let whole = &text[..around(text, at).table_at];
+        return Err(with_whole_tables(
+            document.into_problems(),
+            name,
+            whole,
+            folder,
+            run,
+        ));
     }
     let root = Table::root(&document, parsed.get_ref());
     let file = read(root, folder, run);
     Ok((file, document.into_problems()))
+}
+
+/// The parts of a key, and the tables and arrays in each other, at which TOML's reader gives up.
+const DEEPEST: usize = 80;
+
+/// What TOML's reader says where there is another of the same name.
+const TWICE: &str = "duplicate key";
+
+/// Why it is no TOML.
+fn no_toml(error: &toml::de::Error, text: &str) -> String {
+    let named = error.span().and_then(|span| text.get(span));
+    match (error.message(), named) {
+        // Of a table it is the last part of its name.
+        (TWICE, Some(key)) => {
+            format!("{TWICE}: there is a `{key}` already; leave one of the two out")
+        }
+        (message, _) if message.contains("recurs") => {
+            format!(
+                "this goes deeper than {DEEPEST} tables or arrays in each other; nothing that can stand here goes deeper than five"
+            )
+        }
+        (message, _) => message.to_owned(),
+    }
+}
+
+/// The `broken` of a file, and what is wrong in the tables before it whatever stands behind it.
+fn with_whole_tables(
+    mut broken: Vec<Problem>,
+    name: &str,
+    whole: &str,
+    folder: &Path,
+    run: &Command,
+) -> Vec<Problem> {
+    let document = Document::new(name, whole);
+    let (parsed, errors) = DeTable::parse_recoverable(whole);
+    let last = broken.last().and_then(|problem| problem.spot.clone());
+    broken.push(Problem {
+        spot: last,
+        key: String::new(),
+        text: "as the file is no TOML, nothing of this table and behind it was looked at, and of the tables before it each key by itself".to_owned(),
+    });
+    if errors.is_empty() {
+        read(Table::root(&document, parsed.get_ref()), folder, run);
+        broken.extend(document.sure_problems_before(whole.len()));
+    }
+    broken
 }
 
 fn read(mut root: Table<'_>, folder: &Path, run: &Command) -> File {

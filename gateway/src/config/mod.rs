@@ -14,6 +14,8 @@ mod checks; // how they are checked
 
 mod check; // what settings need of each other
 
+mod broken; // where a text is no TOML
+
 mod effective; // every value, with where it comes from
 
 mod file; // a file's text

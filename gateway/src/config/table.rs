@@ -11,9 +11,9 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::foreign;
 use super::listeners::Named;
 use super::near::alike;
+use super::foreign;
 
 /// Where something stands in a file. Lines and columns count from one, columns in characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,6 +100,8 @@ pub(super) struct Document<'a> {
     /// Where each line begins.
     lines: Vec<usize>,
     problems: RefCell<Vec<(usize, Problem)>>,
+    /// Those of them that are so whatever else the file says.
+    sure: RefCell<Vec<usize>>,
     /// The keys that its reader knows, by table.
     #[cfg(test)]
     pub(super) known: RefCell<Vec<(String, Vec<String>)>>,
@@ -113,6 +115,7 @@ impl<'a> Document<'a> {
             text,
             lines: std::iter::once(0).chain(ends).collect(),
             problems: RefCell::default(),
+            sure: RefCell::default(),
             #[cfg(test)]
             known: RefCell::default(),
         }
@@ -136,6 +139,21 @@ impl<'a> Document<'a> {
             text: text.into(),
         };
         self.problems.borrow_mut().push((at, problem));
+    }
+
+    /// The same of what is wrong whatever else the file says.
+    fn complain_for_sure(&self, at: usize, key: &str, text: impl Into<String>) {
+        self.sure.borrow_mut().push(self.problems.borrow().len());
+        self.complain(at, key, text);
+    }
+
+    /// What is wrong before a place whatever stands behind it.
+    pub(super) fn sure_problems_before(self, end: usize) -> Vec<Problem> {
+        let sure = self.sure.into_inner().into_iter();
+        let problems = self.problems.into_inner();
+        let found = sure.filter_map(|at| problems.get(at));
+        let found = found.filter(|(at, _)| *at < end);
+        found.map(|(_, problem)| problem.clone()).collect()
     }
 
     /// What is wrong, in the order of the file.
@@ -317,7 +335,7 @@ impl<'d> Table<'d> {
                 }
             };
             self.document
-                .complain(key.span().start, &self.key(name), text);
+                .complain_for_sure(key.span().start, &self.key(name), text);
         }
     }
 
@@ -358,9 +376,15 @@ impl<'d> Value<'d> {
         self.document.complain(self.at.start, &self.key, text);
     }
 
+    /// The same of what is wrong whatever else the file says.
+    fn complain_for_sure(&self, text: impl Into<String>) {
+        self.document
+            .complain_for_sure(self.at.start, &self.key, text);
+    }
+
     /// Says of what type it is, and that `wanted`.
     fn wrong<T>(&self, wanted: &str) -> Option<T> {
-        self.complain(format!("this is {}; {wanted}", kind(self.value)));
+        self.complain_for_sure(format!("this is {}; {wanted}", kind(self.value)));
         None
     }
 
@@ -437,7 +461,7 @@ impl<'d> Value<'d> {
                 self.wrong(&format!("{} is due{example}", due.words()))
             }
             Err(error) => {
-                self.complain(error.to_string());
+                self.complain_for_sure(error.to_string());
                 None
             }
         }

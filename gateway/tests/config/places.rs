@@ -272,15 +272,24 @@ fn a_key_that_stands_twice_is_named() {
     for (text, told) in [
         (
             "[limits]\nmax_streams = 1\nmax_streams = 2\n",
-            "a.toml:3:1: duplicate key: there is a `max_streams` already",
+            "a.toml:3:1: limits.max_streams: duplicate key: there is a `max_streams` already",
         ),
         (
             "[listeners.web]\naddress = 80\n[listeners.web]\nproxy = 'off'\n",
-            "a.toml:3:12: duplicate key: there is a `web` already",
+            "a.toml:3:12: listeners.web: duplicate key: there is a `web` already",
         ),
     ] {
         let said = super::told(text);
-        assert!(said[0].starts_with(told), "{said:?}");
+        assert!(said.iter().any(|line| line.starts_with(told)), "{said:?}");
+        // It hides nothing: agents have nowhere to dial in both.
+        assert!(
+            said.iter().any(|line| line.contains("nowhere to dial")),
+            "{said:?}"
+        );
+        assert!(
+            !said.iter().any(|line| line.contains("no `address`")),
+            "{said:?}"
+        );
     }
 }
 

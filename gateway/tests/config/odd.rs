@@ -1,0 +1,45 @@
+//! What `check` and `run` say of files that are no TOML, or no files, and of values that no machine takes or that would spoil a
+//! terminal.
+
+use super::told;
+
+/// With the key that it stands at, and what was not looked at because of it.
+#[test]
+fn what_is_no_toml_is_told_with_its_key_and_hides_no_table_before_it() {
+    let text = "wokers = 1\n[limits]\nmax_visitor = 5\nmax_streams = \"x\"\n\
+                [listeners.web]\naddress = 0\nadress = 1\nproxy = required\n\
+                [[routes]]\nhost = 5\ntunnel = \"nobody\"\n";
+    let told = told(text);
+    for (place, part) in [
+        ("a.toml:1:1: wokers: ", "did you mean `workers`?"),
+        (
+            "a.toml:3:1: limits.max_visitor: ",
+            "did you mean `max_visitors`?",
+        ),
+        ("a.toml:4:15: limits.max_streams: ", "from 1 to"),
+        ("a.toml:8:9: listeners.web.proxy: ", ""),
+        (
+            "a.toml:8:9: ",
+            "nothing of this table and behind it was looked at",
+        ),
+    ] {
+        let found = |line: &String| line.starts_with(place) && line.contains(part);
+        assert!(told.iter().any(found), "{place}{part}: {told:#?}");
+    }
+    assert_eq!(told.len(), 5, "{told:#?}");
+}
+
+#[test]
+fn what_goes_too_deep_has_its_place_and_a_sentence() {
+    let deep = vec!["a"; 100].join(".");
+    for (text, place) in [
+        (format!("[limits]\n{deep} = 1\n"), "a.toml:2:1: "),
+        (format!("[limits]\n[{deep}]\n"), "a.toml:2:1: "),
+        (format!("[limits]\nx = {}\n", "[".repeat(200)), "a.toml:2:"),
+    ] {
+        let told = told(&text);
+        let found =
+            |line: &String| line.starts_with(place) && line.contains("goes deeper than 80 tables");
+        assert!(told.iter().any(found), "{told:#?}");
+    }
+}
