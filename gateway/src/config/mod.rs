@@ -16,6 +16,8 @@ mod check; // what settings need of each other
 
 mod broken; // where a text is no TOML
 
+mod clean; // what a file holds, on its way to a terminal
+
 mod effective; // every value, with where it comes from
 
 mod file; // a file's text
@@ -241,6 +243,7 @@ impl Config {
     pub fn advice(&self) -> Vec<Problem> {
         let mut all = check::advice(self);
         all.extend(files::advice(self));
+        all.iter_mut().for_each(clean::clean);
         all
     }
 
@@ -266,6 +269,9 @@ const TOLD: usize = 1000;
 fn told(mut problems: Vec<Problem>) -> Result<(), Vec<Problem>> {
     if problems.is_empty() {
         return Ok(());
+    }
+    for problem in &mut problems {
+        clean::clean(problem);
     }
     problems.sort_by_key(|problem| problem.spot.as_ref().map(|spot| (spot.line, spot.column)));
     if problems.len() > TOLD {

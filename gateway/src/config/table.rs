@@ -13,7 +13,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::listeners::Named;
 use super::near::alike;
-use super::foreign;
+use super::{clean, foreign};
 
 /// Where something stands in a file. Lines and columns count from one, columns in characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -373,13 +373,22 @@ impl<'d> Value<'d> {
     }
 
     pub(super) fn complain(&self, text: impl Into<String>) {
+        let text = self.with_cut(text.into());
         self.document.complain(self.at.start, &self.key, text);
     }
 
     /// The same of what is wrong whatever else the file says.
     fn complain_for_sure(&self, text: impl Into<String>) {
+        let text = self.with_cut(text.into());
         self.document
             .complain_for_sure(self.at.start, &self.key, text);
+    }
+
+    fn with_cut(&self, text: String) -> String {
+        match self.value {
+            DeValue::String(value) => clean::with_cut(text, value),
+            _ => text,
+        }
     }
 
     /// Says of what type it is, and that `wanted`.

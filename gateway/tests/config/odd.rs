@@ -1,7 +1,7 @@
 //! What `check` and `run` say of files that are no TOML, or no files, and of values that no machine takes or that would spoil a
 //! terminal.
 
-use super::told;
+use super::{FINE, told};
 
 /// With the key that it stands at, and what was not looked at because of it.
 #[test]
@@ -42,4 +42,26 @@ fn what_goes_too_deep_has_its_place_and_a_sentence() {
             |line: &String| line.starts_with(place) && line.contains("goes deeper than 80 tables");
         assert!(told.iter().any(found), "{told:#?}");
     }
+}
+
+#[test]
+fn what_a_file_holds_steers_no_terminal_and_fills_none() {
+    let long = "x".repeat(300_000);
+    let text = format!(
+        "{FINE}[limits]\nmax_head = \"{long}\"\nmax_body = \"\\u001b[31m\\n\\u202e\"\n\"a\\u001bb\" = 1\n\"{long}\" = 1\n\
+         [[routes]]\npath = \"{long}\"\ntunnel = \"{long}\"\n[[routes]]\nheaders = {{ \"{long}é\" = \"\" }}\nlisteners = \"{long}\"\ntunnel = \"a.test\"\n"
+    );
+    let told = told(&text);
+    assert_eq!(told.len(), 8, "{told:#?}");
+    for line in &told {
+        assert!(line.len() < 2000, "{}: {line}", line.len());
+        assert!(
+            !line.chars().any(|c| c.is_control() || c == '\u{202e}'),
+            "{line:?}"
+        );
+    }
+    let cut = format!("`{}…` is not a size; write it like", "x".repeat(120));
+    assert!(told.iter().any(|line| line.contains(&cut)), "{told:#?}");
+    let escaped = "`\\x1b[31m\\n\\u{202e}` is not a size";
+    assert!(told.iter().any(|line| line.contains(escaped)), "{told:#?}");
 }
