@@ -1,7 +1,8 @@
 //! The configuration file as it was when it was read, for whoever has changed it since and waits for something to happen.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read as _};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{Digest, SHA256, digest};
@@ -40,8 +41,21 @@ impl Loaded {
 /// Octets of the longest file: some 500,000 routes.
 pub(super) const MOST: u64 = 64 << 20;
 
-/// A file's octets, and one more than [`MOST`] of one that is longer.
+/// A file's octets, and one more than [`MOST`] of one that is longer. A pipe is waited for until somebody writes, and a device may
+/// have no end.
 pub(super) fn octets(path: &Path) -> io::Result<Vec<u8>> {
+    let is = fs::metadata(path)?.file_type();
+    if !is.is_file() {
+        let what = match is {
+            _ if is.is_dir() => "a folder",
+            _ if is.is_fifo() => "a pipe",
+            _ if is.is_socket() => "a socket",
+            _ => "a device",
+        };
+        let told =
+            format!("it is {what}, and no regular file; name one that holds the configuration");
+        return Err(io::Error::other(told));
+    }
     let mut octets = Vec::new();
     File::open(path)?.take(MOST + 1).read_to_end(&mut octets)?;
     Ok(octets)
@@ -55,14 +69,14 @@ mod tests {
     fn a_change_is_told_and_what_is_the_same_again_is_none() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("gateway.toml");
-        std::fs::write(&path, "admin = 1\n").unwrap();
+        fs::write(&path, "admin = 1\n").unwrap();
         let loaded = Loaded::of(&path, &octets(&path).unwrap());
         assert_eq!(loaded.changed(), None);
-        std::fs::write(&path, "admin = 2\n").unwrap();
+        fs::write(&path, "admin = 2\n").unwrap();
         assert!(loaded.changed().unwrap().contains("is restarted"));
-        std::fs::write(&path, "admin = 1\n").unwrap();
+        fs::write(&path, "admin = 1\n").unwrap();
         assert_eq!(loaded.changed(), None);
-        std::fs::remove_file(&path).unwrap();
+        fs::remove_file(&path).unwrap();
         assert!(loaded.changed().unwrap().contains("any more"));
     }
 }

@@ -1,7 +1,10 @@
 //! What `check` and `run` say of files that are no TOML, or no files, and of values that no machine takes or that would spoil a
 //! terminal.
 
-use super::{FINE, told};
+use std::fs;
+use std::process::Command;
+
+use super::{FINE, folder, tidegated, told};
 
 /// With the key that it stands at, and what was not looked at because of it.
 #[test]
@@ -64,4 +67,28 @@ fn what_a_file_holds_steers_no_terminal_and_fills_none() {
     assert!(told.iter().any(|line| line.contains(&cut)), "{told:#?}");
     let escaped = "`\\x1b[31m\\n\\u{202e}` is not a size";
     assert!(told.iter().any(|line| line.contains(escaped)), "{told:#?}");
+}
+
+/// Nobody waits for a pipe, nor reads a device to its end.
+#[test]
+fn what_is_no_regular_file_is_no_configuration() {
+    let folder = folder(&[]);
+    let pipe = folder.path().join("pipe");
+    let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    fs::create_dir(folder.path().join("within")).unwrap();
+    for (file, what) in [
+        ("pipe", "a pipe"),
+        ("within", "a folder"),
+        ("/dev/zero", "a device"),
+    ] {
+        for command in ["check", "run", "config"] {
+            let output = tidegated(folder.path(), &[command, "--config", file], &[]);
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(64), "{said}");
+            let part =
+                format!("{file} (--config) cannot be read: it is {what}, and no regular file");
+            assert!(said.contains(&part), "{said}");
+        }
+    }
 }
