@@ -164,7 +164,13 @@ fn checked(option: &Arg, value: &Value<'_>) -> Option<String> {
     // Of all the option says, only how a value is read counts here.
     let alone = option.clone().env(None::<&'static str>).required(false);
     let command = Command::new("file").no_binary_name(true).arg(alone);
+    let is_file = FILES.contains(&option.get_id().as_str());
     value.read(due(option), |word| {
+        if is_file && word.contains('\0') {
+            return Err(format!(
+                "`{word}` is no path: the system has none with a NUL in it"
+            ));
+        }
         let asked = command
             .clone()
             .try_get_matches_from([format!("--{long}={word}")]);

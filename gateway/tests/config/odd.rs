@@ -47,6 +47,33 @@ fn what_goes_too_deep_has_its_place_and_a_sentence() {
     }
 }
 
+/// `check` says so, and `run` with the same words and 64.
+#[test]
+fn what_no_machine_takes_is_told_before_anything_is_opened() {
+    for (text, part) in [
+        (
+            FINE.replace("127.0.0.1:0", "[::ffff:127.0.0.1]:80"),
+            "a.toml:3:11: listeners.web.address: `[::ffff:127.0.0.1]:80` is not an address to listen on: it is one of IPv4; write 127.0.0.1:80",
+        ),
+        (
+            FINE.replace("127.0.0.1:0", "[fe80::1]:80"),
+            "a.toml:3:11: listeners.web.address: `[fe80::1]:80` is not an address to listen on: it is one of a link",
+        ),
+        (
+            format!("control = \"a\\u0000b\"\n{FINE}"),
+            "a.toml:1:11: control: `a\\x00b` is no path",
+        ),
+    ] {
+        let folder = folder(&[("a.toml", &text)]);
+        for command in ["check", "run"] {
+            let output = tidegated(folder.path(), &[command, "--config", "a.toml"], &[]);
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(64), "{said}");
+            assert!(said.contains(part), "{said}");
+        }
+    }
+}
+
 #[test]
 fn what_a_file_holds_steers_no_terminal_and_fills_none() {
     let long = "x".repeat(300_000);

@@ -138,9 +138,35 @@ fn address(text: &str, unnamed: IpAddr) -> Result<SocketAddr, String> {
     {
         return Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
     }
-    text.parse().map_err(|_| {
+    let address = text.parse().map_err(|_| {
         format!("`{text}` is not an address to listen on; write it like 127.0.0.1:8080, [::]:443, localhost:80 or 8080")
-    })
+    })?;
+    match unfit(address) {
+        Some(why) => Err(format!("`{text}` is not an address to listen on: {why}")),
+        None => Ok(address),
+    }
+}
+
+/// Why the system lets nobody listen on an address, whichever machine it is.
+fn unfit(address: SocketAddr) -> Option<String> {
+    let port = address.port();
+    match address {
+        SocketAddr::V6(at) => {
+            let ip = at.ip();
+            if let Some(v4) = ip.to_ipv4_mapped() {
+                return Some(format!("it is one of IPv4; write {v4}:{port}"));
+            }
+            if ip.is_unicast_link_local() && at.scope_id() == 0 {
+                return Some(format!(
+                    "it is one of a link, and each interface has its own; write the interface's number behind it, as in [{ip}%2]:{port} (`ip link` shows them)"
+                ));
+            }
+            ip.is_multicast()
+                .then(|| "it is one of a group, to which nobody can connect".to_owned())
+        }
+        SocketAddr::V4(at) => (at.ip().is_multicast() || at.ip().is_broadcast())
+            .then(|| "it is one of a group, to which nobody can connect".to_owned()),
+    }
 }
 
 /// Exit status for a mistake of the user's (sysexits.h, `EX_USAGE`).
@@ -198,6 +224,17 @@ mod tests {
         );
         assert_eq!(listen(":80").unwrap().to_string(), "[::]:80");
         assert_eq!(listen("localhost:0").unwrap().to_string(), "127.0.0.1:0");
+        for (unfit, advice) in [
+            ("[::ffff:127.0.0.1]:80", "write 127.0.0.1:80"),
+            ("[fe80::1]:80", "as in [fe80::1%2]:80"),
+            ("[ff02::1]:80", "nobody can connect"),
+            ("224.0.0.1:80", "nobody can connect"),
+            ("255.255.255.255:80", "nobody can connect"),
+        ] {
+            let told = listen(unfit).unwrap_err();
+            assert!(told.contains(unfit) && told.contains(advice), "{told}");
+        }
+        assert!(listen("[fe80::1%2]:80").is_ok());
         assert!(
             listen("example.com:80").is_err()
                 && listen("127.0.0.1").is_err()
