@@ -21,6 +21,8 @@ mod certificates; // files that are renewed, and what runs out
 
 pub mod listen; // accept loops
 
+mod farewell; // what those hear who are turned away
+
 pub mod source; // who dials how often
 
 pub mod rates; // how much one source may do

@@ -10,18 +10,17 @@ use std::time::{Duration, Instant};
 use tidegate_shared::drain::Drain;
 use tidegate_shared::socket::{tune_plain, tune_tunnel};
 use tidegate_shared::workers::Workers;
-use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tracing::warn;
 
-use crate::access::{Access, Record};
+use crate::access::Access;
 use crate::complaint::Complaint;
 use crate::door::{Arrival, Door};
 use crate::exchange::Target;
 use crate::failure::Failure;
+use crate::farewell::{Came, Telling, Word, tell, tell_over_tls};
 use crate::metrics::Metrics;
-use crate::page;
 use crate::rates::{Admission, Excess, Guest, Limit, Warden};
 use crate::route::Routes;
 use crate::source::{Entry, Sources};
@@ -47,9 +46,6 @@ pub(crate) fn affordable(descriptors: u64, each: u64) -> u64 {
 /// After the system refused to accept, wait this long; accepting is level-triggered and would spin.
 const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 
-/// How many visitors are being told that there is no room, at once.
-const TELLING: usize = 64;
-
 /// Visitors' connections, counted over all listeners.
 #[derive(Debug)]
 pub struct Crowd {
@@ -57,7 +53,7 @@ pub struct Crowd {
     /// What the number comes from, for whoever wants to raise it.
     pub because: &'static str,
     open: AtomicUsize,
-    telling: AtomicUsize,
+    telling: Arc<Telling>,
     full: Mutex<Complaint>,
     crowded: Mutex<Complaint>,
 }
@@ -68,7 +64,7 @@ impl Crowd {
             most,
             because,
             open: AtomicUsize::new(0),
-            telling: AtomicUsize::new(0),
+            telling: Arc::default(),
             full: Mutex::default(),
             crowded: Mutex::default(),
         })
@@ -400,21 +396,8 @@ fn room(
     }
 }
 
-/// A visitor's connection that is to be turned away.
-struct Came {
-    stream: TcpStream,
-    from: SocketAddr,
-    at: Instant,
-}
-
-impl Came {
-    fn now(stream: TcpStream, from: SocketAddr) -> Self {
-        let at = Instant::now();
-        Self { stream, from, at }
-    }
-}
-
-/// Turns a visitor away, with a word where there is no TLS in the way, and it would be understood.
+/// Turns a visitor away, with a word where it would be understood: over TLS only of what he has done himself, for where the gateway
+/// is full a handshake is one thing more that there is no room for.
 fn shed(
     came: Came,
     refusal: &Refusal,
@@ -433,50 +416,26 @@ fn shed(
             list: refusal.list(access),
         };
         tcp.shed(reception, came.from, came.at, shed);
-    } else if front.secured.is_none() && !silent {
-        tell(came, refusal, access, crowd, drain);
-    }
-}
-
-/// Tells a visitor that there is no room for it; a few at a time, the others are closed without a word. An answer has an id
-/// and a line in the access log, like every other.
-fn tell(came: Came, refusal: &Refusal, access: &Arc<Access>, crowd: &Arc<Crowd>, drain: &Drain) {
-    if crowd.telling.fetch_add(1, Relaxed) >= TELLING {
-        crowd.telling.fetch_sub(1, Relaxed);
         return;
     }
-    let mut record = access.record(&Arc::new(came.from.into()), false, came.at);
-    record.headless();
-    let failure = refusal.failure();
-    if let Refusal::Source(excess) = refusal {
-        record.limited(*excess);
+    if silent {
+        return;
     }
-    let crowd = Arc::clone(crowd);
-    drain.spawn(async move {
-        // Whoever does not take it in time does without.
-        let _told = timeout(
-            Duration::from_millis(500),
-            last_words(came.stream, failure, record),
-        )
-        .await;
-        crowd.telling.fetch_sub(1, Relaxed);
-    });
-}
-
-async fn last_words(
-    mut stream: TcpStream,
-    failure: Failure,
-    mut record: Box<Record>,
-) -> io::Result<()> {
-    stream
-        .write_all(&page::last_words(failure, &mut record))
-        .await?;
-    stream.shutdown().await?;
-    drop(record);
-    // What was sent must be read, or the reset that follows takes our answer with it.
-    let mut sink = [0; 1024];
-    while tokio::io::AsyncReadExt::read(&mut stream, &mut sink).await? > 0 {}
-    Ok(())
+    let excess = match refusal {
+        Refusal::Source(excess) => Some(*excess),
+        Refusal::Full => None,
+    };
+    let word = Word {
+        failure: refusal.failure(),
+        excess,
+    };
+    match (&front.secured, excess) {
+        (None, _) => tell(came, &word, &crowd.telling, access, drain),
+        (Some(secured), Some(_)) => {
+            tell_over_tls(came, word, &secured.config, &crowd.telling, access, drain);
+        }
+        (Some(_), None) => {}
+    }
 }
 
 struct Counted {

@@ -1,10 +1,12 @@
 //! What one source may do (issue 3 §6): each limit, each thing that happens beyond it, and that no source can be
 //! somebody else. All of 127.0.0.0/8 is this machine, so that a test has as many sources as it likes.
 
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use http::Method;
 use tidegate_tests::apps::HttpApp;
+use tidegate_tests::conn::Conn;
 use tidegate_tests::eventually::{SOON, eventually};
 use tidegate_tests::visitors::http2;
 use tidegate_tests::visitors::{Answer, H2Visitor, Visitor};
@@ -144,7 +146,7 @@ async fn who_is_refused_hears_nothing() {
 }
 
 #[tokio::test]
-async fn connections_beyond_a_rate_are_told_in_clear_text_and_closed_elsewhere() {
+async fn connections_beyond_a_rate_are_told_where_http_is_spoken() {
     let listener =
         "[listeners.pg]\naddress = \"127.0.0.1:0\"\nmode = \"tcp\"\nservers = [\"127.0.0.1:1\"]\n";
     let options = [("--connection-rate", "2/1h")];
@@ -158,19 +160,38 @@ async fn connections_beyond_a_rate_are_told_in_clear_text_and_closed_elsewhere()
     assert!((1700..=1800).contains(&retry), "{retry}");
     let line = ["reason=too-many-connections limit=connection-rate action=429"];
     world.gateway.wait_log(&line).await;
-    // Before TLS there is nothing to say it in, and a handshake is what it is to be spared.
-    let mut secured = Visitor::connect_from(2, world.visitors_tls).await;
-    assert_eq!(secured.closed_within(SOON).await, b"");
+    // Over TLS as well, to whoever takes HTTP/1.1.
+    let source = Ipv4Addr::new(127, 0, 0, 2);
+    for (alpn, tells) in [
+        (&["h2", "http/1.1"][..], true),
+        (&[], true),
+        (&["h2"], false),
+    ] {
+        let config = world.visitor_tls(alpn);
+        let conn = Conn::tls_from(source, world.visitors_tls, HOST, config).await;
+        assert_eq!(conn.is_ok(), tells, "{alpn:?}");
+        if let Ok(conn) = conn {
+            let mut secured = Visitor::over(conn);
+            secured.send_get(HOST, "/hello").await;
+            let answer = secured.answer("GET").await;
+            assert_eq!(told(&answer), (429, "too-many-connections".to_owned()));
+            let retry: u64 = answer.head.get("retry-after").unwrap().parse().unwrap();
+            assert!((1700..=1800).contains(&retry), "{retry}");
+        }
+    }
+    // Who says nothing is not waited for.
+    let mut silent = Visitor::connect_from(2, world.visitors_tls).await;
+    assert_eq!(silent.closed_within(SOON).await, b"");
     let mut passed = Visitor::connect_from(2, world.gateway.address("pg").unwrap()).await;
     assert_eq!(passed.closed_within(SOON).await, b"");
     let line = ["tcp listener=pg", "ended=too-many-connections"];
     world.gateway.wait_log(&line).await;
     let metrics = world.metrics().await;
-    for listener in ["visitors", "visitors-tls", "pg"] {
+    for (listener, times) in [("visitors", 1.0), ("visitors-tls", 4.0), ("pg", 1.0)] {
         let label = format!("listener=\"{listener}\"");
         assert_eq!(
             metrics.sum(LIMITED, &[&label, "connection-rate"]),
-            1.0,
+            times,
             "{listener}"
         );
     }
@@ -507,7 +528,7 @@ async fn a_flood_of_sources_takes_no_more_memory_than_is_set() {
     let (world, _app) = served(&options).await;
     let mut hop = Visitor::connect_from(7, world.visitors).await;
     for n in 0..3000_u32 {
-        let client = std::net::Ipv4Addr::from_bits(0x0a00_0000 + n);
+        let client = Ipv4Addr::from_bits(0x0a00_0000 + n);
         hop.send(format!(
             "GET /hello HTTP/1.1\r\nHost: {HOST}\r\nX-Forwarded-For: {client}\r\n\r\n"
         ))

@@ -66,7 +66,7 @@ impl Limit {
 pub enum Action {
     /// The connection is closed without a word.
     Refuse,
-    /// 429 with the time after which there is room; of a connection that TLS begins on, as `Refuse`.
+    /// 429 with the time after which there is room; of a connection in TCP mode, as `Refuse`.
     #[default]
     Tell,
     /// As `Tell`, after a while.
