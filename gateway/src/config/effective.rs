@@ -123,6 +123,7 @@ fn value_of(config: &Config, option: &Arg) -> Option<String> {
 fn lacking(id: &str) -> &'static str {
     match id {
         "connection_rate" | "request_rate" | "error_rate" => "any number",
+        "half_closed_timeout" => "10s, and 60s for what is upgraded",
         _ => "none",
     }
 }

@@ -142,6 +142,11 @@ fn what_is_not_set_has_a_word_and_what_is_inherited_its_source() {
     let lines = shown(&text);
     for (table, setting, source) in [
         ("", "admin = none", "default; --admin would set it"),
+        (
+            "times",
+            "half_closed_timeout = 10s, and 60s for what is upgraded",
+            "default",
+        ),
         ("tunnels", "names = any name", "default"),
         (
             "tunnels",
