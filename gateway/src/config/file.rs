@@ -98,10 +98,16 @@ pub(super) fn parse(
 ) -> Result<(File, Vec<Problem>), Vec<Problem>> {
     let document = Document::new(name, text);
     let (parsed, errors) = DeTable::parse_recoverable(text);
+    let mut budget = LOOKED_THROUGH;
     for error in &errors {
         let found = error.span().map(|span| span.start);
         let at = found.or_else(|| deep(text, DEEPEST)).unwrap_or(0);
-        document.complain(at, &around(text, at).key, no_toml(error, text));
+        budget = budget.saturating_sub(at + 1);
+        let key = match budget {
+            0 => String::new(),
+            _ => around(text, at).key,
+        };
+        document.complain(at, &key, no_toml(error, text));
     }
     // Of what stands twice the first is there, and with a table's head twice the keys of both.
     if let Some(broken) = errors.iter().find(|error| error.message() != TWICE) {
@@ -122,6 +128,10 @@ pub(super) fn parse(
 
 /// The parts of a key, and the tables and arrays in each other, at which TOML's reader gives up.
 const DEEPEST: usize = 80;
+
+/// Octets that are looked through for the keys around mistakes: each is looked for from the beginning, and of what is no
+/// configuration at all, and large, there may be a million.
+const LOOKED_THROUGH: usize = 64 << 20;
 
 /// What TOML's reader says where there is another of the same name.
 const TWICE: &str = "duplicate key";

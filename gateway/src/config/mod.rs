@@ -114,7 +114,7 @@ impl Config {
         let words: Vec<OsString> = words.into_iter().chain([file.into()]).collect();
         let command = Cli::command();
         let known = command.find_subcommand("run").unwrap_or(&command);
-        let (read, problems) = file::load(file, known)?;
+        let (read, problems) = file::load(file, known).map_err(listed)?;
         let (config, _missing) = Self::assemble(&words, read, |command| command, false)?;
         match config.run.control {
             None => told(problems).map(|()| None),
@@ -151,7 +151,7 @@ impl Config {
         let command = Cli::command();
         let known = command.find_subcommand("run").unwrap_or(&command);
         let (file, mut problems) = match path {
-            Some(path) => file::load(path, known)?,
+            Some(path) => file::load(path, known).map_err(listed)?,
             None => Default::default(),
         };
         let whole = problems.is_empty();
@@ -265,19 +265,22 @@ pub fn problems_of(text: &str) -> Vec<Problem> {
 /// Mistakes that are told at once. No file that somebody wrote has more, and one that is something else fills no disk.
 const TOLD: usize = 1000;
 
-/// In the order of the file; those that stand in none go first.
-fn told(mut problems: Vec<Problem>) -> Result<(), Vec<Problem>> {
+/// Nothing, or all that is wrong.
+fn told(problems: Vec<Problem>) -> Result<(), Vec<Problem>> {
     if problems.is_empty() {
         return Ok(());
     }
-    for problem in &mut problems {
-        clean::clean(problem);
-    }
+    Err(listed(problems))
+}
+
+/// In the order of the file; those that stand in none go first.
+fn listed(mut problems: Vec<Problem>) -> Vec<Problem> {
     problems.sort_by_key(|problem| problem.spot.as_ref().map(|spot| (spot.line, spot.column)));
     if problems.len() > TOLD {
         let more = problems.len() - TOLD;
         problems.truncate(TOLD);
         problems.push(Problem::plain(format!("and {more} more like these")));
     }
-    Err(problems)
+    problems.iter_mut().for_each(clean::clean);
+    problems
 }

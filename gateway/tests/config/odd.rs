@@ -32,6 +32,14 @@ fn what_is_no_toml_is_told_with_its_key_and_hides_no_table_before_it() {
     assert_eq!(told.len(), 5, "{told:#?}");
 }
 
+/// However much of it there is.
+#[test]
+fn a_large_file_of_something_else_fills_no_terminal() {
+    let told = told(&"{ \"a\": [1, 2], }\n".repeat(20_000));
+    assert_eq!(told.len(), 1001);
+    assert_eq!(told[1000], "and 19001 more like these");
+}
+
 #[test]
 fn what_goes_too_deep_has_its_place_and_a_sentence() {
     let deep = vec!["a"; 100].join(".");
