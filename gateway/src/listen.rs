@@ -339,10 +339,11 @@ async fn accept(
     complaint: &mut Complaint,
 ) -> Option<(TcpStream, SocketAddr)> {
     loop {
+        // Whoever has come already would be reset with the listener.
         let accepted = tokio::select! {
             biased;
-            () = drain.finishing() => return None,
             accepted = listener.accept() => accepted,
+            () = drain.finishing() => return None,
         };
         match accepted {
             // An IPv4 peer of a listener on [::] is shown as what it is.
@@ -357,6 +358,9 @@ async fn accept(
                 metrics.accept_failed.inc();
                 if let Some(times) = complaint.due(Instant::now()) {
                     warn!(times, "cannot accept connections: {error}");
+                }
+                if drain.is_finishing() {
+                    return None;
                 }
                 sleep(REFUSED_PAUSE).await;
             }

@@ -30,12 +30,12 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use rustls::{CipherSuite, NamedGroup, ProtocolVersion, ServerConfig};
-use tidegate_shared::drain::Drain;
+use tidegate_shared::drain::{Drain, IDLE_OVER};
 use tidegate_shared::reversal::PREFACE;
 use tidegate_shared::tls::{HandshakeFault, VisitorCerts};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info};
 
@@ -251,8 +251,11 @@ impl Reception {
         let spoken = tokio::select! {
             biased;
             spoken = timeout(self.limits.patience.head, listen(&mut stream, &taken)) => spoken,
-            // Nothing was asked yet, so nothing is lost.
-            () = drain.finishing() => return,
+            // Nothing was asked yet, so nothing is lost; but the question of one who has just come is on its way.
+            () = async {
+                drain.finishing().await;
+                sleep_until((began + IDLE_OVER).into()).await;
+            } => return,
         };
         match spoken {
             Ok(Spoken::Http1(seen)) => Box::pin(h1::serve(self, stream, seen, visit)).await,
