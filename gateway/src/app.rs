@@ -16,7 +16,6 @@ use tidegate_shared::proxy_header;
 use tidegate_shared::reversal::Marks;
 use tidegate_shared::reversal::io::Terms;
 use tidegate_shared::signals::{Hangup, Unasked};
-use tidegate_shared::socket;
 use tidegate_shared::tls::Trust;
 use tidegate_shared::workers::Workers;
 use tokio::net::TcpListener;
@@ -46,6 +45,8 @@ use crate::pool::{self, Pool};
 use crate::rates::{Warden, Watch};
 use crate::route::Routes;
 use crate::source::Sources;
+use crate::succession::claim::Claim;
+use crate::succession::{self, Handover};
 use crate::tcp::{self, Tcp};
 use crate::tunnel::accept::{Intake, Security};
 use crate::tunnel::drive::Care;
@@ -103,11 +104,12 @@ impl fmt::Display for Addresses {
 }
 
 impl App {
-    /// Reads every file that the configuration names, and opens every socket.
+    /// Reads every file that the configuration names, and opens every socket; where another gateway ends that has one, when that
+    /// has given way.
     ///
     /// # Errors
     /// What cannot be read or opened, by name.
-    pub fn bind(config: &Config, sink: Sink) -> Result<Self, Trouble> {
+    pub async fn bind(config: &Config, sink: Sink) -> Result<Self, Trouble> {
         let run = &config.run;
         let Files {
             fronts,
@@ -129,6 +131,7 @@ impl App {
         let rates = &run.rates;
         let watch = Watch::new(rates.max_sources, rates.max_tarpitted, lists);
         metrics.sources.show(Arc::clone(&watch));
+        let mut claim = Claim::default();
         let mut visitors = Vec::new();
         let ruled = config.ruled.iter().enumerate();
         for ((listener, secured), (at, ruled)) in config.listeners.iter().zip(fronts).zip(ruled) {
@@ -161,32 +164,39 @@ impl App {
                 }),
             };
             let address = &listener.address;
-            visitors.push((bind(&address.named, address.value)?, Arc::new(front)));
+            let open = claim.listener(&address.named, address.value).await?;
+            visitors.push((open, Arc::new(front)));
         }
         // A visitor whose request goes to a server has a connection there as well.
         let dials = !backends.is_empty() || visitors.iter().any(|(_, front)| front.tcp.is_some());
         let each = if dials { 2 } else { 1 };
-        let tunnels = tunnels(config, trust.as_ref(), &metrics)?;
+        let tunnels = tunnels(config, trust.as_ref(), &metrics, &mut claim).await?;
         let named = |id, option| config.sources.named(id, option);
-        let admin = run
-            .admin
-            .map(|address| {
-                let named = named("admin", "--admin");
-                let listener = bind(&named, address)?;
-                let counters = metrics.proxy_headers.of(&admin::LISTENER.into());
-                Ok::<_, Trouble>((listener, admin::Strays::new(named, counters)))
-            })
-            .transpose()?;
+        let mut admin = None;
+        if let Some(address) = run.admin {
+            let named = named("admin", "--admin");
+            let listener = claim.page(&named, address).await?;
+            let counters = metrics.proxy_headers.of(&admin::LISTENER.into());
+            admin = Some((listener, admin::Strays::new(named, counters)));
+        }
         if let Some(address) = run.admin.filter(|address| !address.ip().is_loopback()) {
             warn!(%address, "the admin page can be read by whoever reaches this address");
         }
-        let control = control(config)?;
+        let mut control = None;
+        if let Some(path) = &run.control {
+            let named = named("control", "--control");
+            control = Some(claim.control(&named, path).await?);
+        }
+        // From here on nobody else writes it.
         let desk = Desk::open(Arc::clone(&backends), run.state_file.as_deref());
         metrics.show_desk(Arc::clone(&desk));
         let workers = Workers::start(workers(run), "worker").map_err(|error| {
             Trouble::Ours(format!("worker threads could not be started: {error}"))
         })?;
         let pool = Arc::new(Pool::new(pool_limits(run), Arc::clone(&metrics)));
+        if claim.inherits {
+            pool.expect_names();
+        }
         Ok(Self {
             visitors,
             tunnels,
@@ -234,6 +244,7 @@ impl App {
     /// `asked` is ready with each time that it is asked.
     pub async fn run(self, mut asked: impl AsyncFnMut()) {
         let (listeners, page) = (Drain::new(), Drain::new());
+        let handover = Handover::new(listeners.clone());
         find(&self.backends, &self.resolver, &self.desk, &page).await;
         let metrics = &self.intake.metrics;
         let pool = &self.intake.pool;
@@ -273,15 +284,25 @@ impl App {
             let admin = Admin {
                 registry,
                 pool: Arc::clone(pool),
-                drain: listeners.clone(),
+                handover: Arc::clone(&handover),
                 address,
                 strays,
             };
             page.spawn(admin::serve(listener, Arc::new(admin), page.clone()));
         }
-        page.spawn(intent::desk::attend(Arc::clone(&self.desk), page.clone()));
+        page.spawn(intent::desk::attend(
+            Arc::clone(&self.desk),
+            listeners.clone(),
+            page.clone(),
+        ));
+        page.spawn(succession::attend(
+            Arc::clone(&handover),
+            Arc::clone(pool),
+            Arc::clone(&self.desk),
+            page.clone(),
+        ));
         if let Some(control) = self.control {
-            page.spawn(control.serve(self.desk, page.clone()));
+            page.spawn(control.serve(self.desk, handover, page.clone()));
         }
         page.spawn(housekeeping(
             Certificates::new(self.trust, certs),
@@ -436,10 +457,11 @@ fn door(run: &Run, listener: &Arc<str>, tls: bool, metrics: &Metrics) -> Door {
 }
 
 /// Opens the listeners for agents.
-fn tunnels(
+async fn tunnels(
     config: &Config,
     trust: Option<&Arc<Trust<ServerConfig>>>,
     metrics: &Metrics,
+    claim: &mut Claim,
 ) -> Result<Vec<(TcpListener, Arc<Gate>)>, Trouble> {
     let (run, sources) = (&config.run, &config.sources);
     let from: Arc<[Range]> = config.tunnels_proxy_from.value.clone().into();
@@ -464,11 +486,13 @@ fn tunnels(
             door: door("tunnels", true),
             security: Security::Tls(Arc::clone(trust)),
         };
-        let listener = bind(&sources.named("tunnels", "--tunnels"), address)?;
+        let named = sources.named("tunnels", "--tunnels");
+        let listener = claim.listener(&named, address).await?;
         open.push((listener, Arc::new(gate)));
     }
     if let Some(address) = run.tunnels_clear {
-        let listener = bind(&sources.named("tunnels_clear", "--tunnels-clear"), address)?;
+        let named = sources.named("tunnels_clear", "--tunnels-clear");
+        let listener = claim.listener(&named, address).await?;
         warn!(
             address = %listener.local_addr().unwrap_or(address),
             "tunnels are accepted in CLEAR TEXT here: whoever can connect can serve {}",
@@ -481,39 +505,6 @@ fn tunnels(
         open.push((listener, Arc::new(gate)));
     }
     Ok(open)
-}
-
-/// Opens the control socket.
-fn control(config: &Config) -> Result<Option<Control>, Trouble> {
-    let Some(path) = &config.run.control else {
-        return Ok(None);
-    };
-    let opened = Control::listen(path).map_err(|why| {
-        let named = config.sources.named("control", "--control");
-        Trouble::Usage(format!(
-            "cannot listen at {} ({named}): {why}",
-            path.display()
-        ))
-    })?;
-    Ok(Some(opened))
-}
-
-fn bind(named: &Named, address: SocketAddr) -> Result<TcpListener, Trouble> {
-    socket::listen(address).map_err(|error| {
-        let text = format!("cannot listen on {address} ({named}): {error}");
-        match error.kind() {
-            std::io::ErrorKind::AddrInUse => {
-                Trouble::Usage(format!("{text}; is another gateway running there?"))
-            }
-            std::io::ErrorKind::PermissionDenied => Trouble::Usage(format!(
-                "{text}; ports below 1024 need root or CAP_NET_BIND_SERVICE"
-            )),
-            std::io::ErrorKind::AddrNotAvailable => {
-                Trouble::Usage(format!("{text}; this machine has no such address"))
-            }
-            _ => Trouble::Ours(text),
-        }
-    })
 }
 
 fn crowd(run: &Run, descriptors: u64, each: u64) -> Arc<Crowd> {

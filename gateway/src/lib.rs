@@ -17,6 +17,8 @@ mod files; // certificates and keys that it names
 
 pub mod app; // opens, runs, ends
 
+pub mod succession; // one gateway takes another's place
+
 mod certificates; // files that are renewed, and what runs out
 
 pub mod listen; // accept loops

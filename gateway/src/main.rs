@@ -133,7 +133,7 @@ fn serve(config: &Config) -> Result<(), Trouble> {
         .map_err(|error| Trouble::Ours(format!("the runtime could not be started: {error}")))?;
     let ended = runtime.block_on(async {
         let mut asked = Asked::listen();
-        let app = App::bind(config, sink.clone())?;
+        let app = Box::pin(App::bind(config, sink.clone())).await?;
         say(&format!("{}\n", app.addresses()))?;
         app.run(async || {
             asked.to_end().await;

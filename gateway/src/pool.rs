@@ -3,6 +3,8 @@
 //!
 //! Nothing here expires for being idle. The pool outlives every connection and, later, every configuration.
 
+mod moving; // agents go to another gateway, or come from one
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,6 +23,7 @@ use crate::held::{Held, Share};
 use crate::metrics::Metrics;
 use crate::pick::{Candidate, Standing, pick};
 use crate::tunnel::{Ending, Lease, Life, Tunnel};
+use moving::Moving;
 
 /// How much the pool takes.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +55,7 @@ pub struct Pool {
     tunnels: Mutex<HashMap<u64, Arc<Tunnel>>>,
     limits: Limits,
     held: Held,
+    moving: Moving,
     metrics: Arc<Metrics>,
 }
 
@@ -178,6 +182,7 @@ impl Pool {
                 requests: limits.held,
                 octets: limits.held_octets,
             }),
+            moving: Moving::default(),
             metrics,
         }
     }
@@ -224,6 +229,7 @@ impl Pool {
         for group in &groups {
             group.attached(tunnel);
         }
+        self.moving.filed.notify_waiters();
         Ok(())
     }
 
@@ -268,10 +274,10 @@ impl Pool {
     /// A place on a tunnel of the name, if there is one at this moment and nobody waits for one.
     pub(crate) fn take(&self, host: &str, tried: &Tried) -> Result<Option<Lease>, Unavailable> {
         let Some(group) = self.group(host) else {
-            return Err(Unavailable {
-                failure: Failure::NoSuchName,
-                about: None,
-            });
+            if self.expecting().is_some() {
+                return Ok(None);
+            }
+            return Err(Unavailable::plain(Failure::NoSuchName));
         };
         Ok(if group.queued.load(Relaxed) == 0 {
             group.take(tried)
@@ -287,13 +293,11 @@ impl Pool {
         tried: &Tried,
         octets: usize,
     ) -> Result<Lease, Unavailable> {
-        match self.group(host) {
-            Some(group) => self.wait(&group, tried, octets).await,
-            None => Err(Unavailable {
-                failure: Failure::NoSuchName,
-                about: None,
-            }),
-        }
+        let group = match self.group(host) {
+            Some(group) => group,
+            None => self.expected(host, octets).await?,
+        };
+        self.wait(&group, tried, octets).await
     }
 
     async fn wait(

@@ -18,6 +18,8 @@ use tidegate_tests::websocket::{self, KEY, accept, frame, op};
 use tidegate_tests::world::launch_agent;
 use tidegate_tests::{HOST, World, eventually, within};
 
+use super::succession::{finish, in_flight};
+
 /// What every visitor may expect, whoever the two ends are.
 async fn everything_works(visitors: std::net::SocketAddr) {
     for host in [HOST, "BLOG.test", "blog.test:80"] {
@@ -180,6 +182,24 @@ async fn a_haproxy_origin_finds_a_restarted_tidegated() {
         get(origin.world.visitors, HOST, "/hello").await.status(),
         200
     );
+}
+
+/// HAProxy has as many tunnels as it is told, and dials when one has ended.
+#[tokio::test]
+async fn a_haproxy_origin_goes_to_the_gateway_that_comes_next() {
+    let Some(installed) = available() else { return };
+    let mut origin = Origin::start(&installed).await;
+    let visitor = in_flight(&origin.world).await;
+    origin.world.gateway.terminate();
+    let next = origin.world.launch_successor();
+    let mut last = std::mem::replace(&mut origin.world.gateway, next);
+    origin.world.gateway.ready().await;
+    let answer = origin.world.get(HOST, "/hello").await;
+    assert_eq!(answer.status(), 200, "the visitor was held");
+    origin.world.wait_filed(HOST, 1, SOON).await;
+    finish(visitor).await;
+    assert!(last.ended(SOON).await.success());
+    origin.world.wait_filed(HOST, 2, SOON).await;
 }
 
 /// SIGUSR1 is HAProxy's soft stop: GOAWAY, what is in flight is finished, no tunnel is dialed again.

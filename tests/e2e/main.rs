@@ -61,6 +61,7 @@ mod source_lists;
 mod stampede;
 mod stopping;
 mod strays;
+mod succession;
 mod tcp;
 mod tcp_agent;
 mod trailers;

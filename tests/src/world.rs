@@ -151,6 +151,13 @@ impl Builder {
 impl GatewayCommand {
     /// Starts the gateway on visitors, TLS visitors, tunnels and admin addresses, in this order.
     async fn start(&self, addresses: [&str; 4]) -> Program {
+        let mut gateway = self.launch(addresses);
+        gateway.ready().await;
+        gateway
+    }
+
+    /// The same, and waits for nothing.
+    fn launch(&self, addresses: [&str; 4]) -> Program {
         let mut words = self.wrapper.clone();
         words.push(built("tidegated").into());
         words.extend(self.options.iter().cloned());
@@ -158,9 +165,7 @@ impl GatewayCommand {
         for (name, address) in names.iter().zip(addresses) {
             words.extend([name.into(), address.into()]);
         }
-        let mut gateway = Program::start("tidegated", Path::new(&words[0]), &words[1..]);
-        gateway.ready().await;
-        gateway
+        Program::start("tidegated", Path::new(&words[0]), &words[1..])
     }
 }
 
@@ -196,6 +201,15 @@ impl World {
             .command
             .start(addresses.each_ref().map(String::as_str))
             .await;
+    }
+
+    /// Starts another gateway with the same words, at the addresses of the one that runs, and waits for nothing.
+    #[must_use]
+    pub fn launch_successor(&self) -> Program {
+        let addresses = [self.visitors, self.visitors_tls, self.tunnels, self.admin];
+        let addresses = addresses.map(|address| address.to_string());
+        self.command
+            .launch(addresses.each_ref().map(String::as_str))
     }
 
     /// Starts `tidegate http TARGET` with a certificate for `name`, and waits until its tunnels are up and filed.

@@ -1,5 +1,5 @@
-//! What the operator asks: `/metrics`, `/live`, `/ready`, `/tunnels`. Loopback unless told otherwise; a page of another
-//! site that got a browser to ask is refused by its Host and Origin.
+//! What the operator asks: `/metrics`, `/live`, `/ready`, `/tunnels`; and what a gateway asks of one that ends: `/give-way`.
+//! Loopback unless told otherwise; a page of another site that got a browser to ask is refused by its Host and Origin.
 
 mod seats;
 mod stray;
@@ -22,6 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 
 use crate::pool::Pool;
+use crate::succession::{Handover, Part};
 use crate::tunnel::{Life, Tunnel};
 use seats::Seats;
 pub use stray::{LISTENER, Strays};
@@ -32,7 +33,7 @@ use talk::talk;
 pub struct Admin {
     pub registry: Registry,
     pub pool: Arc<Pool>,
-    pub drain: Drain,
+    pub handover: Arc<Handover>,
     pub address: SocketAddr,
     /// What came that is no question.
     pub strays: Strays,
@@ -44,12 +45,13 @@ const MOST: usize = 64;
 /// How long one connection is served, whatever it does.
 const CONNECTION_LIVES: Duration = Duration::from_secs(60);
 
-/// Serves the page until the drain is over, so that a drain can be watched.
+/// Serves the page until the drain is over, so that a drain can be watched, or until another gateway takes the address.
 pub async fn serve(listener: TcpListener, admin: Arc<Admin>, until: Drain) {
     let seats = Seats::new(MOST);
     loop {
         let accepted = tokio::select! {
             () = until.finishing() => return,
+            () = admin.handover.given(Part::Page) => return,
             accepted = listener.accept() => accepted,
         };
         let Ok((stream, source)) = accepted else {
@@ -68,7 +70,8 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, until: Drain) {
 
 async fn connection(mut stream: TcpStream, source: SocketAddr, admin: Arc<Admin>) {
     let stray = |said: &[u8]| admin.strays.came(said, source);
-    let talking = talk(&mut stream, |request| admin.respond(request), stray);
+    let stays = || !admin.handover.has_given(Part::Page);
+    let talking = talk(&mut stream, |request| admin.respond(request), stays, stray);
     // One who does not read what it asked for must not keep its place from others.
     if let Ok(Err(error)) = timeout(CONNECTION_LIVES, talking).await {
         tracing::debug!("an admin connection failed: {error}");
@@ -81,20 +84,15 @@ impl Admin {
             let text = "This page is asked for by its own address, not by way of another site.\n";
             return answer(StatusCode::FORBIDDEN, TEXT, text.into());
         }
+        if request.uri().path() == "/give-way" {
+            return self.give_way(request.method());
+        }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let mut response = answer(
-                StatusCode::METHOD_NOT_ALLOWED,
-                TEXT,
-                "Only GET is answered here.\n".into(),
-            );
-            response
-                .headers_mut()
-                .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return response;
+            return only("GET", "GET, HEAD");
         }
         match request.uri().path() {
             "/live" => answer(StatusCode::OK, TEXT, "live\n".into()),
-            "/ready" if self.drain.is_finishing() => {
+            "/ready" if self.handover.is_draining() => {
                 answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining\n".into())
             }
             "/ready" => answer(StatusCode::OK, TEXT, "ready\n".into()),
@@ -138,6 +136,18 @@ impl Admin {
         }
     }
 
+    /// What another gateway asks that is to have this address.
+    fn give_way(&self, method: &Method) -> Response<Bytes> {
+        if *method != Method::POST {
+            return only("POST", "POST");
+        }
+        if !self.handover.give(Part::Page) {
+            let text = "This gateway is not draining and keeps its address; stop it, or choose another one for the other gateway.\n";
+            return answer(StatusCode::CONFLICT, TEXT, text.into());
+        }
+        answer(StatusCode::OK, TEXT, "gives way\n".into())
+    }
+
     /// Whether the request names an address and no other site's name, which a browser's page could have had resolved to
     /// this one, and comes from no page of another site.
     fn is_meant<B>(&self, request: &Request<B>) -> bool {
@@ -166,6 +176,16 @@ impl Admin {
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// That a path takes no other method.
+fn only(method: &str, allow: &'static str) -> Response<Bytes> {
+    let text = format!("Only {method} is answered here.\n");
+    let mut response = answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, text);
+    response
+        .headers_mut()
+        .insert(ALLOW, HeaderValue::from_static(allow));
+    response
+}
 
 fn answer(status: StatusCode, kind: &'static str, body: String) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(body));

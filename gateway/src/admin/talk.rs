@@ -21,13 +21,15 @@ const HEAD_WITHIN: Duration = Duration::from_secs(10);
 const LONGEST: usize = 16 * 1024;
 const MOST: usize = 100;
 
-/// Answers until whoever asks leaves, or says something that nothing can follow; `stray` is told of what is no question.
+/// Answers until whoever asks leaves, or says something that nothing can follow, or the page no longer `stays`; `stray` is told of
+/// what is no question.
 ///
 /// # Errors
 /// The connection's.
 pub(super) async fn talk<T>(
     io: &mut T,
     mut respond: impl FnMut(&Request<()>) -> Response<Bytes>,
+    stays: impl Fn() -> bool,
     mut stray: impl FnMut(&[u8]),
 ) -> io::Result<()>
 where
@@ -43,7 +45,8 @@ where
         let (response, goes_on, whole) = match &asked {
             Ok(head) => {
                 let whole = *head.method() != Method::HEAD;
-                (respond(head), may_go_on(head), whole)
+                let response = respond(head);
+                (response, may_go_on(head) && stays(), whole)
             }
             Err(flaw) => {
                 stray(inflow.octets());
@@ -127,7 +130,7 @@ mod tests {
         theirs.write_all(said).await.unwrap();
         theirs.shutdown().await.unwrap();
         let respond = |head: &Request<()>| Response::new(Bytes::from(head.uri().path().to_owned()));
-        talk(&mut ours, respond, |_| {}).await.unwrap();
+        talk(&mut ours, respond, || true, |_| {}).await.unwrap();
         drop(ours);
         let mut answer = String::new();
         theirs.read_to_string(&mut answer).await.unwrap();

@@ -16,12 +16,14 @@ use tidegate_shared::drain::Drain;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, oneshot};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::Desk;
 use super::keep::folder;
 use super::talk::{Answer, Asked, LONGEST_QUESTION};
+use crate::succession::{Handover, Part};
 
 /// Connections at once. One more waits.
 const MOST: usize = 128;
@@ -32,6 +34,15 @@ const MOST_SILENT: usize = 64;
 
 /// How long the other end may take to ask, and to take the answer: `tidegated` does both at once.
 const SILENCE: Duration = Duration::from_secs(3);
+
+/// How long another gateway may take to give way: what it writes at that moment goes to its disk first.
+const GIVEN_WITHIN: Duration = Duration::from_secs(5);
+
+/// How soon one that has ended in the middle of that is looked for again.
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// The longest answer to that, in octets.
+const LONGEST_ANSWER: u64 = 4096;
 
 /// What a socket is called until it has its mode.
 const SOCKET: &str = "s";
@@ -52,33 +63,46 @@ pub struct Control {
 }
 
 impl Control {
-    /// Listens at `path`, where nobody else does. What a gateway left there that ended without its leave is replaced.
+    /// Listens at `path`, where nobody else does, or one that ends gives way; whether one did. What a gateway left there that
+    /// ended without its leave is replaced.
     ///
     /// # Errors
     /// Why not, as the rest of a sentence.
-    pub fn listen(path: &Path) -> Result<Self, String> {
+    pub async fn listen(path: &Path) -> Result<(Self, bool), String> {
         if let Some(why) = unfit(path) {
             return Err(why);
         }
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err("another gateway answers there; choose another path".to_owned());
-        }
-        bind(path).map_err(|error| error.to_string())
+        let given = made_room(path).await?;
+        let control = bind(path).map_err(|error| error.to_string())?;
+        Ok((control, given))
     }
 
-    /// Answers whoever asks, until everything has finished.
-    pub async fn serve(self, desk: Arc<Desk>, until: Drain) {
+    /// Answers whoever asks, until everything has finished, or another gateway takes the socket's place.
+    pub async fn serve(self, desk: Arc<Desk>, handover: Arc<Handover>, until: Drain) {
+        let closed = CancellationToken::new();
+        let desk = Desks {
+            desk,
+            handover,
+            closed: closed.clone(),
+        };
+        tokio::select! {
+            () = until.finishing() => {}
+            () = desk.handover.given(Part::Control) => {}
+            () = self.accept(&desk, &until) => {}
+        }
+        // Its name goes first: whoever comes next is told when there is none.
+        drop(self);
+        closed.cancel();
+    }
+
+    async fn accept(&self, desk: &Desks, until: &Drain) {
         let seats = Arc::new(Semaphore::new(MOST));
         let mut here: VecDeque<oneshot::Sender<Infallible>> = VecDeque::new();
         loop {
             let Ok(seat) = Arc::clone(&seats).acquire_owned().await else {
                 return;
             };
-            let accepted = tokio::select! {
-                () = until.finishing() => return,
-                accepted = self.listener.accept() => accepted,
-            };
-            let Ok((stream, _)) = accepted else {
+            let Ok((stream, _)) = self.listener.accept().await else {
                 sleep(Duration::from_millis(100)).await;
                 continue;
             };
@@ -88,7 +112,7 @@ impl Control {
             }
             let (stays, leaves) = oneshot::channel();
             here.push_back(stays);
-            let desk = Arc::clone(&desk);
+            let desk = desk.clone();
             until.spawn(async move {
                 let _seat = seat;
                 if let Err(error) = answer(stream, &desk, leaves).await {
@@ -105,6 +129,73 @@ impl Drop for Control {
         {
             let _gone = fs::remove_file(&self.path);
         }
+    }
+}
+
+/// Whom questions are for.
+#[derive(Clone, Debug)]
+struct Desks {
+    desk: Arc<Desk>,
+    handover: Arc<Handover>,
+    /// The socket is gone, and its name.
+    closed: CancellationToken,
+}
+
+impl Desks {
+    async fn answer(&self, asked: Asked, user: &str) -> Answer {
+        match asked {
+            Asked::Get(which) => self.desk.show(&which),
+            Asked::Set(order) => self.desk.follow(order, user).await,
+            Asked::GiveWay if self.handover.is_draining() => {
+                self.desk.retire().await;
+                self.handover.give(Part::Control);
+                self.closed.cancelled().await;
+                Answer::Done {
+                    said: "gives way".to_owned(),
+                    unsaved: None,
+                }
+            }
+            Asked::GiveWay => Answer::Refused("it is not draining".to_owned()),
+        }
+    }
+}
+
+/// Has a gateway that ends give way, if there is one; whether it did.
+async fn made_room(path: &Path) -> Result<bool, String> {
+    let stays = || Err("another gateway answers there; choose another path".to_owned());
+    let asking = async {
+        loop {
+            match UnixStream::connect(path).await {
+                Ok(stream) => match ask_to_give_way(stream).await {
+                    Ok(Some(Answer::Done { .. })) => return Ok(true),
+                    Ok(Some(_)) | Err(_) => return stays(),
+                    // It has ended meanwhile: next time nobody is there.
+                    Ok(None) => {}
+                },
+                // As many wait for it as may.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_nobody) => return Ok(false),
+            }
+            sleep(AGAIN).await;
+        }
+    };
+    timeout(GIVEN_WITHIN, asking)
+        .await
+        .unwrap_or_else(|_elapsed| stays())
+}
+
+/// What whoever listens there says to that; nothing where it closed.
+async fn ask_to_give_way(mut stream: UnixStream) -> io::Result<Option<Answer>> {
+    let mut text = serde_json::to_vec(&Asked::GiveWay)?;
+    text.push(b'\n');
+    let mut answer = Vec::new();
+    let asking = async {
+        stream.write_all(&text).await?;
+        stream.take(LONGEST_ANSWER).read_to_end(&mut answer).await
+    };
+    match asking.await {
+        Ok(1..) => Ok(Some(serde_json::from_slice(&answer)?)),
+        _gone => Ok(None),
     }
 }
 
@@ -169,7 +260,7 @@ fn bind(path: &Path) -> io::Result<Control> {
 /// Hears a question and answers it. Whoever is silent meanwhile may have to leave, and the gateway's own time does not count.
 async fn answer(
     stream: UnixStream,
-    desk: &Desk,
+    desk: &Desks,
     mut leaves: oneshot::Receiver<Infallible>,
 ) -> io::Result<()> {
     let user = format!("uid {}", stream.peer_cred()?.uid());

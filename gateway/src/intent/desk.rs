@@ -3,6 +3,7 @@
 mod away; // for machines that DNS finds, or does not
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -13,7 +14,7 @@ use tracing::{error, info, warn};
 
 use super::book::{Book, Entry, Orders};
 use super::keep::{self, Keeper};
-use super::talk::{Answer, Asked, Order, Place, Row, Which, tidied};
+use super::talk::{Answer, Order, Place, Row, Which, tidied};
 use super::there::There;
 use super::words::{asked, holds};
 use super::{Bidding, Identity, Note};
@@ -39,6 +40,8 @@ pub struct Desk {
     unsaved: Arc<Mutex<Option<String>>>,
     /// The file says more than holds, since it was read.
     outdated: bool,
+    /// Another gateway has taken this one's place.
+    retired: AtomicBool,
 }
 
 fn locked<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -75,6 +78,7 @@ impl Desk {
             keeper,
             unsaved: Arc::new(Mutex::new(unsaved)),
             outdated: false,
+            retired: AtomicBool::new(false),
         };
         let strangers = desk.give_up_strangers();
         desk.outdated = desk.expire() || strangers;
@@ -83,19 +87,32 @@ impl Desk {
         Arc::new(desk)
     }
 
-    /// Answers a question of somebody whom the system knows as `user`.
-    pub(super) async fn answer(&self, asked: Asked, user: &str) -> Answer {
-        match asked {
-            Asked::Get(which) => self
-                .get(&which)
-                .map_or_else(Answer::Refused, Answer::Servers),
-            Asked::Set(order) => match self.set(order, user) {
-                Ok(said) => Answer::Done {
-                    said,
-                    unsaved: self.save().await,
-                },
-                Err(why) => Answer::Refused(why),
+    /// Shows what there is.
+    pub(super) fn show(&self, which: &Which) -> Answer {
+        self.get(which)
+            .map_or_else(Answer::Refused, Answer::Servers)
+    }
+
+    /// Does what somebody orders whom the system knows as `user`.
+    pub(super) async fn follow(&self, order: Order, user: &str) -> Answer {
+        if self.retired.load(Relaxed) {
+            return Answer::Refused(format!("{SUCCEEDED}: ask that one"));
+        }
+        match self.set(order, user) {
+            Ok(said) => Answer::Done {
+                said,
+                unsaved: self.save().await,
             },
+            Err(why) => Answer::Refused(why),
+        }
+    }
+
+    /// Leaves orders and their file to another gateway. Ready when what is being written is on the disk.
+    pub(crate) async fn retire(&self) {
+        self.retired.store(true, Relaxed);
+        if let Some(keeper) = self.keeper.clone() {
+            let closing = tokio::task::spawn_blocking(move || locked(&keeper).close());
+            let _on_a_slow_disk = timeout(DISK_WITHIN, closing).await;
         }
     }
 
@@ -314,6 +331,10 @@ impl Desk {
         let before = Instant::now();
         let writing = tokio::task::spawn_blocking(move || {
             let keeper = locked(&keeper);
+            if keeper.is_closed() {
+                // What is there is newer than what holds here, and nothing is wrong with that.
+                return Some(SUCCEEDED.to_owned());
+            }
             // What holds by then: whoever writes last must not write what somebody else has changed since.
             let text = keep::text(&locked(&book));
             let written = text.map_err(|error| error.to_string());
@@ -341,6 +362,9 @@ impl Desk {
     }
 }
 
+/// Why nothing is written any more.
+const SUCCEEDED: &str = "another gateway has taken this one's place";
+
 /// A century.
 const LONGEST_SECONDS: u64 = 100 * 366 * 86_400;
 
@@ -365,19 +389,21 @@ fn no_address(place: &Place) -> String {
     )
 }
 
-/// Ends orders whose time is over, and writes what could not be written, until everything finishes.
-pub async fn attend(desk: Arc<Desk>, drain: Drain) {
+/// Ends orders whose time is over, and writes what could not be written, until everything finishes. That an order is over is
+/// written by no gateway whose `listeners` have ended: another one may keep the file already, which sees as much for itself.
+pub async fn attend(desk: Arc<Desk>, listeners: Drain, until: Drain) {
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut tried = Instant::now();
     let mut outdated = desk.outdated;
     loop {
         tokio::select! {
-            () = drain.finishing() => return,
+            () = until.finishing() => return,
             _ = ticks.tick() => {}
         }
         let again = desk.is_unsaved() && tried.elapsed() >= AGAIN;
-        if desk.expire() || std::mem::take(&mut outdated) || again {
+        let changed = desk.expire() || std::mem::take(&mut outdated);
+        if (changed && !listeners.is_finishing()) || again {
             tried = Instant::now();
             let _told = desk.save().await;
         }

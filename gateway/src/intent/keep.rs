@@ -157,6 +157,7 @@ pub(super) fn text(book: &Book) -> Result<String, toml::ser::Error> {
 #[derive(Debug)]
 pub(super) struct Keeper {
     path: PathBuf,
+    closed: bool,
 }
 
 impl Keeper {
@@ -166,8 +167,20 @@ impl Keeper {
             Ok(at) => look(&at),
             Err(error) => There::Foreign(format!("is something that cannot be read: {error}")),
         };
-        let path = path.to_owned();
-        (Self { path }, there)
+        let keeper = Self {
+            path: path.to_owned(),
+            closed: false,
+        };
+        (keeper, there)
+    }
+
+    /// The file is another gateway's from here on.
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+    }
+
+    pub(super) const fn is_closed(&self) -> bool {
+        self.closed
     }
 
     /// Writes it, whole or not at all; where a link leads, for the link may be all that its folder is to have. A state file that

@@ -25,6 +25,8 @@ pub enum Asked {
     Get(Which),
     /// Something else is to hold.
     Set(Order),
+    /// Another gateway is to have the socket, and to keep the state file.
+    GiveWay,
 }
 
 /// An answer.

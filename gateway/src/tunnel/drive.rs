@@ -40,6 +40,9 @@ const REQUESTS_IN_A_LIFE: u64 = (1 << 30) / 4 * 3;
 /// Padded empty DATA frames after which a tunnel is to be replaced: `h2` ends the connection at a hundred.
 const PADDED_EMPTY_IN_A_LIFE: u64 = 75;
 
+/// How long an agent that is sent on may keep a tunnel that it does not need, in milliseconds.
+const GOES_WITHIN: u64 = 1000;
+
 /// Control frames a second that no honest agent reaches, and for how long.
 const CONTROL_PER_SECOND: u64 = 1000;
 const FLOOD_FOR: u64 = 5;
@@ -72,6 +75,7 @@ where
         retiring: None,
         leaving: None,
         told: false,
+        sent_on: None,
         looked_at: 0,
         control: Flood {
             second: now,
@@ -127,6 +131,8 @@ where
     retiring: Option<u64>,
     leaving: Option<Leaving>,
     told: bool,
+    /// Since when the agent has been asked to bring its tunnel elsewhere.
+    sent_on: Option<u64>,
     /// Control frames that had arrived when the agent's limit on streams was last looked at.
     looked_at: u64,
     control: Flood,
@@ -417,6 +423,8 @@ where
         if let Some(leaving) = &self.leaving {
             // Soon again: its goodbye leaves with the connection's next poll.
             until = until.min(leaving.until).min(now + 20);
+        } else if self.sent_on.is_some() {
+            until = until.min(now + GOES_WITHIN);
         }
         if let Some(end) = self.certificate_ends()
             && let Ok(left) = end.duration_since(SystemTime::now())
@@ -466,6 +474,9 @@ where
         {
             return self.leave(Ending::Expired);
         }
+        if self.pool.is_sending_on() {
+            self.send_on(now);
+        }
         let worn = self.tunnel.sent() > REQUESTS_IN_A_LIFE
             || self.tunnel.wire.padded_empty() > PADDED_EMPTY_IN_A_LIFE;
         match self.retiring {
@@ -484,6 +495,22 @@ where
                 self.leave(Ending::Replaced)
             }
             _ => {}
+        }
+    }
+
+    /// Asks the agent to bring its tunnel elsewhere. One that dials only where a tunnel has ended, as HAProxy does, has it ended
+    /// when nothing is in flight on it.
+    fn send_on(&mut self, now: u64) {
+        let Some(since) = self.sent_on else {
+            self.sent_on = Some(now);
+            let why = Ending::Drained.to_string();
+            self.tunnel
+                .wire
+                .inject(frames::goaway(0x7fff_ffff, 0, &why));
+            return;
+        };
+        if now >= since + GOES_WITHIN && self.tunnel.outstanding() == 0 {
+            self.leave(Ending::Drained);
         }
     }
 }

@@ -58,7 +58,7 @@ pub(crate) async fn run(args: &Args, sink: &Sink) -> Result<Ending, Trouble> {
         })?;
     }
     let certificates = Certificates::make()?;
-    let (gateway, note) = gateway(args, &certificates, sink)?;
+    let (gateway, note) = gateway(args, &certificates, sink).await?;
     let ports = Ports::of(&gateway)?;
     let drain = Drain::new();
     let own = match args.target {
@@ -129,14 +129,17 @@ pub(crate) async fn run(args: &Args, sink: &Sink) -> Result<Ending, Trouble> {
 }
 
 /// Opens the gateway; where nobody said which port, another one if the usual is taken, with a line that says so.
-fn gateway(
+async fn gateway(
     args: &Args,
     certificates: &Certificates,
     sink: &Sink,
 ) -> Result<(Gateway, Option<String>), Trouble> {
-    let open = |at| Gateway::bind(&args.gateway(at, certificates)?, sink.clone());
+    let open = async |at| {
+        let config = args.gateway(at, certificates)?;
+        Box::pin(Gateway::bind(&config, sink.clone())).await
+    };
     if let Some(at) = args.visitors {
-        return open(at).map(|gateway| (gateway, None));
+        return Ok((open(at).await?, None));
     }
     // Browsers try [::1] first: whoever has the port there would get our visitors.
     let elsewhere = SocketAddr::new(Ipv6Addr::LOCALHOST.into(), USUAL.port());
@@ -145,13 +148,14 @@ fn gateway(
         .into_iter()
         .any(|at| TcpListener::bind(at).is_err_and(in_use));
     if !taken {
-        return open(USUAL).map(|gateway| (gateway, None));
+        return Ok((open(USUAL).await?, None));
     }
     let note = format!(
         "port {} is taken, so this is another one (--visitors chooses)",
         USUAL.port()
     );
-    open(SocketAddr::new(USUAL.ip(), 0)).map(|gateway| (gateway, Some(note)))
+    let gateway = open(SocketAddr::new(USUAL.ip(), 0)).await?;
+    Ok((gateway, Some(note)))
 }
 
 async fn own_app(ports: Ports, drain: &Drain) -> Result<SocketAddr, Trouble> {
