@@ -39,6 +39,25 @@ pub fn both(one: Option<u64>, other: Option<u64>) -> Option<u64> {
     }
 }
 
+/// Whether what waits in the system gets less for good. What others write on the same connection makes it more at any time, and
+/// proves nothing by getting less again.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ebb {
+    least: Option<u64>,
+}
+
+impl Ebb {
+    /// Whether `waits` is less than at any look before this; the first has nothing to be compared with.
+    pub fn falls(&mut self, waits: Option<u64>) -> bool {
+        let before = self.least;
+        self.least = match (before, waits) {
+            (Some(least), Some(waits)) => Some(least.min(waits)),
+            (least, waits) => least.or(waits),
+        };
+        before.is_some() && self.least < before
+    }
+}
+
 #[cfg(target_os = "linux")]
 mod system {
     use std::io::{self, Read};
@@ -152,6 +171,28 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+
+    #[test]
+    fn what_waits_falls_where_it_is_less_than_ever() {
+        let mut ebb = Ebb::default();
+        let looks = [
+            None,
+            Some(7),
+            None,
+            Some(9),
+            Some(8),
+            Some(7),
+            Some(6),
+            Some(6),
+            None,
+            Some(0),
+        ];
+        let fell: Vec<bool> = looks.into_iter().map(|waits| ebb.falls(waits)).collect();
+        let falls = [
+            false, false, false, false, false, false, true, false, false, true,
+        ];
+        assert_eq!(fell, falls);
+    }
 
     #[tokio::test]
     async fn what_is_not_acknowledged_is_counted_until_it_is() {

@@ -57,6 +57,7 @@ mod retries;
 mod reversal;
 mod routing;
 mod silence;
+mod slow_readers;
 mod source_lists;
 mod stampede;
 mod stopping;

@@ -33,6 +33,11 @@ impl Due {
         }
     }
 
+    /// When nothing has come for too long, if nothing comes.
+    pub(super) fn ends(&self, patience: &Patience) -> Instant {
+        self.heard + patience.stall
+    }
+
     /// Whether nothing came for too long, or too little.
     pub(super) fn is_overdue(&mut self, patience: &Patience) -> bool {
         if self.heard.elapsed() >= patience.stall {

@@ -18,6 +18,7 @@ use tidegate_shared::glance::Glance;
 use tidegate_shared::http1::request::{Flaw, Found};
 use tidegate_shared::page::Wants;
 use tidegate_shared::timer::Timer;
+use tidegate_shared::unacked::Ebb;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 use tracing::debug;
@@ -82,8 +83,11 @@ where
     };
     let refusing = |flaw, octets: &[u8]| refusal(&reception, &visit, &pulse, early, flaw, octets);
     let mut connection = Box::pin(talk(&shared, serving, refusing));
-    let finish = || shared.lock().finish();
-    let ended = attend(connection.as_mut(), finish, &reception, &watched).await;
+    let ends = (
+        || shared.lock().finish(),
+        || shared.lock().io().beneath()?.octets(),
+    );
+    let ended = attend(connection.as_mut(), ends, &reception, &watched).await;
     drop(connection);
     match ended {
         Ended::Over(Ok(Spoken::Switched)) => {
@@ -120,10 +124,11 @@ where
     }
 }
 
-/// Lets a connection go on until it is over, or until something on it is overdue. `finish` tells it of the drain.
+/// Lets a connection go on until it is over, or until something on it is overdue. `finish` tells it of the drain, and `waits` how
+/// much of what was written the visitor has not taken, where the system says so.
 async fn attend<C>(
     mut connection: Pin<&mut C>,
-    finish: impl Fn(),
+    (finish, waits): (impl Fn(), impl Fn() -> Option<u64>),
     reception: &Reception,
     watched: &Watched,
 ) -> Ended
@@ -136,6 +141,7 @@ where
     let mut watch = Timer::until(after(limits.patience.grain()));
     // The next look is one for the visitor.
     let mut looks = false;
+    let mut beneath = Beneath::default();
     poll_fn(|cx| {
         loop {
             if !told && finishing.as_mut().poll(cx).is_ready() {
@@ -170,6 +176,7 @@ where
             if told && watched.pulse.is_at_rest() {
                 return Poll::Ready(Ended::Overdue(Overdue::Idle));
             }
+            beneath.look(&watched.pulse, limits.patience.stall, &waits);
             match watched.look(limits) {
                 Ok(again) => watch.reset(again.into()),
                 Err(None) => watch.reset(after(Duration::from_secs(1))),
@@ -184,6 +191,36 @@ where
     })
     .await
 }
+
+/// What the system still has of what was written to one who takes nothing from us: up to some megabytes, on which he may read on.
+#[derive(Default)]
+struct Beneath {
+    /// Since when nothing could be written.
+    since: Option<u64>,
+    ebb: Ebb,
+}
+
+impl Beneath {
+    /// Where nothing could be written for a part of `stall`, looks whether that is because he is still at what was written.
+    fn look(&mut self, pulse: &Pulse, stall: Duration, waits: impl Fn() -> Option<u64>) {
+        let since = pulse.blocked_since();
+        if since != self.since {
+            *self = Self {
+                since,
+                ebb: Ebb::default(),
+            };
+        }
+        let now = clock::now_ms();
+        let part = |since| u128::from(now.saturating_sub(since)) >= stall.as_millis() / LOOKS;
+        if since.is_some_and(part) && self.ebb.falls(waits()) {
+            pulse.taken(now);
+            self.since = pulse.blocked_since();
+        }
+    }
+}
+
+/// Into so many parts the time for a stall is divided, for those who look beneath.
+const LOOKS: u128 = 8;
 
 enum Ended {
     Over(io::Result<Spoken>),

@@ -20,6 +20,7 @@ use tidegate_shared::inbound::Inbound;
 use tidegate_shared::message::{BadLength, declared_length, may_upgrade_to};
 use tidegate_shared::page::Wants;
 use tidegate_shared::pump::{Pump, Stop};
+use tidegate_shared::unacked::Unacked;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Sleep, sleep, timeout};
 use tracing::debug;
@@ -28,9 +29,12 @@ use super::framed::first_line;
 use super::front::Front;
 use super::h1::instant;
 use super::heads::HeadsIo;
+use super::io::Ends;
 use super::ledger::{CANCELLED_IN_TEN_SECONDS, Ledger};
 use super::pass::pass;
+use super::pulse::Patience;
 use super::stray::Stray;
+use super::stuck::Stuck;
 use super::{Limits, Reception, Spoken, listen, rest};
 use crate::access::Record;
 use crate::answer::{Answer, Cut};
@@ -63,7 +67,7 @@ const PING_EVERY: Duration = Duration::from_secs(30);
 /// Serves one connection until the visitor leaves, is idle too long, or the gateway drains and its streams are done.
 pub(super) async fn serve<T>(reception: Arc<Reception>, stream: T, seen: Bytes, visit: Arc<Visit>)
 where
-    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    T: AsyncRead + AsyncWrite + Ends + Send + Unpin + 'static,
 {
     let limits = &reception.limits;
     let room = limits.head.clamp(*HEAD_ROOM.start(), *HEAD_ROOM.end());
@@ -91,7 +95,8 @@ where
             Spoken::Http1(seen) => (seen.clone(), Some(seen)),
             Spoken::Nothing => (Bytes::new(), None),
         };
-        let (io, ledger) = HeadsIo::new(stream, seen);
+        let beneath = stream.beneath();
+        let (io, ledger) = HeadsIo::new(stream, seen, beneath);
         (builder.handshake(io).await, ledger, instead)
     });
     let shaken = tokio::select! {
@@ -387,7 +392,7 @@ async fn send(
         return;
     }
     let mut pump = Pump::new(answer, stream);
-    let moved = hand_over(&mut pump, reception.limits.patience.stall);
+    let moved = hand_over(&mut pump, &reception.limits.patience, ledger.beneath);
     match reception.drain.until_last_call(moved).await {
         Some(Some(Ok(()))) => {
             let rest = rest::finish(&reception.limits.patience, pump.into_body());
@@ -414,32 +419,29 @@ async fn send(
     }
 }
 
-/// Moves an answer to a visitor who takes it; `None` when he has taken nothing of it, and sent nothing of his request, for as
-/// long as `stall`.
+/// Moves an answer to a visitor who takes it; `None` when he has taken nothing of it, nor of what was written earlier, for as long
+/// as he may stall, and has sent nothing of his request meanwhile, or too little.
 async fn hand_over(
     pump: &mut Pump<Answer<Inbound>>,
-    stall: Duration,
+    patience: &Patience,
+    beneath: Option<Unacked>,
 ) -> Option<Result<(), Stop<Cut>>> {
-    let mut stalled: Option<Pin<Box<Sleep>>> = None;
-    let mut mark = (0, 0);
+    let mut stuck: Option<Stuck> = None;
     poll_fn(|cx| {
         match pump.poll(cx) {
             Poll::Ready(result) => return Poll::Ready(Some(result)),
             Poll::Pending if !pump.waits_for_window() => {
-                stalled = None;
+                stuck = None;
                 return Poll::Pending;
             }
             Poll::Pending => {}
         }
         let moved = (pump.sent(), pump.body_mut().poll_request(cx));
-        if stalled.is_none() || mark != moved {
-            mark = moved;
-            stalled = Some(Box::pin(sleep(stall)));
+        let stuck = stuck.get_or_insert_with(|| Stuck::new(moved, patience));
+        if stuck.lasts_too_long(moved, patience, || beneath?.octets(), cx) {
+            return Poll::Ready(None);
         }
-        match stalled.as_mut().map(|timer| timer.as_mut().poll(cx)) {
-            Some(Poll::Ready(())) => Poll::Ready(None),
-            _ => Poll::Pending,
-        }
+        Poll::Pending
     })
     .await
 }

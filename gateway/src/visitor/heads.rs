@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use tidegate_shared::reversal::PREFACE;
+use tidegate_shared::unacked::Unacked;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::ledger::{Ledger, Written};
@@ -180,8 +181,9 @@ pub(super) struct HeadsIo<T> {
 }
 
 impl<T> HeadsIo<T> {
-    pub(super) fn new(io: T, seen: Bytes) -> (Self, Arc<Ledger>) {
-        let ledger = Arc::new(Ledger::default());
+    /// `beneath` is the connection as the system has it.
+    pub(super) fn new(io: T, seen: Bytes, beneath: Option<Unacked>) -> (Self, Arc<Ledger>) {
+        let ledger = Arc::new(Ledger::over(beneath));
         (
             Self {
                 io,

@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use h2::Reason;
 use tidegate_shared::clock;
+use tidegate_shared::unacked::Unacked;
 
 use crate::failure::Failure;
 
@@ -38,6 +39,8 @@ pub(super) struct Ledger {
     ended: OnceLock<Ended>,
     /// The gateway ends, and the connection with it.
     last_call: AtomicBool,
+    /// The connection as the system has it.
+    pub(super) beneath: Option<Unacked>,
 }
 
 /// Requests whose head has begun and that were not handed over, by stream.
@@ -74,6 +77,13 @@ pub(super) enum Written<'a> {
 }
 
 impl Ledger {
+    pub(super) fn over(beneath: Option<Unacked>) -> Self {
+        Self {
+            beneath,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn unfinished_since(&self) -> Option<u64> {
         Some(self.unfinished.load(Relaxed)).filter(|since| *since != 0)
     }
@@ -355,7 +365,7 @@ mod tests {
         let wire = [PREFACE.to_vec(), frame(4, 0, 0, b""), frames.concat()].concat();
         visitor.write_all(&wire).await.unwrap();
         visitor.shutdown().await.unwrap();
-        let (io, ledger) = HeadsIo::new(ours, Bytes::new());
+        let (io, ledger) = HeadsIo::new(ours, Bytes::new(), None);
         let mut connection = builder.handshake::<_, Bytes>(io).await.unwrap();
         while let Some(Ok(_request)) = connection.accept().await {}
         drop(connection);

@@ -20,6 +20,7 @@ mod pass;
 pub mod pulse;
 mod rest;
 mod stray;
+mod stuck;
 mod talk;
 mod upgrade;
 mod wait;

@@ -86,6 +86,9 @@ pub struct Pulse {
     rate_mark: AtomicU64,
     heard: AtomicU64,
     blocked_since: AtomicU64,
+    /// From when the rate of what comes meanwhile is measured, and what had come by then.
+    blocked_rate_since: AtomicU64,
+    blocked_rate_mark: AtomicU64,
     pub(crate) received: AtomicU64,
     pub(crate) sent: AtomicU64,
     finished_half: AtomicBool,
@@ -142,6 +145,8 @@ impl Default for Pulse {
             rate_mark: AtomicU64::new(0),
             heard: AtomicU64::new(now),
             blocked_since: AtomicU64::new(0),
+            blocked_rate_since: AtomicU64::new(0),
+            blocked_rate_mark: AtomicU64::new(0),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             finished_half: AtomicBool::new(false),
@@ -207,8 +212,26 @@ impl Pulse {
 
     pub(crate) fn write_blocked(&self) {
         if self.blocked_since.load(Relaxed) == 0 {
-            self.blocked_since.store(clock::now_ms(), Relaxed);
+            self.blocked_from(clock::now_ms());
         }
+    }
+
+    /// Nothing could be written since that moment.
+    fn blocked_from(&self, now: u64) {
+        self.blocked_since.store(now, Relaxed);
+        self.blocked_rate_since.store(now, Relaxed);
+        self.blocked_rate_mark
+            .store(self.received.load(Relaxed), Relaxed);
+    }
+
+    /// Since when nothing could be written, if so it is.
+    pub(crate) fn blocked_since(&self) -> Option<u64> {
+        Some(self.blocked_since.load(Relaxed)).filter(|since| *since != 0)
+    }
+
+    /// Nothing could be written, and the visitor has taken some of what was written earlier.
+    pub(crate) fn taken(&self, now: u64) {
+        self.blocked_from(now);
     }
 
     /// When the visitor last sent an octet of the request in hand, or began it.
@@ -432,6 +455,7 @@ impl Pulse {
             // Who sends first and reads then is not stuck.
             let since = blocked.max(self.heard.load(Relaxed));
             check(since, ms(patience.stall), Overdue::Reading)?;
+            self.blocked_rate(patience, blocked, now)?;
         }
         if self.in_hand.load(Relaxed) {
             let unwanted = self.unwanted_since.load(Relaxed);
@@ -463,6 +487,24 @@ impl Pulse {
             since => check(since, ms(patience.head), Overdue::Head),
         }
         .map(|end| end.min(now + ms(patience.grain())))
+    }
+
+    /// One who takes nothing is not excused by an octet now and then.
+    fn blocked_rate(&self, patience: &Patience, blocked: u64, now: u64) -> Result<(), Overdue> {
+        let passed = |since: u64| Duration::from_millis(now.saturating_sub(since));
+        let took = passed(self.blocked_rate_since.load(Relaxed));
+        if passed(blocked) < patience.stall || took < patience.rate_over() {
+            return Ok(());
+        }
+        let received = self.received.load(Relaxed);
+        let brought = received - self.blocked_rate_mark.load(Relaxed);
+        self.blocked_rate_since.store(now, Relaxed);
+        self.blocked_rate_mark.store(received, Relaxed);
+        if patience.is_crawl(brought, took) {
+            Err(Overdue::Reading)
+        } else {
+            Ok(())
+        }
     }
 
     fn rate(&self, patience: &Patience, now: u64) -> Result<(), Overdue> {
@@ -552,6 +594,34 @@ mod tests {
         pulse.read(1);
         let since = pulse.head_since.load(Relaxed);
         assert_eq!(pulse.overdue(&PATIENCE, since + 10_001), Err(Overdue::Head));
+    }
+
+    #[test]
+    fn who_takes_nothing_is_excused_by_what_he_sends_and_not_by_a_drip() {
+        let pulse = Pulse::default();
+        pulse.request_began(pulse.began);
+        pulse.response_began();
+        pulse.write_blocked();
+        let began = pulse.blocked_since().unwrap();
+        assert!(pulse.overdue(&PATIENCE, began + 29_999).is_ok());
+        assert_eq!(
+            pulse.overdue(&PATIENCE, began + 30_000),
+            Err(Overdue::Reading)
+        );
+        pulse.taken(began + 10_000);
+        assert!(pulse.overdue(&PATIENCE, began + 39_999).is_ok());
+        pulse.taken(began);
+        pulse.heard.store(began + 29_000, Relaxed);
+        pulse.received.fetch_add(30 * 500, Relaxed);
+        assert!(pulse.overdue(&PATIENCE, began + 30_000).is_ok());
+        assert!(pulse.overdue(&PATIENCE, began + 58_999).is_ok());
+        pulse.heard.store(began + 59_000, Relaxed);
+        pulse.received.fetch_add(20, Relaxed);
+        assert_eq!(
+            pulse.overdue(&PATIENCE, began + 60_000),
+            Err(Overdue::Reading),
+            "20 octets in 30 s"
+        );
     }
 
     #[test]
