@@ -75,10 +75,11 @@ async fn a_body_that_grows_beyond_the_limit_is_a_413_and_no_upload() {
 async fn who_goes_on_sending_behind_a_413_reads_it() {
     let world = World::builder().option("--max-body", "1000").start().await;
     let mut visitor = world.visitor().await;
-    let length = 4 * 1024 * 1024;
+    let length = 64 * 1024 * 1024;
+    let body = vec![b'x'; length];
     let head = format!("POST /upload HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {length}\r\n\r\n");
     visitor.send(head).await;
-    visitor.send(pattern(length)).await;
+    visitor.send(body).await;
     let answer = visitor.answer("POST").await;
     assert_eq!((answer.status(), answer.reason()), (413, "body-too-large"));
     assert!(visitor.closed_within(SOON).await.is_empty());

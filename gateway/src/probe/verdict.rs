@@ -113,7 +113,7 @@ impl Found {
 ///
 /// A server that expects no header takes one for a request, and says 400 or whatever it says to such: what it says behind a
 /// header has to be what it says without one, or, where it takes nothing without, no 400. A 400 in clear text is also what a
-/// port of TLS says to who does not speak it.
+/// port of TLS says to who does not speak it, and one that wants a header to who sends none.
 pub fn taken(found: &[Found; WAYS.len()]) -> [bool; WAYS.len()] {
     let tls = |at: usize| {
         let found = &found[at];
@@ -124,8 +124,14 @@ pub fn taken(found: &[Found; WAYS.len()]) -> [bool; WAYS.len()] {
     };
     let http2 = |at: usize| found[at] == Found::Http2;
     let any_tls = (6..WAYS.len()).any(tls);
+    // The line of version 1 may be a request with an unknown method to it; version 2 cannot be any.
+    let wanted = match (&found[1], &found[2]) {
+        (_, Found::Http(status)) if *status != 400 => true,
+        (Found::Http(status), _) => !matches!(status, 400 | 405 | 501),
+        _ => false,
+    };
     let plain = match found[0] {
-        Found::Http(400) => !any_tls,
+        Found::Http(400) => !any_tls && !wanted,
         Found::Http(_) => true,
         _ => false,
     };
@@ -387,6 +393,55 @@ mod tests {
             ),
             (
                 [Http(400), Http(400), Http(400), Closed, Closed, Closed],
+                [true, false, false, false, false, false],
+                "send none",
+            ),
+            (
+                // One that wants a header says so in HTTP.
+                [
+                    Http(400),
+                    Http(404),
+                    Http(404),
+                    no_tls(),
+                    no_tls(),
+                    no_tls(),
+                ],
+                [false, true, true, false, false, false],
+                "plain HTTP behind a PROXY header and not without: send v1 or v2",
+            ),
+            (
+                [
+                    Http(400),
+                    Http(400),
+                    Http(200),
+                    no_tls(),
+                    no_tls(),
+                    no_tls(),
+                ],
+                [false, false, true, false, false, false],
+                "not without: send v2",
+            ),
+            (
+                [
+                    Http(400),
+                    Http(503),
+                    Http(400),
+                    no_tls(),
+                    no_tls(),
+                    no_tls(),
+                ],
+                [false, true, false, false, false, false],
+                "not without: send v1",
+            ),
+            (
+                [
+                    Http(400),
+                    Http(405),
+                    Http(400),
+                    no_tls(),
+                    no_tls(),
+                    no_tls(),
+                ],
                 [true, false, false, false, false, false],
                 "send none",
             ),

@@ -82,7 +82,7 @@ where
         }
     };
     let refusing = |flaw, octets: &[u8]| refusal(&reception, &visit, &pulse, early, flaw, octets);
-    let mut connection = Box::pin(talk(&shared, serving, refusing));
+    let mut connection = Box::pin(talk(&shared, serving, refusing, limits.patience.stall));
     let ends = (
         || shared.lock().finish(),
         || shared.lock().io().beneath()?.octets(),

@@ -26,9 +26,6 @@ const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// As much of a body that nobody wants as is read at once, so that the connection may go on behind it.
 const DRAINED: usize = 64 * 1024;
 
-/// Behind an answer that ends the connection so much more is read, for nobody.
-const LINGERED: usize = 16 * 1024 * 1024;
-
 /// See the module's head.
 pub(super) struct Inlet<T> {
     io: VisitorIo<T>,
@@ -49,8 +46,6 @@ pub(super) struct Inlet<T> {
     finishing: bool,
     /// The visitor says nothing more.
     ended: bool,
-    /// Octets that were read for nobody behind the last answer.
-    lingered: usize,
 }
 
 /// What comes next on a connection.
@@ -131,7 +126,6 @@ where
             broken: false,
             finishing: false,
             ended: false,
-            lingered: 0,
         }
     }
 
@@ -308,16 +302,11 @@ where
         lingers
     }
 
-    /// Reads what still comes, for nobody. Ready at its end, or where that is far.
-    pub(super) fn poll_unread(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while self.lingered < LINGERED {
-            self.inflow.octets().clear();
-            match ready!(self.poll_read(cx)) {
-                Ok(0) | Err(_) => return Poll::Ready(()),
-                Ok(read) => self.lingered += read,
-            }
-        }
-        Poll::Ready(())
+    /// Reads some of what still comes, for nobody. Whether more may come.
+    pub(super) fn poll_unread(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        self.inflow.octets().clear();
+        self.poll_read(cx)
+            .map(|read| matches!(read, Ok(octets) if octets > 0))
     }
 
     fn poll_content(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {

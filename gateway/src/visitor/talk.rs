@@ -23,7 +23,7 @@ use super::io::Ends;
 use super::pass::Unanswered;
 use crate::answer::Cut;
 
-/// How long is waited, behind an answer that ends the connection, for one who still sends to see it.
+/// How long one may be silent who still sends behind an answer that ends the connection.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// How a connection came to the end of HTTP on it.
@@ -35,7 +35,8 @@ pub(super) enum Spoken {
     Switched,
 }
 
-/// Serves request after request. `serve` answers one, `refuse` says what is said to what is none.
+/// Serves request after request. `serve` answers one, `refuse` says what is said to what is none. Whoever still sends behind the
+/// last answer may go on for as long as `linger`.
 ///
 /// # Errors
 /// The connection's, where the visitor has left or an answer could not be brought to its end.
@@ -43,6 +44,7 @@ pub(super) async fn talk<T, S, F>(
     shared: &Shared<T>,
     mut serve: S,
     mut refuse: impl FnMut(Flaw, &[u8]) -> Vec<u8>,
+    linger: Duration,
 ) -> io::Result<Spoken>
 where
     T: AsyncRead + AsyncWrite + Ends + Send + Unpin + 'static,
@@ -95,8 +97,9 @@ where
     let lingers = shared.lock().lingers();
     if lingers {
         // A connection that is closed with octets unread may take its last answer with it (RFC 9112 §9.6).
-        let unread = poll_fn(|cx| shared.lock().poll_unread(cx));
-        let _enough = timeout(LINGER, unread).await;
+        let some = || timeout(LINGER, poll_fn(|cx| shared.lock().poll_unread(cx)));
+        let unread = async { while matches!(some().await, Ok(true)) {} };
+        let _enough = timeout(linger, unread).await;
     }
     Ok(Spoken::Closed)
 }
