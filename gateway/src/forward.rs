@@ -225,7 +225,7 @@ pub fn authority(uri: &Uri, headers: &HeaderMap) -> Result<HeaderValue, Failure>
 }
 
 /// The target is a path, or everything (`*`), which only OPTIONS may ask about (RFC 9112 §3.2.4); an
-/// absolute one is of HTTP.
+/// absolute one is of HTTP. A host alone is CONNECT's (§3.2.3).
 ///
 /// # Errors
 /// A target that is neither.
@@ -235,12 +235,7 @@ pub fn check_target(method: &Method, uri: &Uri) -> Result<(), Failure> {
     }
     match uri.path() {
         "*" if *method != Method::OPTIONS => Err(Failure::Malformed),
-        path if path.starts_with('/')
-            || path == "*"
-            || (path.is_empty() && uri.authority().is_some()) =>
-        {
-            Ok(())
-        }
+        path if path.starts_with('/') || path == "*" => Ok(()),
         _ => Err(Failure::Malformed),
     }
 }
@@ -571,6 +566,30 @@ mod tests {
             of("http://a.test/", &[("host", "b.test")]),
             Err(Failure::ConflictingHost)
         );
+    }
+
+    #[test]
+    fn a_host_alone_is_no_target() {
+        let of = |method, target: &str| check_target(&method, &target.parse().unwrap());
+        for target in [
+            "/",
+            "/a?b",
+            "http://a.test",
+            "http://a.test/b",
+            "http://a.test?b",
+        ] {
+            assert_eq!(of(Method::GET, target), Ok(()), "{target}");
+        }
+        assert_eq!(of(Method::OPTIONS, "*"), Ok(()));
+        for (method, target) in [
+            (Method::GET, "*"),
+            (Method::GET, "a.test"),
+            (Method::POST, "a.test:80"),
+            (Method::OPTIONS, "a.test"),
+            (Method::GET, "ftp://a.test/"),
+        ] {
+            assert_eq!(of(method, target), Err(Failure::Malformed), "{target}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tidegate_tests::apps::HttpApp;
+use tidegate_tests::conn::Conn;
 use tidegate_tests::eventually::{SOON, eventually};
 use tidegate_tests::http1::pattern;
 use tidegate_tests::peers::agent::RawAgent;
@@ -166,6 +167,20 @@ async fn a_tls_handshake_that_takes_too_long_is_ended_and_counted() {
     site.world.gateway.wait_log(&told).await;
 }
 
+/// What an agent would have to do is not what a visitor has done wrong.
+#[tokio::test]
+async fn a_visitor_whose_protocol_is_none_of_ours_is_told_of_as_one() {
+    let site = Site::start().await;
+    let config = site.world.visitor_tls(&["imap"]);
+    let refused = Conn::tls(site.world.visitors_tls, HOST, config).await;
+    assert!(refused.is_err());
+    let told = [
+        "TLS with a visitor failed: it offers protocols by ALPN, and neither h2 nor http/1.1",
+        "what=\"alpn-mismatch\"",
+    ];
+    site.world.gateway.wait_log(&told).await;
+}
+
 #[tokio::test]
 async fn an_idle_visitor_is_closed_without_a_word() {
     let site = site("--idle-timeout", "1s").await;
@@ -286,7 +301,7 @@ async fn one_source_does_not_take_all_places() {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind("127.0.1.7:0".parse().unwrap()).unwrap();
     let other = socket.connect(site.world.visitors).await.unwrap();
-    let mut other = Visitor::over(tidegate_tests::conn::Conn::Plain(other));
+    let mut other = Visitor::over(Conn::Plain(other));
     other.send_get(HOST, "/hello").await;
     assert_eq!(
         other.answer("GET").await.status(),

@@ -34,7 +34,7 @@ const WORDS: &[Word] = &[
         &["backends.NAME.check.path"],
     ),
     (
-        &["server_name", "hdr_host"],
+        &["server_name", "hdr_host", "hostname"],
         &["routes.host"],
         &["backends.NAME.tls.server_name"],
     ),
@@ -131,6 +131,7 @@ const WORDS: &[Word] = &[
     (
         &[
             "maxconn",
+            "max_conn",
             "max_conns",
             "worker_connections",
             "max_connections",
@@ -163,7 +164,13 @@ const WORDS: &[Word] = &[
     (&["fail_timeout"], &["backends.NAME.eject_time"], &[]),
     // How they are checked.
     (
-        &["httpchk", "tcp_check", "health_check", "check"],
+        &[
+            "httpchk",
+            "tcp_check",
+            "health_check",
+            "healthcheck",
+            "check",
+        ],
         &["backends.NAME.check"],
         &[],
     ),
@@ -246,7 +253,11 @@ const WORDS: &[Word] = &[
         &[],
     ),
     // How much.
-    (&["client_max_body_size"], &["limits.max_body"], &[]),
+    (
+        &["client_max_body_size", "max_body_size"],
+        &["limits.max_body"],
+        &[],
+    ),
     (
         &["bufsize", "tune_bufsize", "large_client_header_buffers"],
         &["limits.max_head"],
@@ -304,7 +315,11 @@ const WITHOUT: &[(&[&str], &str)] = &[
 
 /// What a key of the table at `path` would be called here, as the end of a sentence; `known` are that table's keys.
 pub(super) fn counterpart(key: &str, path: &str, known: impl Fn(&str) -> bool) -> Option<String> {
-    let word = word(key);
+    let word = match table(path).as_str() {
+        // Every key there is a time, whether or not its name says so.
+        "times" => as_a_time(word(key)),
+        _ => word(key),
+    };
     let is_it = |words: &&[&str]| words.contains(&&*word);
     if let Some((_, why)) = WITHOUT.iter().find(|(words, _)| is_it(words)) {
         return Some((*why).to_owned());
@@ -349,6 +364,13 @@ fn word(key: &str) -> Cow<'_, str> {
         Some(of) => format!("{of}_timeout").into(),
         None => plain.to_owned().into(),
     }
+}
+
+/// HAProxy's `timeout http-request`, of which somebody has written the second half.
+fn as_a_time(word: Cow<'_, str>) -> Cow<'_, str> {
+    let time = format!("{word}_timeout");
+    let is_known = WORDS.iter().any(|(words, ..)| words.contains(&&*time));
+    if is_known { time.into() } else { word }
 }
 
 /// A table's path with `NAME` for what users name themselves: `backends."a.b".servers.one` is `backends.NAME.servers.NAME`.

@@ -127,13 +127,11 @@ impl Reception {
             .unwrap_or_else(PoisonError::into_inner)
             .due(Instant::now());
         let listener = &front.door.listener;
+        let (what, why) = (fault.label, of_a_visitor(fault));
         if let Some(times) = due {
-            info!(
-                %visitor, %listener, what = fault.label, times,
-                "TLS with a visitor failed: {fault}"
-            );
+            info!(%visitor, %listener, what, times, "TLS with a visitor failed: {why}");
         } else {
-            debug!(%visitor, %listener, what = fault.label, "TLS with a visitor failed: {fault}");
+            debug!(%visitor, %listener, what, "TLS with a visitor failed: {why}");
         }
     }
 
@@ -266,6 +264,19 @@ impl Reception {
             }
             Err(_elapsed) => h1::head_timeout(stream, &visit, began, None).await,
         }
+    }
+}
+
+/// Why a handshake failed, of somebody who is no agent: some of it has another reason.
+fn of_a_visitor(fault: &HandshakeFault) -> &str {
+    match fault.label {
+        "alpn-mismatch" => {
+            "it offers protocols by ALPN, and neither h2 nor http/1.1 is one of them"
+        }
+        "peer-closed" => {
+            "it closed the connection before the handshake was over, as a check of the port does"
+        }
+        _ => &fault.reason,
     }
 }
 

@@ -106,6 +106,15 @@ fn the_words_of_haproxy_and_nginx_are_told_what_they_are_called_here() {
             "connect_timeout",
             "did you mean `backends.NAME.connect_timeout`?",
         ),
+        ("[times]\n", "http-request", "did you mean `head_timeout`?"),
+        (
+            "[times]\n",
+            "http_keep_alive",
+            "did you mean `idle_timeout`?",
+        ),
+        ("[limits]\n", "max_body_size", "did you mean `max_body`?"),
+        ("[[routes]]\n", "hostname", "did you mean `host`?"),
+        (server, "max_conn", "did you mean `max_connections`?"),
         (
             "[limits]\n",
             "client_max_body_size",
