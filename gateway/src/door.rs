@@ -20,7 +20,7 @@ use tracing::{debug, warn};
 
 use crate::complaint::{Due, Roll};
 use crate::config::listeners::Named;
-use crate::forward::Range;
+use crate::range::Range;
 use crate::visitor::{Scene, Strays};
 
 /// Whether connections begin with a PROXY header.

@@ -37,6 +37,8 @@ pub mod visitor; // a visitor's connection
 
 pub mod tcp; // one that is passed on untouched
 
+pub mod range; // of addresses, as they are written
+
 pub mod forward; // a visitor's head made into an agent's
 
 pub mod route; // whose it is

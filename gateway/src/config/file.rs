@@ -17,7 +17,7 @@ use super::resolver::{self, Resolving};
 use super::routes::{self, Goals, Known, Routed, Seen};
 use super::settings::{self, Setting};
 use super::table::{Document, Problem, Table, Value};
-use crate::forward::Range;
+use crate::range::Range;
 
 /// What a file says.
 #[derive(Debug, Default)]

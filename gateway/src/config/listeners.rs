@@ -16,7 +16,7 @@ use super::routes::Goals;
 use super::settings::{Setting, Sources};
 use super::table::{Problem, Spot, Table, Value};
 use crate::door::Expect;
-use crate::forward::Range;
+use crate::range::Range;
 
 /// How a setting is called by whoever set it, or could.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -59,7 +59,7 @@ use tidegate_shared::args;
 use tidegate_shared::name::NamePattern;
 
 use crate::files;
-use crate::forward::Range;
+use crate::range::Range;
 pub use backends::Placed;
 pub use limits::{Limits, Patience};
 use listeners::{Listener, Named, Said};

@@ -13,9 +13,9 @@ use tidegate_shared::name::NamePattern;
 use super::limits::{Limits, Patience};
 use super::rates::Rates;
 use crate::door::Expect;
-use crate::forward::Range;
 use crate::intent::ask::{Get, Set};
 use crate::probe::Probe;
+use crate::range::Range;
 
 /// Tidegate's gateway: visitors in front; agents that dialled in behind.
 #[derive(Debug, Parser)]

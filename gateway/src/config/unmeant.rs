@@ -16,7 +16,7 @@ use super::table::Problem;
 use crate::backend::config::{Address, Balance, By, Hash, Place};
 use crate::backend::retry::Reason;
 use crate::door::Expect;
-use crate::forward::Range;
+use crate::range::Range;
 
 /// All of it.
 pub(super) fn advice(config: &Config) -> Vec<Problem> {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::HeaderMap;
 
-use crate::forward::Range;
+use crate::range::Range;
 
 /// The last address of X-Forwarded-For that is none of the trusted hops' own: whatever stands before it is what a stranger says.
 /// `None` where there is no such field, or something in it that is no address comes first.

@@ -11,7 +11,7 @@ use tidegate_shared::clock;
 use super::client::client;
 use super::table::Source;
 use super::{Action, Excess, Held, Limit, Warden, lists};
-use crate::forward::Range;
+use crate::range::Range;
 
 /// See the module's head.
 #[derive(Debug)]

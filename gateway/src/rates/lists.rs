@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use tracing::{info, warn};
 
 use super::ranges::Ranges;
-use crate::forward::Range;
+use crate::range::Range;
 
 /// Octets of the longest file: some four million lines.
 const MOST: u64 = 64 << 20;

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::forward::Range;
+use crate::range::Range;
 
 /// Disjoint ranges, and where in the list each stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 use http::HeaderValue;
 
 use super::*;
-use crate::forward::Range;
+use crate::range::Range;
 use crate::rates::lists::Listed;
 
 fn warden(set: impl FnOnce(&mut Rules)) -> Arc<Warden> {

@@ -2,7 +2,10 @@
 
 use std::time::Instant;
 
+use tidegate_shared::clock;
+
 use super::pulse::Patience;
+use super::rate::Rate;
 
 /// See the module's head.
 #[derive(Debug)]
@@ -10,20 +13,15 @@ pub(super) struct Due {
     moved: u64,
     /// When `moved` last grew.
     heard: Instant,
-    /// From when its rate is measured, and what had come by then.
-    since: Instant,
-    mark: u64,
+    rate: Rate,
 }
 
 impl Due {
     pub(super) fn begin(moved: u64) -> Self {
-        let now = Instant::now();
-        Self {
-            moved,
-            heard: now,
-            since: now,
-            mark: moved,
-        }
+        let heard = Instant::now();
+        let rate = Rate::default();
+        rate.begin(moved, clock::ms(heard));
+        Self { moved, heard, rate }
     }
 
     pub(super) fn came(&mut self, moved: u64) {
@@ -39,17 +37,8 @@ impl Due {
     }
 
     /// Whether nothing came for too long, or too little.
-    pub(super) fn is_overdue(&mut self, patience: &Patience) -> bool {
-        if self.heard.elapsed() >= patience.stall {
-            return true;
-        }
-        let took = self.since.elapsed();
-        if took < patience.rate_over() {
-            return false;
-        }
-        let brought = self.moved - self.mark;
-        self.since = Instant::now();
-        self.mark = self.moved;
-        patience.is_crawl(brought, took)
+    pub(super) fn is_overdue(&self, patience: &Patience) -> bool {
+        self.heard.elapsed() >= patience.stall
+            || self.rate.is_crawl(self.moved, clock::now_ms(), patience)
     }
 }

@@ -213,7 +213,7 @@ impl Beneath {
         let now = clock::now_ms();
         let part = |since| u128::from(now.saturating_sub(since)) >= stall.as_millis() / LOOKS;
         if since.is_some_and(part) && self.ebb.falls(waits()) {
-            pulse.taken(now);
+            pulse.blocked_from(now);
             self.since = pulse.blocked_since();
         }
     }

@@ -18,6 +18,7 @@ mod io;
 mod ledger;
 mod pass;
 pub mod pulse;
+mod rate;
 mod rest;
 mod stray;
 mod stuck;

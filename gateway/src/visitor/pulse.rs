@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tidegate_shared::clock;
 
+use super::rate::Rate;
 use super::wait::Wait;
 use crate::failure::Failure;
 
@@ -82,13 +83,12 @@ pub struct Pulse {
     /// Since when that is read for nobody.
     unwanted_since: AtomicU64,
     body_due_since: AtomicU64,
-    rate_since: AtomicU64,
-    rate_mark: AtomicU64,
+    /// Of that body.
+    rate: Rate,
     heard: AtomicU64,
     blocked_since: AtomicU64,
-    /// From when the rate of what comes meanwhile is measured, and what had come by then.
-    blocked_rate_since: AtomicU64,
-    blocked_rate_mark: AtomicU64,
+    /// Of what comes meanwhile.
+    blocked_rate: Rate,
     pub(crate) received: AtomicU64,
     pub(crate) sent: AtomicU64,
     finished_half: AtomicBool,
@@ -141,12 +141,10 @@ impl Default for Pulse {
             resting: AtomicBool::new(false),
             unwanted_since: AtomicU64::new(0),
             body_due_since: AtomicU64::new(0),
-            rate_since: AtomicU64::new(0),
-            rate_mark: AtomicU64::new(0),
+            rate: Rate::default(),
             heard: AtomicU64::new(now),
             blocked_since: AtomicU64::new(0),
-            blocked_rate_since: AtomicU64::new(0),
-            blocked_rate_mark: AtomicU64::new(0),
+            blocked_rate: Rate::default(),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             finished_half: AtomicBool::new(false),
@@ -216,22 +214,15 @@ impl Pulse {
         }
     }
 
-    /// Nothing could be written since that moment.
-    fn blocked_from(&self, now: u64) {
+    /// Nothing could be written since that moment, at which the visitor may have taken some of what was written earlier.
+    pub(crate) fn blocked_from(&self, now: u64) {
         self.blocked_since.store(now, Relaxed);
-        self.blocked_rate_since.store(now, Relaxed);
-        self.blocked_rate_mark
-            .store(self.received.load(Relaxed), Relaxed);
+        self.blocked_rate.begin(self.received.load(Relaxed), now);
     }
 
     /// Since when nothing could be written, if so it is.
     pub(crate) fn blocked_since(&self) -> Option<u64> {
         Some(self.blocked_since.load(Relaxed)).filter(|since| *since != 0)
-    }
-
-    /// Nothing could be written, and the visitor has taken some of what was written earlier.
-    pub(crate) fn taken(&self, now: u64) {
-        self.blocked_from(now);
     }
 
     /// When the visitor last sent an octet of the request in hand, or began it.
@@ -404,8 +395,7 @@ impl Pulse {
         if due && since == 0 {
             let now = clock::now_ms();
             self.body_due_since.store(now, Relaxed);
-            self.rate_since.store(now, Relaxed);
-            self.rate_mark.store(self.received.load(Relaxed), Relaxed);
+            self.rate.begin(self.received.load(Relaxed), now);
         } else if !due && since != 0 {
             self.body_due_since.store(0, Relaxed);
         }
@@ -491,38 +481,21 @@ impl Pulse {
 
     /// One who takes nothing is not excused by an octet now and then.
     fn blocked_rate(&self, patience: &Patience, blocked: u64, now: u64) -> Result<(), Overdue> {
-        let passed = |since: u64| Duration::from_millis(now.saturating_sub(since));
-        let took = passed(self.blocked_rate_since.load(Relaxed));
-        if passed(blocked) < patience.stall || took < patience.rate_over() {
-            return Ok(());
-        }
+        let passed = Duration::from_millis(now.saturating_sub(blocked));
         let received = self.received.load(Relaxed);
-        let brought = received - self.blocked_rate_mark.load(Relaxed);
-        self.blocked_rate_since.store(now, Relaxed);
-        self.blocked_rate_mark.store(received, Relaxed);
-        if patience.is_crawl(brought, took) {
-            Err(Overdue::Reading)
-        } else {
-            Ok(())
+        if passed >= patience.stall && self.blocked_rate.is_crawl(received, now, patience) {
+            return Err(Overdue::Reading);
         }
+        Ok(())
     }
 
     fn rate(&self, patience: &Patience, now: u64) -> Result<(), Overdue> {
-        let since = self.rate_since.load(Relaxed);
-        let took = Duration::from_millis(now.saturating_sub(since));
         let responding = self.responding.load(Relaxed) && !self.resting.load(Relaxed);
-        if responding || took < patience.rate_over() {
-            return Ok(());
-        }
         let received = self.received.load(Relaxed);
-        let brought = received - self.rate_mark.load(Relaxed);
-        self.rate_since.store(now, Relaxed);
-        self.rate_mark.store(received, Relaxed);
-        if patience.is_crawl(brought, took) {
-            Err(Overdue::Body)
-        } else {
-            Ok(())
+        if !responding && self.rate.is_crawl(received, now, patience) {
+            return Err(Overdue::Body);
         }
+        Ok(())
     }
 }
 

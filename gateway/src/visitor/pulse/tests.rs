@@ -72,9 +72,9 @@ fn who_takes_nothing_is_excused_by_what_he_sends_and_not_by_a_drip() {
         pulse.overdue(&PATIENCE, began + 30_000),
         Err(Overdue::Reading)
     );
-    pulse.taken(began + 10_000);
+    pulse.blocked_from(began + 10_000);
     assert!(pulse.overdue(&PATIENCE, began + 39_999).is_ok());
-    pulse.taken(began);
+    pulse.blocked_from(began);
     pulse.heard.store(began + 29_000, Relaxed);
     pulse.received.fetch_add(30 * 500, Relaxed);
     assert!(pulse.overdue(&PATIENCE, began + 30_000).is_ok());
@@ -106,7 +106,7 @@ fn a_body_that_stalls_or_drips_is_overdue_and_a_slow_app_is_not() {
         Err(Overdue::Body),
         "20 octets in 30 s"
     );
-    pulse.rate_since.store(due, Relaxed);
+    pulse.rate.begin(0, due);
     pulse.response_began();
     assert!(
         pulse.overdue(&PATIENCE, due + 30_001).is_ok(),
