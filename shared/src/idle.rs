@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::timer::Timer;
+use crate::unacked::LOOKS;
 
 /// For how long nothing may move in either direction; `None` for any time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,10 +43,6 @@ impl Silence {
         }
     }
 }
-
-/// Into so many parts a time is divided: when nothing has been moved for one of them, it is looked whether what was written earlier
-/// is still on its way.
-const LOOKS: u32 = 8;
 
 /// For how long nothing has moved. One timer, looked at when it is due: what moves does not touch it.
 ///

@@ -39,6 +39,10 @@ pub fn both(one: Option<u64>, other: Option<u64>) -> Option<u64> {
     }
 }
 
+/// Into so many parts a time is divided: when nothing has been moved for one of them, it is looked whether what was written earlier
+/// is still on its way.
+pub const LOOKS: u32 = 8;
+
 /// Whether what waits in the system gets less for good. What others write on the same connection makes it more at any time, and
 /// proves nothing by getting less again.
 #[derive(Clone, Copy, Debug, Default)]

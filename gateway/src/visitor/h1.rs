@@ -18,7 +18,7 @@ use tidegate_shared::glance::Glance;
 use tidegate_shared::http1::request::{Flaw, Found};
 use tidegate_shared::page::Wants;
 use tidegate_shared::timer::Timer;
-use tidegate_shared::unacked::Ebb;
+use tidegate_shared::unacked::{Ebb, LOOKS};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 use tracing::debug;
@@ -211,16 +211,13 @@ impl Beneath {
             };
         }
         let now = clock::now_ms();
-        let part = |since| u128::from(now.saturating_sub(since)) >= stall.as_millis() / LOOKS;
+        let part = |since| u128::from(now.saturating_sub(since)) >= (stall / LOOKS).as_millis();
         if since.is_some_and(part) && self.ebb.falls(waits()) {
             pulse.blocked_from(now);
             self.since = pulse.blocked_since();
         }
     }
 }
-
-/// Into so many parts the time for a stall is divided, for those who look beneath.
-const LOOKS: u128 = 8;
 
 enum Ended {
     Over(io::Result<Spoken>),
