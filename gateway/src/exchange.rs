@@ -42,7 +42,7 @@ use crate::pool::{Pool, Tried, Unavailable};
 use crate::rates::Guest;
 use crate::spent::Spent;
 use crate::tunnel::{Ending, Lease, Tunnel};
-use crate::upload::Upload;
+use crate::upload::{Upload, upload};
 use wait::{Gate, Outcome, Wait};
 
 /// What every visitor's connection shares.
@@ -232,7 +232,7 @@ where
     let mut tried = Tried::default();
     // What goes on on an upgraded stream is no body.
     let most = visit.gateway.max_body.filter(|_| protocol.is_none());
-    let mut body = Upload::new(body, most).without(mark);
+    let mut body = upload(body, most, mark);
     let mut last: Option<Failure> = None;
     let mut expects = expects;
     loop {

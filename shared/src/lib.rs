@@ -19,6 +19,8 @@ pub mod window; // how much a peer may send ahead
 
 pub mod inbound; // one HTTP/2 stream's bytes as a body, acknowledged late
 
+pub mod rewind; // a body that can be said once more
+
 pub mod pump; // a body into one HTTP/2 stream, no faster than it is taken
 
 pub mod timer; // a deadline that is left alone while it stands

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use h2::client::{Builder, ResponseFuture, SendRequest};
 use h2::ext::Protocol;
 use h2::server::SendResponse;
-use h2::{Ping, RecvStream};
+use h2::{Ping, Reason, RecvStream};
 use http::header::HOST;
 use http::request::Parts;
 use http::uri::{Authority, Scheme};
@@ -22,6 +22,7 @@ use tidegate_shared::interim::{Fate, Interims};
 use tidegate_shared::message::{strip_agents, strip_gateways, strip_hop_by_hop};
 use tidegate_shared::origin::{ENDLESS, is_idempotent};
 use tidegate_shared::pump::{Pump, Stop};
+use tidegate_shared::rewind::Rewind;
 use tidegate_shared::seam::Wire;
 use tidegate_shared::visitor::Visitor;
 use tidegate_shared::window;
@@ -190,9 +191,9 @@ pub(super) async fn relay(
     let (mut head, recv) = request.into_parts();
     let asker = Asker::of(&head.method, &head.headers);
     for_http2(&mut head, &app);
-    let body = (!recv.is_end_stream()).then(|| Inbound::counted(recv, wire));
+    let body = (!recv.is_end_stream()).then(|| Rewind::new(Some(Inbound::counted(recv, wire))));
     let request = Request::from_parts(head, ());
-    let mut open = match fetch(&app, request, body, greeting.as_ref(), &mut respond).await {
+    let mut open = match fetch(&app, &request, body, greeting.as_ref(), &mut respond).await {
         Ok(open) => open,
         Err(Some(trouble)) => return asker.send(&app, respond, &trouble),
         Err(None) => return,
@@ -233,7 +234,7 @@ pub(super) async fn relay(
 
 /// Goes on with the body of a request that is answered, until all is there, or either side gives it up, or nothing of it
 /// has moved for `within`.
-async fn finish(mut upload: Option<Pump<Inbound>>, within: Duration) {
+async fn finish(mut upload: Option<Upload>, within: Duration) {
     let mut limit = pin!(sleep(within));
     let mut moved = 0;
     poll_fn(|cx| {
@@ -255,24 +256,33 @@ async fn finish(mut upload: Option<Pump<Inbound>>, within: Duration) {
 /// A request that the app has begun to answer.
 struct Open {
     response: Response<RecvStream>,
-    upload: Option<Pump<Inbound>>,
+    upload: Option<Upload>,
     _in_flight: Arc<()>,
 }
 
 /// The visitor broke the upload off.
 struct Unwanted;
 
+/// A request's body on its way, all of it while it may have to be said once more.
+type Upload = Pump<Rewind<Inbound>>;
+
 /// Moves the request's body on, if there still is one.
-fn push(upload: &mut Option<Pump<Inbound>>, cx: &mut Context<'_>) -> Result<(), Unwanted> {
-    let Some(pump) = upload else { return Ok(()) };
+fn push(upload: &mut Option<Upload>, cx: &mut Context<'_>) -> Result<(), Unwanted> {
+    // What the app no longer wants is left to the visitor's window; its answer says the rest.
+    if let Some(pump) = upload
+        && is_over(pump, cx)?
+    {
+        *upload = None;
+    }
+    Ok(())
+}
+
+/// Moves it on; whether there is nothing left to move, or nobody who wants it.
+fn is_over(pump: &mut Upload, cx: &mut Context<'_>) -> Result<bool, Unwanted> {
     match pump.poll(cx) {
-        Poll::Pending => Ok(()),
+        Poll::Pending => Ok(false),
         Poll::Ready(Err(Stop::Body(_))) => Err(Unwanted),
-        // What the app no longer wants is left to the visitor's window; its answer says the rest.
-        Poll::Ready(Ok(()) | Err(Stop::Reset(_) | Stop::Gone(_))) => {
-            *upload = None;
-            Ok(())
-        }
+        Poll::Ready(Ok(()) | Err(Stop::Reset(_) | Stop::Gone(_))) => Ok(true),
     }
 }
 
@@ -303,26 +313,36 @@ fn for_http2(head: &mut Parts, app: &App) {
     }
 }
 
-/// Gets the head of a response; `Err(None)` when the visitor has gone. A request without a body that may be repeated is
-/// tried once more when the connection ended before the app said anything.
+/// How often an app is asked that says it has not begun with a request (RFC 9113 §8.7).
+const ATTEMPTS: u32 = 4;
+
+/// How long before it is asked for the third time; twice as long before the fourth.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Gets the head of a response; `Err(None)` when the visitor has gone. What the app has not begun with is asked again, if its body
+/// is kept; and a request without one that may be repeated once more when the connection ended before the app said anything.
 async fn fetch(
     app: &Arc<App>,
-    mut request: Request<()>,
-    mut body: Option<Inbound>,
+    request: &Request<()>,
+    mut body: Option<Rewind<Inbound>>,
     greeting: Option<&Greeting>,
     respond: &mut SendResponse<Bytes>,
 ) -> Result<Open, Option<Trouble>> {
-    let mut again = (body.is_none() && is_idempotent(request.method())).then(|| copy_of(&request));
+    let mut repeatable = body.is_none() && is_idempotent(request.method());
+    let mut attempt = 1;
     loop {
-        let link = link_for(app, &request, greeting, respond).await?;
+        let link = link_for(app, request, greeting, respond).await?;
         let mut requests = link.requests;
         let (response, stream) = requests
-            .send_request(request, body.is_none())
+            .send_request(request.clone(), body.is_none())
             .map_err(|error| Some(Trouble::Invalid(error.to_string().into())))?;
         let mut upload = body.take().map(|body| Pump::new(body, stream));
         let limit = app.settings.first_byte_within;
-        match head_of(response, &mut upload, respond, limit).await {
+        let error = match head_of(response, &mut upload, respond, limit).await {
             Ok(response) => {
+                if let Some(upload) = &mut upload {
+                    upload.body_mut().settle();
+                }
                 return Ok(Open {
                     response,
                     upload,
@@ -332,19 +352,49 @@ async fn fetch(
             Err(Miss::Unwanted) => return Err(None),
             Err(Miss::Slow) => return Err(Some(Trouble::Slow)),
             Err(Miss::Endless) => return Err(Some(Trouble::Invalid(ENDLESS.into()))),
-            Err(Miss::Broken(error)) => match again.take() {
-                Some(copy) if error.is_io() || error.is_go_away() => request = copy,
-                _ if error.is_io() => return Err(Some(Trouble::Closed)),
-                _ => return Err(Some(in_words(&error))),
-            },
+            Err(Miss::Broken(error)) => error,
+        };
+        let untaken = is_untaken(&error);
+        let broke_off = error.is_io() || error.is_go_away();
+        let again = untaken && attempt < ATTEMPTS || broke_off && std::mem::take(&mut repeatable);
+        if !again {
+            return Err(Some(in_words(&error)));
         }
+        if let Some(upload) = upload {
+            let whole = upload.into_body().rewound();
+            body = Some(whole.ok_or_else(|| Some(in_words(&error)))?);
+        }
+        pause(attempt, respond).await?;
+        attempt += 1;
     }
+}
+
+/// Whether the app says that it has not begun with the request: of one stream, or of those above the last that its GOAWAY counts.
+fn is_untaken(error: &h2::Error) -> bool {
+    let refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
+    error.is_remote() && (refused || error.is_go_away())
+}
+
+/// Before a request is asked once more, unless the visitor goes away first.
+async fn pause(attempt: u32, respond: &mut SendResponse<Bytes>) -> Result<(), Option<Trouble>> {
+    if attempt == 1 {
+        return Ok(());
+    }
+    let mut pause = pin!(sleep(PAUSE * (attempt - 1)));
+    poll_fn(|cx| {
+        if respond.poll_reset(cx).is_ready() {
+            return Poll::Ready(Err(None));
+        }
+        pause.as_mut().poll(cx).map(Ok)
+    })
+    .await
 }
 
 /// What is wrong with an app that has not answered but spoken.
 fn in_words(error: &h2::Error) -> Trouble {
     match error.reason() {
         Some(reason) if error.is_reset() => Trouble::Reset(reason),
+        None if error.is_io() => Trouble::Closed,
         _ => Trouble::Invalid(error.to_string().into()),
     }
 }
@@ -389,7 +439,7 @@ enum Miss {
 /// Waits for the head of a response, while the request's body goes on and interim responses pass.
 async fn head_of(
     response: ResponseFuture,
-    upload: &mut Option<Pump<Inbound>>,
+    upload: &mut Option<Upload>,
     respond: &mut SendResponse<Bytes>,
     within: Option<Duration>,
 ) -> Result<Response<RecvStream>, Miss> {
@@ -397,7 +447,10 @@ async fn head_of(
     let mut met = Interims::default();
     let mut limit = pin!(within.map(sleep));
     poll_fn(|cx| {
-        if let Err(Unwanted) = push(upload, cx) {
+        // Kept though it may be over: the app may say that it has not begun with it.
+        if let Some(upload) = upload
+            && let Err(Unwanted) = is_over(upload, cx)
+        {
             return Poll::Ready(Err(Miss::Unwanted));
         }
         while let Poll::Ready(Some(Ok(mut interim))) = response.poll_informational(cx) {
@@ -420,13 +473,4 @@ async fn head_of(
         }
     })
     .await
-}
-
-fn copy_of(request: &Request<()>) -> Request<()> {
-    let mut copy = Request::new(());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    copy
 }

@@ -12,6 +12,7 @@ mod bound;
 mod http1;
 
 mod http2;
+mod refused;
 
 mod life;
 

@@ -65,7 +65,7 @@ where
     let idempotent = is_idempotent(&ask.head.method);
     let key = backend.key(caller.source, &ask.head.headers);
     let feed = ask.body.map(|body| {
-        let mut body = upload::Upload::new(Some(body), gateway.max_body).without(ask.mark);
+        let mut body = upload::upload(Some(body), gateway.max_body, ask.mark);
         // What a connection of its own has taken of it is not asked for again. On one that is shared a server may say that it
         // did nothing with it.
         if !backend.shares() {
