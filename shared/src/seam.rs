@@ -5,129 +5,21 @@
 //! Everything else goes straight through, vectored writes included: `h2` picks its copy threshold from
 //! `is_write_vectored`.
 
+mod wire; // what others may know of it
+
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::task::{Context, Poll, Waker, ready};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::clock;
-use crate::reversal::frames::{Boundaries, FrameWatch, Goaway};
-use crate::reversal::{End, Fault, Marking, Marks, PREFACE, PeerSettings, Seen, Step, opening};
-
-/// What can be known of a connection from outside the task that owns it.
-#[derive(Debug, Default)]
-pub struct Wire {
-    heard: AtomicU64,
-    received: AtomicU64,
-    sent: AtomicU64,
-    data: AtomicU64,
-    taken: AtomicU64,
-    control: AtomicU64,
-    heads: AtomicU64,
-    padded_empty: AtomicU64,
-    goaway: OnceLock<Goaway>,
-    settled: OnceLock<PeerSettings>,
-    refused: OnceLock<Fault>,
-    opening: Mutex<Seen>,
-    inject: Mutex<Injection>,
-}
-
-#[derive(Debug, Default)]
-struct Injection {
-    frame: Option<Bytes>,
-    writer: Option<Waker>,
-}
-
-impl Wire {
-    /// When the peer's last octet arrived, by [`clock::now_ms`].
-    pub fn heard_ms(&self) -> u64 {
-        self.heard.load(Relaxed)
-    }
-
-    /// Octets received and sent on the socket (inside TLS, outside HTTP/2).
-    pub fn octets(&self) -> (u64, u64) {
-        (self.received.load(Relaxed), self.sent.load(Relaxed))
-    }
-
-    /// Octets of DATA received.
-    pub fn data(&self) -> u64 {
-        self.data.load(Relaxed)
-    }
-
-    /// Takes note that somebody took `octets` of DATA, or no longer wants them.
-    pub fn taken(&self, octets: usize) {
-        self.taken.fetch_add(octets as u64, Relaxed);
-    }
-
-    /// Octets of DATA that arrived and were not taken.
-    pub fn unread(&self) -> u64 {
-        self.data().saturating_sub(self.taken.load(Relaxed))
-    }
-
-    /// Frames received that cost work and say nothing ([`crate::reversal::frames::Counts::control`]).
-    pub fn control(&self) -> u64 {
-        self.control.load(Relaxed)
-    }
-
-    /// HEADERS frames received ([`crate::reversal::frames::Counts::heads`]).
-    pub fn heads(&self) -> u64 {
-        self.heads.load(Relaxed)
-    }
-
-    /// Empty DATA behind padding, of which `h2` bears a hundred in a connection's life.
-    pub fn padded_empty(&self) -> u64 {
-        self.padded_empty.load(Relaxed)
-    }
-
-    /// The first GOAWAY that the peer sent.
-    pub fn goaway(&self) -> Option<&Goaway> {
-        self.goaway.get()
-    }
-
-    /// The peer's first SETTINGS, at the agent; `None` until they have arrived.
-    pub fn settled(&self) -> Option<&PeerSettings> {
-        self.settled.get()
-    }
-
-    /// Why the gateway's first octets were refused, at the agent.
-    pub fn refused(&self) -> Option<&Fault> {
-        self.refused.get()
-    }
-
-    /// What arrived of an opening that did not come to its end, at the agent.
-    pub fn opening_so_far(&self) -> Seen {
-        self.opening
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    /// Whether a frame that was to be put between `h2`'s has not left yet.
-    pub fn is_injecting(&self) -> bool {
-        self.inject
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .frame
-            .is_some()
-    }
-
-    /// Has a frame written at the next boundary between two of `h2`'s. A second call before the first frame left
-    /// replaces it.
-    pub fn inject(&self, frame: Vec<u8>) {
-        let waker = {
-            let mut inject = self.inject.lock().unwrap_or_else(PoisonError::into_inner);
-            inject.frame = Some(frame.into());
-            inject.writer.take()
-        };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-}
+use crate::reversal::frames::{Boundaries, FrameWatch};
+use crate::reversal::{End, Marking, Marks, PREFACE, Seen, Step, opening};
+pub use wire::Wire;
 
 /// How the HTTP/2 preface is dealt with on the way out and in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -361,6 +253,7 @@ impl<T> Seam<T> {
         self.wire.data.store(counts.data, Relaxed);
         self.wire.control.store(counts.control, Relaxed);
         self.wire.heads.store(counts.heads, Relaxed);
+        self.wire.updates.store(counts.updates, Relaxed);
         self.wire.padded_empty.store(counts.padded_empty, Relaxed);
         if let Some(goaway) = self.watch.take_goaway() {
             // Only the first one counts; a later one can only say less.

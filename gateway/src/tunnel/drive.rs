@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Sleep, sleep_until};
 use tracing::{debug, info};
 
+use super::flood::{Arrived, Flood};
 use super::{Ending, Life, Tunnel};
 use crate::pool::Pool;
 
@@ -42,10 +43,6 @@ const PADDED_EMPTY_IN_A_LIFE: u64 = 75;
 
 /// How long an agent that is sent on may keep a tunnel that it does not need, in milliseconds.
 const GOES_WITHIN: u64 = 1000;
-
-/// Control frames a second that no honest agent reaches, and for how long.
-const CONTROL_PER_SECOND: u64 = 1000;
-const FLOOD_FOR: u64 = 5;
 
 /// Owns one tunnel until it is gone. Ends when: (1) the agent closes, or the connection breaks; (2) a PING is not
 /// answered in time; (3) the agent said GOAWAY, the certificate expired, or the gateway drains, and the last stream
@@ -77,10 +74,7 @@ where
         told: false,
         sent_on: None,
         looked_at: 0,
-        control: Flood {
-            second: now,
-            ..Flood::default()
-        },
+        flood: Flood::since(now),
         tunnel,
         pool,
         care,
@@ -135,7 +129,7 @@ where
     sent_on: Option<u64>,
     /// Control frames that had arrived when the agent's limit on streams was last looked at.
     looked_at: u64,
-    control: Flood,
+    flood: Flood,
 }
 
 /// What the agent said to end it, fit for the log and for visitors: its words are its own.
@@ -155,61 +149,6 @@ impl Leaving {
     /// Whether there was nothing to say to the agent: it was the one that spoke.
     fn said(&self) -> bool {
         matches!(self.why, Ending::Goaway { .. })
-    }
-}
-
-/// What an agent sends beyond what it was asked for, second by second.
-#[derive(Debug, Default)]
-struct Flood {
-    /// When the present second began, by [`clock::now_ms`].
-    second: u64,
-    /// Seconds in a row in which there was too much.
-    full: u64,
-    /// What had arrived by then: control frames, and HEADERS.
-    control: u64,
-    heads: u64,
-    /// Requests that had been sent by then, and those that were open.
-    sent: u64,
-    open: u64,
-}
-
-/// What is known of a tunnel when its flood is looked at.
-#[derive(Clone, Copy, Debug, Default)]
-struct Arrived {
-    control: u64,
-    heads: u64,
-    sent: u64,
-    open: u64,
-}
-
-/// HEADERS that every request justifies in each second in which it is open or sent: its answer, its trailers, and some
-/// interim responses. What is beyond is a control frame like any other.
-const HEADS_PER_REQUEST: u64 = 4;
-
-impl Flood {
-    /// Whether there has been too much for too long.
-    fn is_on(&mut self, now: u64, seen: Arrived) -> bool {
-        let elapsed = now.saturating_sub(self.second);
-        if elapsed < 1000 {
-            return false;
-        }
-        let asked = seen.sent.saturating_sub(self.sent) + self.open;
-        let heads = (seen.heads - self.heads).saturating_sub(asked * HEADS_PER_REQUEST);
-        let rate = (seen.control - self.control + heads) * 1000 / elapsed;
-        let full = if rate > CONTROL_PER_SECOND {
-            self.full + elapsed / 1000
-        } else {
-            0
-        };
-        *self = Self {
-            second: now,
-            full,
-            control: seen.control,
-            heads: seen.heads,
-            sent: seen.sent,
-            open: seen.open,
-        };
-        full >= FLOOD_FOR
     }
 }
 
@@ -451,10 +390,12 @@ where
         let seen = Arrived {
             control: tunnel.wire.control(),
             heads: tunnel.wire.heads(),
+            updates: tunnel.wire.updates(),
+            octets: tunnel.wire.octets().1,
             sent: tunnel.sent(),
             open: tunnel.outstanding() as u64,
         };
-        self.control.is_on(now, seen)
+        self.flood.is_on(now, seen)
     }
 
     /// From when on a handshake with the certificate fails. Its last second counts as a whole (RFC 5280 §4.1.2.5): an end
@@ -512,53 +453,5 @@ where
         if now >= since + GOES_WITHIN && self.tunnel.outstanding() == 0 {
             self.leave(Ending::Drained);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Looks once a second at a tunnel on which so much arrives every second, and says in which second it is a flood.
-    fn flooded_after(each: Arrived) -> Option<u64> {
-        let mut flood = Flood::default();
-        let after = |second| Arrived {
-            control: each.control * second,
-            heads: each.heads * second,
-            sent: each.sent * second,
-            open: each.open,
-        };
-        (1..20).find(|second| flood.is_on(second * 1000, after(*second)))
-    }
-
-    #[test]
-    fn heads_that_no_request_justifies_are_a_flood() {
-        let answers = Arrived {
-            heads: 40_000,
-            sent: 20_000,
-            ..Arrived::default()
-        };
-        assert_eq!(flooded_after(answers), None, "20,000 answers with trailers");
-        let hints = Arrived {
-            heads: 2000,
-            open: 500,
-            ..Arrived::default()
-        };
-        assert_eq!(flooded_after(hints), None, "some hints for 500 who wait");
-        let one = Arrived {
-            heads: 2000,
-            open: 1,
-            ..Arrived::default()
-        };
-        assert_eq!(
-            flooded_after(one),
-            Some(FLOOD_FOR),
-            "2,000 for one who waits"
-        );
-        let pings = Arrived {
-            control: CONTROL_PER_SECOND + 1,
-            ..Arrived::default()
-        };
-        assert_eq!(flooded_after(pings), Some(FLOOD_FOR));
     }
 }

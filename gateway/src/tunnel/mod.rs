@@ -12,6 +12,7 @@
 
 pub mod accept;
 pub mod drive;
+mod flood;
 mod places;
 
 use std::fmt;

@@ -12,6 +12,8 @@ pub struct Counts {
     pub control: u64,
     /// HEADERS: at the gateway those of answers, of trailers, and of interim responses, of which there may be any number.
     pub heads: u64,
+    /// WINDOW_UPDATE: what is sent justifies some (RFC 9113 §6.9).
+    pub updates: u64,
     /// DATA without payload and without END_STREAM; taken out.
     pub empty: u64,
     /// The same, but with padding, which flow control counts, so that it had to be let through.
@@ -34,6 +36,8 @@ const HEAD: usize = 9;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const PADDED: u8 = 8;
 
@@ -157,8 +161,9 @@ impl FrameWatch {
                 self.reading = Some(Vec::with_capacity(length.min(8 + DEBUG_KEPT)))
             }
             HEADERS => self.counts.heads += 1,
-            // WINDOW_UPDATE follows from what we send, CONTINUATION from HEADERS.
-            8 | 9 => {}
+            WINDOW_UPDATE => self.counts.updates += 1,
+            // It follows from HEADERS.
+            CONTINUATION => {}
             _ => self.counts.control += 1,
         }
         if kind == GOAWAY && self.keep_goaway_from_h2 {
@@ -314,6 +319,7 @@ mod tests {
             frame(0, 0, 1, b""),
             frame(0, 0, 1, b"abc"),
             frame(0, 0, 1, b""),
+            frame(8, 0, 0, &[0, 0, 0, 1]),
             frame(0, 1, 1, b""),
         ]
         .concat();
@@ -324,6 +330,7 @@ mod tests {
             [
                 frame(1, 4, 1, b"\x88"),
                 frame(0, 0, 1, b"abc"),
+                frame(8, 0, 0, &[0, 0, 0, 1]),
                 frame(0, 1, 1, b"")
             ]
             .concat()
@@ -334,6 +341,7 @@ mod tests {
                 data: 3,
                 control: 2,
                 heads: 1,
+                updates: 1,
                 empty: 2,
                 padded_empty: 0
             }
