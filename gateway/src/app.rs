@@ -572,6 +572,7 @@ fn reception(run: &Run, pool: &Arc<Pool>, metrics: &Arc<Metrics>, sink: &Sink) -
     Reception {
         gateway: Arc::new(gateway),
         unshaken: Mutex::default(),
+        unfinished: Mutex::default(),
         limits: visitor::Limits {
             patience: pulse::Patience {
                 head: run.patience.head_timeout,

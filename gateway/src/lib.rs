@@ -33,6 +33,8 @@ pub mod door; // whom a connection is from
 
 pub mod opening; // how long it takes to begin
 
+mod handshake; // how far TLS has come
+
 pub mod visitor; // a visitor's connection
 
 pub mod tcp; // one that is passed on untouched

@@ -486,3 +486,58 @@ async fn a_header_that_names_nobody_is_told_of_once_where_a_request_follows() {
         assert_eq!(taken(listener, "visitor").await, 0.0);
     }
 }
+
+/// Nothing, a part, something else, or a client that has its answer and says no more: what had come tells them apart, one line a
+/// minute, beside those of handshakes that fail.
+#[tokio::test]
+async fn a_tls_handshake_that_takes_too_long_is_told_of_by_what_had_come() {
+    let finished = b"\x14\x03\x03\0\x01\x01";
+    for (came, sent, then) in [
+        ("nothing came", &b""[..], &b""[..]),
+        (
+            "a TLS alert came, and a ClientHello was due",
+            b"\x15\x03\x01",
+            b"",
+        ),
+        (
+            "6 octets of a ClientHello came",
+            b"\x16\x03\x01\x02\0\x01",
+            b"",
+        ),
+        ("was answered, and nothing came behind", b"hello", b""),
+        ("answered, and 6 octets behind it", b"hello", finished),
+    ] {
+        let world = World::builder().option("--tls-timeout", "1s").start().await;
+        let to = world.visitors_tls;
+        told(to, GET).await;
+        let mut slow = TcpStream::connect(to).await.unwrap();
+        if sent == b"hello" {
+            let config = world.visitor_tls(&["h2"]);
+            let name = HOST.try_into().unwrap();
+            let mut client = rustls::ClientConnection::new(config, name).unwrap();
+            let mut hello = Vec::new();
+            client.write_tls(&mut hello).unwrap();
+            slow.write_all(&hello).await.unwrap();
+            slow.read_exact(&mut [0; 5]).await.unwrap();
+        } else {
+            slow.write_all(sent).await.unwrap();
+        }
+        slow.write_all(then).await.unwrap();
+        let line = [
+            "INFO TLS with a visitor failed: it was not finished within 1s (`tls_timeout`): ",
+            came,
+            &format!("visitor={}", slow.local_addr().unwrap()),
+            "listener=visitors-tls what=\"timeout\" times=1",
+        ];
+        world.gateway.wait_log(&line).await;
+        // Another one waits for the next minute, and is counted.
+        told(to, b"").await;
+        eventually(SOON, "both are counted", async || {
+            let metrics = world.metrics().await;
+            let overdue = "tidegate_visitors_overdue_total";
+            (metrics.sum(overdue, &["what=\"tls\""]) == 2.0).then_some(())
+        })
+        .await;
+        assert_eq!(world.gateway.logged(&["what=\"timeout\""]).len(), 1);
+    }
+}

@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::pulse::Pulse;
+use crate::handshake::Watched;
 
 /// A visitor's socket, which can be told how it is to end, and asked whether the visitor has ended it.
 pub(super) trait Ends {
@@ -39,6 +40,20 @@ impl Ends for TcpStream {
 
     fn beneath(&self) -> Option<Unacked> {
         Unacked::of(self)
+    }
+}
+
+impl Ends for Watched {
+    fn end_abruptly(&self, abruptly: bool) {
+        self.socket().end_abruptly(abruptly);
+    }
+
+    fn presence(&self) -> Presence {
+        self.socket().presence()
+    }
+
+    fn beneath(&self) -> Option<Unacked> {
+        self.socket().beneath()
     }
 }
 

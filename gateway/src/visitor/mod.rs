@@ -38,15 +38,15 @@ use tidegate_shared::tls::{HandshakeFault, VisitorCerts};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{sleep_until, timeout};
-use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info};
 
 use crate::backend::greeting::TlsFacts;
 use crate::complaint::Complaint;
 use crate::config::listeners::Named;
-use crate::door::Arrival;
+use crate::door::{Arrival, Taken};
 use crate::exchange::{Gateway, Visit};
 use crate::forward::Origin;
+use crate::handshake::{Unshaken, shake};
 use crate::introduction::Introduction;
 use crate::listen::Front;
 use crate::opening::{Opening, Untold};
@@ -80,6 +80,8 @@ pub struct Reception {
     pub drain: Drain,
     /// TLS handshakes that came to nothing.
     pub(crate) unshaken: Mutex<Complaint>,
+    /// Those that were not finished in time.
+    pub(crate) unfinished: Mutex<Complaint>,
 }
 
 /// TLS towards visitors.
@@ -121,18 +123,47 @@ impl Reception {
         self.speak(stream, arrival.taken, visit).await;
     }
 
-    /// Anybody can cause it: one line at once, and then one a minute.
-    fn tell_unshaken(&self, visitor: SocketAddr, front: &Front, fault: &HandshakeFault) {
-        let due = self.unshaken.lock();
+    /// Anybody can cause it: one line at once, and then one a minute. Connections that say nothing hide none that fail.
+    fn tell_unshaken(&self, visitor: SocketAddr, front: &Front, what: &'static str, why: &str) {
+        let complaint = match what {
+            OVERDUE => &self.unfinished,
+            _ => &self.unshaken,
+        };
+        let due = complaint.lock();
         let due = due
             .unwrap_or_else(PoisonError::into_inner)
             .due(Instant::now());
         let listener = &front.door.listener;
-        let (what, why) = (fault.label, of_a_visitor(fault));
         if let Some(times) = due {
             info!(%visitor, %listener, what, times, "TLS with a visitor failed: {why}");
         } else {
             debug!(%visitor, %listener, what, "TLS with a visitor failed: {why}");
+        }
+    }
+
+    /// What came of a handshake that gave no TLS.
+    fn unshaken(&self, visitor: SocketAddr, header: Option<Taken>, front: &Front, why: Unshaken) {
+        match why {
+            Unshaken::Failed(error, instead) => {
+                self.gateway.metrics.tls_failed.inc();
+                let fault = HandshakeFault::from_io(&error);
+                if fault.label == "not-tls"
+                    && let Some(seen) = instead
+                {
+                    let scene = Scene {
+                        header,
+                        ..Scene::at(&front.door, header.map_or(visitor, |header| header.by))
+                    };
+                    front.door.strays.clear_text(seen, &scene);
+                }
+                self.tell_unshaken(visitor, front, fault.label, of_a_visitor(&fault));
+            }
+            Unshaken::Overdue(came) => {
+                self.gateway.metrics.tls_overdue.inc();
+                let within = self.limits.tls;
+                let why = format!("it was not finished within {within:?} (`tls_timeout`): {came}");
+                self.tell_unshaken(visitor, front, OVERDUE, &why);
+            }
         }
     }
 
@@ -147,43 +178,20 @@ impl Reception {
         let visitor = arrival.from;
         let to = arrival.to.or_else(|| stream.local_addr().ok());
         let began = Instant::now();
+        let looking = async |stream: &TcpStream| {
+            let door = &front.door;
+            door.look_before_tls(stream, visitor, arrival.header).await
+        };
         // Boxed, so that a connection does not keep the room that its handshake needed.
-        let mut instead = None;
-        let accepting = Box::pin(async {
-            instead = front
-                .door
-                .look_before_tls(&stream, visitor, arrival.header)
-                .await;
-            TlsAcceptor::from(secured.config).accept(stream).await
-        });
+        let shaking = Box::pin(shake(stream, secured.config, self.limits.tls, looking));
         let shaken = tokio::select! {
             biased;
-            shaken = timeout(self.limits.tls, accepting) => shaken,
+            shaken = shaking => shaken,
             () = self.drain.idle_over() => return,
         };
         let tls = match shaken {
-            Ok(Ok(tls)) => tls,
-            Ok(Err(error)) => {
-                self.gateway.metrics.tls_failed.inc();
-                let fault = HandshakeFault::from_io(&error);
-                if fault.label == "not-tls"
-                    && let Some(seen) = instead
-                {
-                    let header = arrival.header;
-                    let peer = header.map_or(visitor, |header| header.by);
-                    let scene = Scene {
-                        header,
-                        ..Scene::at(&front.door, peer)
-                    };
-                    front.door.strays.clear_text(seen, &scene);
-                }
-                self.tell_unshaken(visitor, &front, &fault);
-                return;
-            }
-            Err(_elapsed) => {
-                self.gateway.metrics.tls_overdue.inc();
-                return debug!(%visitor, "a visitor did not finish its TLS handshake in time");
-            }
+            Ok(tls) => tls,
+            Err(why) => return self.unshaken(visitor, arrival.header, &front, why),
         };
         let opening = Opening {
             header: arrival.header.map(|header| header.took),
@@ -267,6 +275,9 @@ impl Reception {
         }
     }
 }
+
+/// The word for a handshake that was not finished in time.
+const OVERDUE: &str = "timeout";
 
 /// Why a handshake failed, of somebody who is no agent: some of it has another reason.
 fn of_a_visitor(fault: &HandshakeFault) -> &str {

@@ -1,0 +1,211 @@
+//! How far TLS's handshake has come with who dialled: what came and what was said are counted beneath it, so that one that is
+//! not finished in time can be told of by what was seen. Used where visitors are taken.
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use tidegate_shared::reversal::Seen;
+use tidegate_shared::socket::poll_write_pieces;
+use tidegate_shared::unacked;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+/// A socket that counts.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    stream: TcpStream,
+    heard: u64,
+    /// How much of that had come before anything was said.
+    asked: Option<u64>,
+}
+
+/// What had come when the time for a handshake was over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Came {
+    Nothing,
+    /// This, which begins no handshake; what is no TLS at all has failed by then.
+    Instead(Seen),
+    /// So many octets of a ClientHello.
+    Part(u64),
+    /// A ClientHello, which was answered, and so many octets behind that.
+    Hello {
+        then: u64,
+        /// Octets of the answer that nobody has acknowledged, where that is known.
+        unacked: Option<u64>,
+    },
+}
+
+impl fmt::Display for Came {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing => f.write_str("nothing came"),
+            Self::Instead(seen) => write!(f, "{seen} came, and a ClientHello was due"),
+            Self::Part(1) => f.write_str("one octet of a ClientHello came"),
+            Self::Part(octets) => write!(f, "{octets} octets of a ClientHello came"),
+            Self::Hello {
+                unacked: Some(1..), ..
+            } => f.write_str(
+                "a ClientHello came, and the answer to it was not received as a whole: does the path lose large packets (MTU)?",
+            ),
+            Self::Hello { then: 0, .. } => {
+                f.write_str("a ClientHello came and was answered, and nothing came behind it")
+            }
+            Self::Hello { then, .. } => write!(
+                f,
+                "a ClientHello came and was answered, and {then} octets behind it that do not finish the handshake"
+            ),
+        }
+    }
+}
+
+/// Why there is no TLS.
+pub(crate) enum Unshaken {
+    /// And what it was instead of TLS, where that is known.
+    Failed(io::Error, Option<Seen>),
+    /// It was not finished in time.
+    Overdue(Came),
+}
+
+/// Shakes hands within this time. `look` sees the socket before TLS does, and says what comes there instead.
+pub(crate) async fn shake(
+    stream: TcpStream,
+    config: Arc<ServerConfig>,
+    within: Duration,
+    look: impl AsyncFnOnce(&TcpStream) -> Option<Seen>,
+) -> Result<TlsStream<Watched>, Unshaken> {
+    let until = Instant::now() + within;
+    let Ok(instead) = timeout_at(until, look(&stream)).await else {
+        return Err(Unshaken::Overdue(Came::Nothing));
+    };
+    let mut accepting = TlsAcceptor::from(config).accept(Watched::new(stream));
+    match timeout_at(until, &mut accepting).await {
+        Ok(Ok(tls)) => Ok(tls),
+        Ok(Err(error)) => Err(Unshaken::Failed(error, instead)),
+        Err(_elapsed) => {
+            let socket = accepting.get_ref();
+            let came = socket.map_or(Came::Nothing, |socket| socket.came(instead));
+            Err(Unshaken::Overdue(came))
+        }
+    }
+}
+
+impl Watched {
+    pub(crate) fn new(stream: TcpStream) -> Self {
+        Self {
+            stream,
+            heard: 0,
+            asked: None,
+        }
+    }
+
+    pub(crate) fn socket(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// So far, where it began like this if not like TLS.
+    pub(crate) fn came(&self, instead: Option<Seen>) -> Came {
+        let unacked = || unacked::octets(&self.stream);
+        came(self.heard, self.asked, instead, unacked)
+    }
+
+    fn wrote(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if matches!(written, Poll::Ready(Ok(1..))) {
+            self.asked.get_or_insert(self.heard);
+        }
+        written
+    }
+}
+
+fn came(
+    heard: u64,
+    asked: Option<u64>,
+    instead: Option<Seen>,
+    unacked: impl FnOnce() -> Option<u64>,
+) -> Came {
+    match (asked, instead) {
+        (Some(asked), _) => Came::Hello {
+            then: heard.saturating_sub(asked),
+            unacked: unacked(),
+        },
+        (None, Some(seen)) if seen != Seen::Nothing => Came::Instead(seen),
+        (None, _) if heard == 0 => Came::Nothing,
+        (None, _) => Came::Part(heard),
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.heard += (buf.filled().len() - before) as u64;
+        read
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        octets: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, octets);
+        self.wrote(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = poll_write_pieces(Pin::new(&mut self.stream), cx, slices);
+        self.wrote(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_had_come_is_told_by_what_was_counted() {
+        let instead = || Some(Seen::TlsAlert);
+        for (heard, asked, seen, unacked, words) in [
+            (0, None, None, None, "nothing came"),
+            (0, None, Some(Seen::Nothing), None, "nothing came"),
+            (4, None, instead(), None, "a TLS alert came, and a"),
+            (1, None, None, None, "one octet of a ClientHello came"),
+            (6, None, None, None, "6 octets of a ClientHello came"),
+            (517, Some(517), None, None, "answered, and nothing came"),
+            (517, Some(517), None, Some(0), "answered, and nothing came"),
+            (523, Some(517), None, None, "answered, and 6 octets behind"),
+            (517, Some(517), None, Some(900), "not received as a whole"),
+        ] {
+            let said = came(heard, asked, seen, || unacked).to_string();
+            assert!(said.contains(words), "{words}: {said}");
+        }
+    }
+}
