@@ -2,7 +2,10 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
+use rustls::ServerConfig;
+use rustls::server::WebPkiClientVerifier;
 use serde_json::Value;
 use tidegate_tests::apps::{AbsentApp, H2cApp, RawApp};
 use tidegate_tests::haproxy::{Haproxy, available, free_ports};
@@ -10,6 +13,8 @@ use tidegate_tests::nginx::nginx;
 use tidegate_tests::pki::Pki;
 use tidegate_tests::program::{Finished, built, run};
 use tidegate_tests::{HOST, Site, World};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_rustls::TlsAcceptor;
 
 /// What is taken in clear text by HTTP/1.1, by HTTP/2, and over TLS: without a header, behind v1, behind v2.
 type Taken = [[bool; 3]; 3];
@@ -259,15 +264,138 @@ async fn a_port_in_tcp_mode_that_requires_a_header_says_so() {
     }
 }
 
+/// An app in clear text that reads a question and says `what` in pieces of so many octets.
+async fn saying(what: &'static [u8], pieces: usize) -> RawApp {
+    RawApp::start(move |mut reader| async move {
+        for piece in what.chunks(pieces) {
+            if reader.io.write_all(piece).await.is_err() {
+                return;
+            }
+            // Each leaves as a packet of its own.
+            tokio::task::yield_now().await;
+        }
+        reader.closed().await;
+    })
+    .await
+}
+
+#[tokio::test]
+async fn answers_in_pieces_and_answers_of_others_are_told_apart() {
+    for (what, pieces, code, said) in [
+        (
+            &b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"[..],
+            1,
+            0,
+            "takes plain HTTP",
+        ),
+        (b"HTTP/1.1 200 OK\r\n\r\n", 11, 0, "takes plain HTTP"),
+        (
+            b"HTTP/1",
+            1,
+            1,
+            "began its answer with `HTTP/1`, and did not go on in time: is the program behind it stuck, or slow? `--within`",
+        ),
+        (
+            b"ICY 200 OK\r\n\r\n",
+            3,
+            1,
+            "takes none of these; it answers with `ICY 200 OK`, which is neither HTTP/1 nor TLS",
+        ),
+        (
+            b"RTSP/1.0 400 Bad\r\n",
+            64,
+            1,
+            "answers with `RTSP/1.0 400 Bad`",
+        ),
+        (b"220 mail\r\n", 64, 1, "answers with `220 mail`"),
+    ] {
+        let app = saying(what, pieces).await;
+        let address = app.target().replace("http://", "");
+        let finished = probe(&address, &["--within", "300ms"]).await;
+        let last = finished.stdout.lines().last().unwrap();
+        assert!(last.contains(said), "{said}: {}", finished.stdout);
+        assert_eq!(finished.code, Some(code), "{finished:?}");
+    }
+}
+
+/// Whether it asks for a certificate or not: what was agreed on is no less so for the silence behind it.
+#[tokio::test]
+async fn a_port_of_tls_that_falls_silent_takes_tls() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = Pki::create(dir.path(), "ca");
+    let silent = pki.server_config(&pki.server(&["localhost"]), false, &[]);
+    let provider = Arc::clone(silent.crypto_provider());
+    let welcome =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(pki.roots()), Arc::clone(&provider))
+            .allow_unauthenticated()
+            .build()
+            .unwrap();
+    let asking = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(welcome)
+        .with_cert_resolver(Arc::clone(&silent.cert_resolver));
+    for config in [silent, Arc::new(asking)] {
+        let acceptor = TlsAcceptor::from(config);
+        let app = RawApp::start(move |reader| {
+            let acceptor = acceptor.clone();
+            async move {
+                if let Ok(mut tls) = acceptor.accept(reader.io).await {
+                    let _ended = tokio::io::copy(&mut tls, &mut tokio::io::sink()).await;
+                }
+            }
+        })
+        .await;
+        let at = app.target().replace("http://", "");
+        let finished = probe(&at, &["--within", "400ms"]).await;
+        assert_eq!(finished.code, Some(0), "{finished:?}");
+        let lines: Vec<&str> = finished.stdout.lines().collect();
+        let seen = "yes  TLSv1.3, no ALPN; then said nothing in time";
+        assert!(lines[6].contains(seen), "{}", finished.stdout);
+        let advice = format!(
+            "{at} takes TLS without a PROXY header: send none, as `tidegate http https://{at}` does, or a backend with `tls = true`; but asked in HTTP inside TLS it said nothing in time: where it speaks something else, have its TLS passed on untouched, by `tidegate tcp {at}`"
+        );
+        assert!(lines[9].starts_with(&advice), "{}", finished.stdout);
+    }
+}
+
+/// Its version is the one thing that it says of a server; what it says in clear text is the same alert.
+#[tokio::test]
+async fn a_port_that_speaks_no_tls_of_ours_is_said_to_speak_tls() {
+    let hello = b"\x16\x03\x02\0\x2a\x02\0\0\x26\x03\x02";
+    let server_hello = [&hello[..], &[7; 32], &[0, 0, 0x2f, 0]].concat();
+    let alert = b"\x15\x03\x02\0\x02\x02\x46".to_vec();
+    for answer in [server_hello, alert] {
+        let app = RawApp::start(move |mut reader| {
+            let answer = answer.clone();
+            async move {
+                let mut first = [0; 1];
+                // Whatever is no record is hung up on.
+                if reader.io.read_exact(&mut first).await.is_ok() && first == [0x16] {
+                    let _gone = reader.io.write_all(&answer).await;
+                    reader.closed().await;
+                }
+            }
+        })
+        .await;
+        let at = app.target().replace("http://", "");
+        let finished = probe(&at, &["--within", "300ms"]).await;
+        assert_eq!(finished.code, Some(1), "{finished:?}");
+        let lines: Vec<&str> = finished.stdout.lines().collect();
+        let seen = "no   speaks TLS, and none of ours: the peer ";
+        assert!(lines[6].contains(seen), "{}", finished.stdout);
+        let said = format!("{at} speaks TLS, and none that is spoken here, which is 1.2 and 1.3: ");
+        assert!(lines[9].starts_with(&said), "{}", finished.stdout);
+    }
+}
+
 #[tokio::test]
 async fn what_takes_nothing_is_described() {
     let silent = RawApp::start(|mut reader| async move { reader.closed().await }).await;
     let closing = RawApp::start(|_closed| async {}).await;
     let greeting = RawApp::start(|mut reader| async move {
         let hello = b"SSH-2.0-OpenSSH_9.2\r\n";
-        tokio::io::AsyncWriteExt::write_all(&mut reader.io, hello)
-            .await
-            .unwrap();
+        reader.io.write_all(hello).await.unwrap();
         reader.closed().await;
     })
     .await;

@@ -133,7 +133,8 @@ impl Pki {
         (both, alone)
     }
 
-    fn roots(&self) -> RootCertStore {
+    #[must_use]
+    pub fn roots(&self) -> RootCertStore {
         let mut roots = RootCertStore::empty();
         roots
             .add(CertificateDer::from_pem_slice(self.ca_pem.as_bytes()).unwrap())

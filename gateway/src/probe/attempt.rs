@@ -13,13 +13,14 @@ use rustls::{AlertDescription, ClientConfig, Error, ProtocolVersion, SignatureSc
 use tidegate_shared::proxy_header::{
     Ends, Pair, TlvWriter, Unwritable, Version, write_v1, write_v2,
 };
-use tidegate_shared::reversal::{PREFACE, Seen};
+use tidegate_shared::reversal::PREFACE;
 use tidegate_shared::tls::HandshakeFault;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
+use super::told::{Answer, GLANCE, began, is_clear, is_http2, told};
 use super::verdict::{Found, Inner, Way};
 
 /// What all tries have in common.
@@ -54,58 +55,50 @@ impl ResolvesClientCert for Asked {
 /// Offered in TLS, HTTP/2 first.
 const ALPN: [&str; 2] = ["h2", "http/1.1"];
 
-/// What is read of an answer: enough to tell what it is.
-const GLANCE: usize = 64;
-
 /// An empty SETTINGS frame: what an HTTP/2 client says first.
 const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
-
-/// How much of HTTP/2 is read: what servers say before they acknowledge our SETTINGS is a few frames.
-const FRAMES: usize = 4096;
 
 impl Trial {
     /// Tries one way, on a connection of its own.
     pub(super) async fn of(&self, way: Way) -> Found {
         let until = Instant::now() + self.within;
-        match timeout_at(until, self.on(way, until)).await {
-            Ok(Ok(found)) => found,
-            Ok(Err(error)) if is_end(&error) => Found::Closed,
-            Ok(Err(error)) => Found::Broken(error.to_string()),
-            Err(_elapsed) => Found::Silent,
+        match self.on(way, until).await {
+            Ok(found) => found,
+            Err(error) if is_end(&error) => Found::Closed,
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Found::Silent,
+            Err(error) => Found::Broken(error.to_string()),
         }
     }
 
     async fn on(&self, way: Way, until: Instant) -> io::Result<Found> {
-        let mut tcp = self.begun(way).await?;
-        match way.inner {
-            Inner::Tls => {
-                let (found, asked) = self.over_tls(tcp, &ALPN).await?;
-                // Whether that was a demand is not known before a request is answered.
-                if asked && matches!(found, Found::Tls { .. }) {
-                    let again = self.over_tls(self.begun(way).await?, &ALPN[1..]).await;
-                    if let Ok((demanded @ Found::CertificateDemanded(_), _)) = again {
-                        return Ok(demanded);
-                    }
+        if way.inner == Inner::Tls {
+            let (found, asked) = self.over_tls(way, &ALPN, until).await?;
+            // Whether that was a demand is not known before a request is answered.
+            if asked && matches!(found, Found::Tls { .. }) {
+                let again = self.over_tls(way, &ALPN[1..], until).await;
+                if let Ok((demanded @ Found::CertificateDemanded(_), _)) = again {
+                    return Ok(demanded);
                 }
-                Ok(found)
             }
-            Inner::Http2 => over_http2(&mut tcp, until).await,
-            Inner::Http => {
-                tcp.write_all(self.question().as_bytes()).await?;
-                Ok(told(&answer(&mut tcp).await?))
-            }
+            return Ok(found);
+        }
+        let (mut tcp, header) = in_time(until, self.begun(way)).await?;
+        match way.inner {
+            Inner::Http2 => over_http2(&mut tcp, &header, until).await,
+            _ => self.over_http1(&mut tcp, &header, until).await,
         }
     }
 
-    /// A connection, and the header on it.
-    async fn begun(&self, way: Way) -> io::Result<TcpStream> {
+    /// A connection, and the header that was said on it.
+    async fn begun(&self, way: Way) -> io::Result<(TcpStream, Vec<u8>)> {
         let mut tcp = TcpStream::connect(self.address).await?;
         tcp.set_nodelay(true)?;
-        if let Some(version) = way.header {
-            let header = header(version, &tcp)?;
-            tcp.write_all(&header).await?;
-        }
-        Ok(tcp)
+        let header = match way.header {
+            Some(version) => header(version, &tcp)?,
+            None => Vec::new(),
+        };
+        tcp.write_all(&header).await?;
+        Ok((tcp, header))
     }
 
     /// Asks for nothing but a head.
@@ -116,23 +109,26 @@ impl Trial {
         )
     }
 
-    /// What is found, and whether a certificate was asked for.
-    async fn over_tls(&self, tcp: TcpStream, alpn: &[&str]) -> io::Result<(Found, bool)> {
+    /// What is found, and whether a certificate was asked for. With what comes inside, half of the time that is left is spent.
+    async fn over_tls(&self, way: Way, alpn: &[&str], until: Instant) -> io::Result<(Found, bool)> {
+        let (tcp, _header) = in_time(until, self.begun(way)).await?;
         let asked = Arc::<Asked>::default();
         let mut config = ClientConfig::clone(&self.tls);
         config.client_auth_cert_resolver = Arc::<Asked>::clone(&asked);
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         let connector = TlsConnector::from(Arc::new(config));
         let is_asked = || asked.0.load(Relaxed);
-        let mut tls = match connector.connect(self.name.clone(), tcp).await {
-            Ok(tls) => tls,
+        let connecting = connector.connect(self.name.clone(), tcp);
+        let mut tls = match timeout_at(until, connecting).await {
+            Ok(Ok(tls)) => tls,
             // Of TLS 1.2 it is a part of the handshake, and the alert is often one that says nothing.
-            Err(error) if is_asked() => {
+            Ok(Err(error)) if is_asked() => {
                 let why = HandshakeFault::from_io(&error);
                 let what = format!("asked for a certificate, got none, and refused: {why}");
                 return Ok((Found::CertificateDemanded(what), true));
             }
-            Err(error) => return Ok((refused(&error), false)),
+            Ok(Err(error)) => return Ok((refused(&error), false)),
+            Err(elapsed) => return Err(elapsed.into()),
         };
         let session = tls.get_ref().1;
         let version = match session.protocol_version() {
@@ -147,41 +143,57 @@ impl Trial {
         );
         let agreed = format!("{version}, {alpn}");
         // What is asked for inside is no longer a question of what the port takes, only of what it says.
-        let answer = timeout(self.within / 2, self.inside(&mut tls, http2)).await;
-        let (then, is_refusal) = match answer {
-            Ok(Ok(found)) => (
+        let left = until.saturating_duration_since(Instant::now());
+        let by = Instant::now() + left / 2;
+        let answer = if http2 {
+            over_http2(&mut tls, b"", by).await
+        } else {
+            self.over_http1(&mut tls, b"", by).await
+        };
+        let (then, is_refusal, http) = match answer {
+            Ok(found) => (
                 found.words(),
                 matches!(found, Found::Http(400) | Found::Closed),
+                matches!(found, Found::Http(_) | Found::Http2 | Found::Http2Only),
             ),
-            Ok(Err(error)) if is_end(&error) => (Found::Closed.words(), true),
-            Ok(Err(error)) => {
-                let why = HandshakeFault::from_io(&error);
-                (format!("refused: {why}"), true)
+            Err(error) if is_end(&error) => (Found::Closed.words(), true, false),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                (Found::Silent.words(), false, false)
             }
-            Err(_elapsed) => (Found::Silent.words(), false),
+            Err(error) => {
+                let why = HandshakeFault::from_io(&error);
+                (format!("refused: {why}"), true, false)
+            }
         };
         let found = if is_asked() && is_refusal {
             Found::CertificateDemanded(format!(
                 "{agreed}; asked for a certificate, got none, and {then}"
             ))
         } else {
-            Found::Tls { agreed, then }
+            Found::Tls { agreed, then, http }
         };
         Ok((found, is_asked()))
     }
 
-    async fn inside<S>(&self, tls: &mut S, http2: bool) -> io::Result<Found>
+    /// Asks a question and reads as much of the answer as tells what it is, `until` then at most.
+    async fn over_http1<S>(&self, io: &mut S, header: &[u8], until: Instant) -> io::Result<Found>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        if http2 {
-            let until = Instant::now() + self.within / 2;
-            return over_http2(tls, until).await;
-        }
-        tls.write_all(self.question().as_bytes()).await?;
-        tls.flush().await?;
-        Ok(told(&answer(tls).await?))
+        let question = self.question();
+        in_time(until, say(io, question.as_bytes())).await?;
+        let answer = answer(io, until).await?;
+        Ok(told(&answer, header, question.as_bytes()))
     }
+}
+
+async fn in_time<T>(until: Instant, what: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    timeout_at(until, what).await?
+}
+
+async fn say<S: AsyncWrite + Unpin>(io: &mut S, octets: &[u8]) -> io::Result<()> {
+    io.write_all(octets).await?;
+    io.flush().await
 }
 
 /// That of a connection of our own, to be told as it is: a health check should (proxy-protocol.txt §2.1).
@@ -195,98 +207,52 @@ fn header(version: Version, tcp: &TcpStream) -> io::Result<Vec<u8>> {
 }
 
 /// The first octets of what comes back; empty where the connection is closed first.
-async fn answer<S: AsyncRead + Unpin>(io: &mut S) -> io::Result<Vec<u8>> {
+async fn answer<S: AsyncRead + Unpin>(io: &mut S, until: Instant) -> io::Result<Answer> {
     let mut seen = Vec::with_capacity(GLANCE);
     while seen.len() < GLANCE && !is_clear(&seen) {
-        match io
-            .take((GLANCE - seen.len()) as u64)
-            .read_buf(&mut seen)
-            .await
-        {
-            Ok(0) => break,
-            Ok(_) => {}
-            Err(error) if seen.is_empty() => return Err(error),
-            Err(_broken) => break,
+        let mut room = (&mut *io).take((GLANCE - seen.len()) as u64);
+        match timeout_at(until, room.read_buf(&mut seen)).await {
+            Ok(Ok(0)) => return Ok(Answer { seen, ended: true }),
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) if seen.is_empty() => return Err(error),
+            Ok(Err(_broken)) => return Ok(Answer { seen, ended: true }),
+            Err(elapsed) if seen.is_empty() => return Err(elapsed.into()),
+            // What has come is all there is.
+            Err(_elapsed) => break,
         }
     }
-    Ok(seen)
+    Ok(Answer { seen, ended: false })
 }
 
 /// Begins HTTP/2 with prior knowledge (RFC 9113 §3.3), and reads as far as it takes to know whether that was understood, `until`
 /// then at most.
-async fn over_http2<S>(io: &mut S, until: Instant) -> io::Result<Found>
+async fn over_http2<S>(io: &mut S, header: &[u8], until: Instant) -> io::Result<Found>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    io.write_all(&[PREFACE.as_slice(), &SETTINGS].concat())
-        .await?;
-    io.flush().await?;
-    let mut seen = Vec::with_capacity(GLANCE);
+    let beginning = [PREFACE.as_slice(), &SETTINGS].concat();
+    in_time(until, say(io, &beginning)).await?;
+    let mut answer = Answer {
+        seen: Vec::with_capacity(GLANCE),
+        ended: false,
+    };
+    let mut end = false;
     loop {
-        if let Some(found) = began(&seen, false) {
-            return Ok(found);
+        let seen = &answer.seen;
+        if let Some(frames) = began(seen, end) {
+            return Ok(frames);
         }
-        match timeout_at(until, io.read_buf(&mut seen)).await {
-            Ok(Ok(0)) => break,
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) if seen.is_empty() => return Err(error),
-            Err(_elapsed) if seen.is_empty() => return Ok(Found::Silent),
-            // What has come is all there is.
-            Ok(Err(_)) | Err(_) => break,
+        if end || !is_http2(seen) && is_clear(seen) {
+            return Ok(told(&answer, header, &beginning));
         }
-    }
-    Ok(began(&seen, true).unwrap_or(Found::Closed))
-}
-
-/// What the first octets of an answer to the beginning of HTTP/2 are; `None` while more could tell more, unless this is the `end`.
-///
-/// A server may say its SETTINGS before it has read anything: only their acknowledgement shows that ours were understood
-/// (RFC 9113 §6.5.3).
-fn began(seen: &[u8], end: bool) -> Option<Found> {
-    if !is_http2(seen) {
-        return (end || is_clear(seen)).then(|| told(seen));
-    }
-    let mut rest = seen;
-    while let Some(([high, mid, low, kind, flags, ..], after)) = rest.split_first_chunk::<9>() {
-        match kind {
-            4 if flags & 1 != 0 => return Some(Found::Http2),
-            // GOAWAY.
-            7 => return Some(Found::Http2Only),
-            _ => {}
-        }
-        let length = u32::from_be_bytes([0, *high, *mid, *low]) as usize;
-        match after.get(length..) {
-            Some(next) => rest = next,
-            None => break,
+        match timeout_at(until, io.read_buf(&mut answer.seen)).await {
+            Ok(Ok(1..)) => {}
+            Ok(Err(error)) if answer.seen.is_empty() => return Err(error),
+            Err(elapsed) if answer.seen.is_empty() => return Err(elapsed.into()),
+            Ok(Ok(0) | Err(_)) => (end, answer.ended) = (true, true),
+            Err(_elapsed) => end = true,
         }
     }
-    (end || seen.len() >= FRAMES).then_some(Found::Http2Only)
-}
-
-/// Whether more would not tell more.
-fn is_clear(seen: &[u8]) -> bool {
-    seen.len() >= b"HTTP/1.1 200".len()
-}
-
-fn told(seen: &[u8]) -> Found {
-    if seen.is_empty() {
-        return Found::Closed;
-    }
-    if is_http2(seen) {
-        return Found::Http2Only;
-    }
-    let status = seen
-        .strip_prefix(b"HTTP/1.")
-        .and_then(|rest| rest.get(2..5))
-        .and_then(|digits| std::str::from_utf8(digits).ok())
-        .and_then(|digits| digits.parse().ok());
-    status.map_or_else(|| Found::Other(Seen::at_the_end(seen)), Found::Http)
-}
-
-/// Whether a server answers in HTTP/2: its first frame is SETTINGS (RFC 9113 §3.4), or where it likes nothing of what it got,
-/// GOAWAY.
-fn is_http2(seen: &[u8]) -> bool {
-    matches!(seen, [0, _, _, 4 | 7, 0, 0, 0, 0, 0, ..])
 }
 
 /// What a handshake that failed says of the port.
@@ -308,6 +274,11 @@ fn refused(error: &io::Error) -> Found {
             | A::MissingExtension,
         ) => Found::TlsRefused(fault.to_string()),
         _ if matches!(fault.label, "peer-closed" | "peer-reset") => Found::Closed,
+        // Nothing but TLS says so: an alert, or an answer of TLS in which is nothing of ours.
+        Some(_) => Found::TlsUnlike(fault.to_string()),
+        _ if matches!(fault.label, "version-mismatch" | "no-common-cipher") => {
+            Found::TlsUnlike(fault.to_string())
+        }
         _ => Found::NoTls(fault.to_string()),
     }
 }
@@ -321,52 +292,4 @@ fn is_end(error: &io::Error) -> bool {
             | io::ErrorKind::UnexpectedEof
             | io::ErrorKind::NotConnected
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn answers_are_told_apart() {
-        for (seen, found) in [
-            (&b""[..], Found::Closed),
-            (b"HTTP/1.1 200 OK\r\n", Found::Http(200)),
-            (b"HTTP/1.0 503 ", Found::Http(503)),
-            (b"\0\0\x12\x04\0\0\0\0\0\0\x03", Found::Http2Only),
-            (b"\0\0\x08\x07\0\0\0\0\0\0\0\0", Found::Http2Only),
-            (b"SSH-2.0-OpenSSH", Found::Other(Seen::Ssh)),
-            (b"\x15\x03\x01\0\x02\x02\x46", Found::Other(Seen::TlsAlert)),
-            (b"HTTP/1.1 abc", Found::Other(Seen::Http1Response)),
-        ] {
-            assert_eq!(told(seen), found, "{}", seen.escape_ascii());
-        }
-    }
-
-    #[test]
-    fn http2_is_understood_once_our_settings_are_acknowledged() {
-        let settings = b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x80";
-        let window = b"\0\0\x04\x08\0\0\0\0\0\x7f\xff\0\0";
-        let acknowledged = b"\0\0\0\x04\x01\0\0\0\0";
-        let away = b"\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\x01";
-        let [first, more] = [&settings[..], &window[..]].map(Vec::from);
-        let begun = [first, more].concat();
-        for (seen, end, found) in [
-            (
-                [&begun[..], acknowledged].concat(),
-                false,
-                Some(Found::Http2),
-            ),
-            ([&begun[..], away].concat(), false, Some(Found::Http2Only)),
-            (away.to_vec(), false, Some(Found::Http2Only)),
-            (begun.clone(), false, None),
-            (begun[..12].to_vec(), false, None),
-            (begun, true, Some(Found::Http2Only)),
-            (b"HTTP/1.1 400 Bad".to_vec(), false, Some(Found::Http(400))),
-            (b"HTTP/1.1 4".to_vec(), false, None),
-            (Vec::new(), true, Some(Found::Closed)),
-        ] {
-            assert_eq!(began(&seen, end), found, "{}", seen.escape_ascii());
-        }
-    }
 }

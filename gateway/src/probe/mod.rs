@@ -3,6 +3,8 @@
 
 mod attempt; // one connection
 
+mod told; // what comes back on it
+
 pub mod verdict; // what it means
 
 use std::net::{IpAddr, SocketAddr};

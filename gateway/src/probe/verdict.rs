@@ -1,7 +1,6 @@
 //! What came of each try, and what it all means, in words. Pure.
 
 use tidegate_shared::proxy_header::Version;
-use tidegate_shared::reversal::Seen;
 
 /// A way in which a port can be spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,16 +59,24 @@ impl Way {
 pub enum Found {
     /// An HTTP/1 answer with this status.
     Http(u16),
-    /// A TLS handshake, whole: what was agreed on, and what came behind it.
-    Tls { agreed: String, then: String },
+    /// A TLS handshake, whole: what was agreed on, what came behind it, and whether that was HTTP.
+    Tls {
+        agreed: String,
+        then: String,
+        http: bool,
+    },
     /// Of TLS, what only who has understood our first message can answer: why it goes no further.
     TlsRefused(String),
     /// TLS with who has a certificate of his own to show: what came of showing none.
     CertificateDemanded(String),
+    /// TLS that has nothing in common with ours, such as a version: why.
+    TlsUnlike(String),
     /// A TLS handshake that failed.
     NoTls(String),
-    /// Neither HTTP/1 nor TLS.
-    Other(Seen),
+    /// Neither HTTP/1 nor TLS: what it is.
+    Other(String),
+    /// The beginning of an HTTP/1 answer, short of its status; behind it the connection was closed, or no more came in time.
+    Unfinished { said: String, closed: bool },
     /// HTTP/2 that has understood what was said.
     Http2,
     /// HTTP/2 that has not: its server speaks it without being asked.
@@ -86,8 +93,9 @@ impl Found {
     /// Whether it is somebody's word, good or bad, to what was said.
     fn is_answer(&self) -> bool {
         match self {
-            Self::Http(_) | Self::Tls { .. } | Self::TlsRefused(_) => true,
-            Self::CertificateDemanded(_) | Self::Other(_) | Self::Http2 | Self::Http2Only => true,
+            Self::Http(_) | Self::Tls { .. } | Self::TlsRefused(_) | Self::TlsUnlike(_) => true,
+            Self::CertificateDemanded(_) | Self::Other(_) | Self::Unfinished { .. } => true,
+            Self::Http2 | Self::Http2Only => true,
             Self::NoTls(_) | Self::Closed | Self::Silent | Self::Broken(_) => false,
         }
     }
@@ -96,10 +104,17 @@ impl Found {
     pub fn words(&self) -> String {
         match self {
             Self::Http(status) => format!("answered {status}"),
-            Self::Tls { agreed, then } => format!("{agreed}; then {then}"),
+            Self::Tls { agreed, then, .. } => format!("{agreed}; then {then}"),
             Self::TlsRefused(why) => format!("speaks TLS, and refused: {why}"),
+            Self::TlsUnlike(why) => format!("speaks TLS, and none of ours: {why}"),
             Self::CertificateDemanded(what) | Self::NoTls(what) => what.clone(),
-            Self::Other(seen) => format!("answered with {seen}"),
+            Self::Other(what) => format!("answered with {what}"),
+            Self::Unfinished { said, closed: true } => {
+                format!("closed in the middle of an answer, behind {said}")
+            }
+            Self::Unfinished { said, .. } => {
+                format!("began its answer with {said}, and did not go on in time")
+            }
             Self::Http2 => "answered in HTTP/2".to_owned(),
             Self::Http2Only => "speaks HTTP/2, and did not take this".to_owned(),
             Self::Closed => "closed without an answer".to_owned(),
@@ -163,7 +178,8 @@ pub fn advice(address: &str, found: &[Found; WAYS.len()]) -> String {
         if found[from..from + 3].iter().any(demanded) {
             said.push(demand([bare, v1, v2]));
         } else if bare || v1 || v2 {
-            said.push(remedy(address, inner, [bare, v1, v2]));
+            let odd = silent_inside(address, &found[from..from + 3]);
+            said.push(remedy(address, inner, [bare, v1, v2]) + &odd);
         }
     }
     if said.is_empty() {
@@ -171,6 +187,25 @@ pub fn advice(address: &str, found: &[Found; WAYS.len()]) -> String {
     } else {
         format!("{address} takes {}", said.join("; and "))
     }
+}
+
+/// What to add where TLS is taken and nothing in it was HTTP.
+fn silent_inside(address: &str, found: &[Found]) -> String {
+    let inside = || {
+        found.iter().filter_map(|found| match found {
+            Found::Tls { then, http, .. } => Some((then, http)),
+            _ => None,
+        })
+    };
+    if inside().any(|(_, http)| *http) {
+        return String::new();
+    }
+    inside().next().map_or_else(String::new, |(then, _)| {
+        format!(
+            "; but asked in HTTP inside TLS it {then}: where it speaks something else, have its TLS passed on untouched, by \
+             `tidegate tcp {address}` or a listener in TCP mode"
+        )
+    })
 }
 
 /// What to write where it takes this without a header, behind one of version 1, and behind one of version 2.
@@ -278,8 +313,28 @@ fn behind_header_only(address: &str, found: &[Found; WAYS.len()]) -> Option<Stri
     ))
 }
 
+/// Where TLS is spoken and none of it is ours.
+fn other_tls(address: &str, found: &[Found; WAYS.len()]) -> Option<String> {
+    let tries = || WAYS.iter().zip(found);
+    let (way, why) = tries().find_map(|(way, found)| match found {
+        Found::TlsUnlike(why) => Some((way, why)),
+        _ => None,
+    })?;
+    let (behind, option) = match way.header {
+        None => ("", ""),
+        Some(_) => (" behind a PROXY header", " with `--proxy-protocol`"),
+    };
+    Some(format!(
+        "{address} speaks TLS{behind}, and none that is spoken here, which is 1.2 and 1.3: {why}; have it offer one of these, or its TLS \
+         passed on untouched to whoever speaks it, by `tidegate tcp {address}`{option} or a listener in TCP mode"
+    ))
+}
+
 fn nothing(address: &str, found: &[Found; WAYS.len()]) -> String {
     if let Some(said) = behind_header_only(address, found) {
+        return said;
+    }
+    if let Some(said) = other_tls(address, found) {
         return said;
     }
     if let Some(seen) = found.iter().find_map(|found| match found {
@@ -287,7 +342,15 @@ fn nothing(address: &str, found: &[Found; WAYS.len()]) -> String {
         _ => None,
     }) {
         return format!(
-            "{address} takes none of these; it answers with {seen}: is it the port that you mean?"
+            "{address} takes none of these; it answers with {seen}, which is neither HTTP/1 nor TLS: is it the port that you mean?"
+        );
+    }
+    if let Some(said) = found.iter().find_map(|found| match found {
+        Found::Unfinished { .. } => Some(found.words()),
+        _ => None,
+    }) {
+        return format!(
+            "{address} {said}: is the program behind it stuck, or slow? `--within` gives it more time"
         );
     }
     if found.contains(&Found::Http2Only) {
@@ -311,289 +374,4 @@ fn nothing(address: &str, found: &[Found; WAYS.len()]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn tls() -> Found {
-        Found::Tls {
-            agreed: "TLSv1.3".to_owned(),
-            then: "answered 200".to_owned(),
-        }
-    }
-
-    fn no_tls() -> Found {
-        Found::NoTls("closed".to_owned())
-    }
-
-    /// Six tries as [`WAYS`] has them but for HTTP/2, which it does not know.
-    fn without_http2([a, b, c, d, e, f]: [Found; 6]) -> [Found; WAYS.len()] {
-        let not = || match &a {
-            Found::Http(_) => Found::Http(400),
-            other => other.clone(),
-        };
-        let http2 = [not(), not(), not()];
-        let [g, h, i] = http2;
-        [a, b, c, g, h, i, d, e, f]
-    }
-
-    #[test]
-    fn what_is_taken_is_told_from_what_is_answered() {
-        use Found::{Closed, Http, Silent};
-        for (found, expected, said) in [
-            (
-                [
-                    Http(200),
-                    Http(400),
-                    Http(400),
-                    no_tls(),
-                    no_tls(),
-                    no_tls(),
-                ],
-                [true, false, false, false, false, false],
-                "plain HTTP without a PROXY header: send none",
-            ),
-            (
-                // One that answers what is no request of its own with its own word.
-                [Http(200), Http(405), Closed, no_tls(), no_tls(), no_tls()],
-                [true, false, false, false, false, false],
-                "send none",
-            ),
-            (
-                [Closed, Http(503), Http(503), no_tls(), no_tls(), no_tls()],
-                [false, true, true, false, false, false],
-                "plain HTTP behind a PROXY header and not without: send v1 or v2",
-            ),
-            (
-                [Closed, Http(200), Closed, no_tls(), no_tls(), no_tls()],
-                [false, true, false, false, false, false],
-                "--proxy-protocol v1`",
-            ),
-            (
-                [
-                    Http(404),
-                    Http(404),
-                    Http(404),
-                    no_tls(),
-                    no_tls(),
-                    no_tls(),
-                ],
-                [true, true, true, false, false, false],
-                "unless headers are believed from listed sources only",
-            ),
-            (
-                // nginx says so in clear text at a port of TLS.
-                [Http(400), Http(400), Http(400), tls(), no_tls(), no_tls()],
-                [false, false, false, true, false, false],
-                "TLS without a PROXY header",
-            ),
-            (
-                [Closed, Closed, Closed, Closed, tls(), tls()],
-                [false, false, false, false, true, true],
-                "TLS behind a PROXY header",
-            ),
-            (
-                [Http(400), Http(400), Http(400), Closed, Closed, Closed],
-                [true, false, false, false, false, false],
-                "send none",
-            ),
-            (
-                // One that wants a header says so in HTTP.
-                [
-                    Http(400),
-                    Http(404),
-                    Http(404),
-                    no_tls(),
-                    no_tls(),
-                    no_tls(),
-                ],
-                [false, true, true, false, false, false],
-                "plain HTTP behind a PROXY header and not without: send v1 or v2",
-            ),
-            (
-                [
-                    Http(400),
-                    Http(400),
-                    Http(200),
-                    no_tls(),
-                    no_tls(),
-                    no_tls(),
-                ],
-                [false, false, true, false, false, false],
-                "not without: send v2",
-            ),
-            (
-                [
-                    Http(400),
-                    Http(503),
-                    Http(400),
-                    no_tls(),
-                    no_tls(),
-                    no_tls(),
-                ],
-                [false, true, false, false, false, false],
-                "not without: send v1",
-            ),
-            (
-                [
-                    Http(400),
-                    Http(405),
-                    Http(400),
-                    no_tls(),
-                    no_tls(),
-                    no_tls(),
-                ],
-                [true, false, false, false, false, false],
-                "send none",
-            ),
-            (
-                [Closed, Http(400), Http(400), Closed, Closed, Closed],
-                [false; 6],
-                "answers 400 to everything",
-            ),
-            (
-                [Silent, Silent, Silent, Silent, Silent, Silent],
-                [false; 6],
-                "says nothing",
-            ),
-            (
-                [Closed, Closed, Closed, Closed, Closed, Silent],
-                [false; 6],
-                "closes every connection",
-            ),
-            (
-                [
-                    Found::Other(Seen::Ssh),
-                    Closed,
-                    Closed,
-                    no_tls(),
-                    no_tls(),
-                    no_tls(),
-                ],
-                [false; 6],
-                "an SSH greeting",
-            ),
-        ] {
-            let found = without_http2(found);
-            let [a, b, c, h, i, j, d, e, f] = taken(&found);
-            assert_eq!([a, b, c, d, e, f], expected, "{found:?}");
-            assert_eq!([h, i, j], [false; 3], "{found:?}");
-            let advice = advice("app:1", &found);
-            assert!(advice.contains(said), "{said}: {advice}");
-        }
-    }
-
-    #[test]
-    fn a_server_that_speaks_http2_by_itself_takes_no_header_for_that() {
-        use Found::{Closed, Http, Http2, Http2Only};
-        let no = || [no_tls(), no_tls(), no_tls()];
-        for (plain, http2, expected, said) in [
-            (
-                // nginx: listen … http2.
-                [Http2Only, Http2Only, Http2Only],
-                [Http2, Http2Only, Http2Only],
-                [false, false, false, true, false, false],
-                "app:1 takes plain HTTP/2 (with prior knowledge) without a PROXY header: send none, as \
-                 `tidegate http http://app:1 --h2` does, or a backend with `protocol = \"h2\"`",
-            ),
-            (
-                // HAProxy: bind … proto h2.
-                [Closed, Closed, Closed],
-                [Http2, Closed, Http2Only],
-                [false, false, false, true, false, false],
-                "--h2` does, or a backend with `protocol = \"h2\"`",
-            ),
-            (
-                [Http2Only, Http2Only, Http2Only],
-                [Http2Only, Http2Only, Http2Only],
-                [false; 6],
-                "begins HTTP/2 by itself, and acknowledges nothing",
-            ),
-            (
-                [Closed, Http2Only, Http2Only],
-                [Closed, Http2, Http2],
-                [false, false, false, false, true, true],
-                "send v1 or v2, as `tidegate http http://app:1 --h2 --proxy-protocol v2` does, or in TCP mode a backend with \
-                 `send_proxy = \"v2\"`",
-            ),
-            (
-                [Http(200), Http(400), Http(400)],
-                [Http2, Http2Only, Http(400)],
-                [true, false, false, true, false, false],
-                "or a backend without `tls` and `send_proxy`; and plain HTTP/2",
-            ),
-        ] {
-            let found: Vec<Found> = plain.into_iter().chain(http2).chain(no()).collect();
-            let found: [Found; WAYS.len()] = found.try_into().unwrap();
-            assert_eq!(taken(&found)[..6], expected, "{found:?}");
-            let advice = advice("app:1", &found);
-            assert!(advice.contains(said), "{said}: {advice}");
-        }
-    }
-
-    /// As a listener in TCP mode does that requires one, before whatever speaks neither HTTP nor TLS.
-    #[test]
-    fn what_answers_behind_a_header_alone_wants_one_whatever_it_is() {
-        let closed = || Found::Closed;
-        let other = || Found::Other(Seen::Http1Request);
-        for (v1, v2, versions) in [
-            (other(), other(), "send v1 or v2"),
-            (other(), closed(), "send v1,"),
-            (closed(), other(), "send v2,"),
-        ] {
-            let found = without_http2([closed(), v1, v2, no_tls(), no_tls(), no_tls()]);
-            assert_eq!(taken(&found), [false; WAYS.len()]);
-            let advice = advice("app:1", &found);
-            for part in ["app:1 wants a PROXY header", versions, "--proxy-protocol"] {
-                assert!(advice.contains(part), "{part}: {advice}");
-            }
-        }
-        // One that answers 400 behind a header has its own words.
-        let found = without_http2([
-            closed(),
-            Found::Http(400),
-            Found::Http(400),
-            closed(),
-            closed(),
-            closed(),
-        ]);
-        assert!(advice("app:1", &found).contains("answers 400 to everything"));
-    }
-
-    #[test]
-    fn who_demands_a_certificate_is_not_recommended_what_has_none() {
-        let closed = || Found::Closed;
-        let demanded = || Found::CertificateDemanded("TLSv1.3; then answered 400".to_owned());
-        for (tls, said) in [
-            (
-                [demanded(), closed(), closed()],
-                "app:1 takes TLS without a PROXY header, and demands a certificate",
-            ),
-            (
-                [closed(), demanded(), demanded()],
-                "its key and `send_proxy = \"v2\"`",
-            ),
-        ] {
-            let [d, e, f] = tls;
-            let found = without_http2([closed(), closed(), closed(), d, e, f]);
-            let advice = advice("app:1", &found);
-            assert!(taken(&found)[6..].contains(&true));
-            assert!(
-                advice.contains(said) && advice.contains("`tls.client_certificate`"),
-                "{advice}"
-            );
-            assert!(
-                !advice.contains("https://") && !advice.contains("send none"),
-                "{advice}"
-            );
-        }
-    }
-
-    #[test]
-    fn keys_of_a_backend_stand_beside_the_agents_command() {
-        let closed = || Found::Closed;
-        let found = without_http2([closed(), closed(), closed(), closed(), tls(), tls()]);
-        let advice = advice("app:1", &found);
-        let said = "as `tidegate http https://app:1 --proxy-protocol v2` does, or a backend with `tls = true` and `send_proxy = \"v2\"`";
-        assert!(advice.ends_with(said), "{advice}");
-    }
-}
+mod tests;
