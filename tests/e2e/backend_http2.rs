@@ -12,6 +12,8 @@ use h2::{Reason, RecvStream, client};
 use http::{Request, Response};
 use tidegate_tests::apps::{HttpApp, RawApp};
 use tidegate_tests::eventually::{SOON, eventually, within};
+use tidegate_tests::peers::frame::{PREFACE, flag};
+use tidegate_tests::peers::{Event, Frame, Peer as RawPeer, kind};
 use tidegate_tests::task::{Task, Tasks, spawn};
 use tidegate_tests::visitors::Visitor;
 use tidegate_tests::{HOST, World};
@@ -285,7 +287,10 @@ async fn a_connection_that_says_nothing_holds_up_nobody_else() {
     assert_eq!(peer.connections.load(Relaxed), 2);
     let doubts = "tidegate_backend_doubts_total";
     assert_eq!(world.metrics().await.sum(doubts, &[]) as u64, 1);
-    let said = ["server one says nothing on an HTTP/2 connection", "PING"];
+    let said = [
+        "server one says nothing on an HTTP/2 connection",
+        "PING: the last octet came ",
+    ];
     world.gateway.wait_log(&said).await;
     let answer = within(SOON * 2, "the frozen request's end", stuck.answer("POST")).await;
     assert_eq!((answer.status(), answer.reason()), (502, "backend-closed"));
@@ -294,6 +299,83 @@ async fn a_connection_that_says_nothing_holds_up_nobody_else() {
         1,
         "only requests without a body"
     );
+}
+
+/// A server in HTTP/2, frame by frame, that leaves PINGs alone. One that `settles` acknowledges our SETTINGS and answers requests.
+async fn without_ping(settles: bool) -> RawApp {
+    RawApp::start(move |mut reader| async move {
+        if reader.exactly(PREFACE.len()).await.is_err() {
+            return;
+        }
+        let mut peer = RawPeer::on(reader);
+        peer.polite = false;
+        let _gone = peer.send_all(&[Frame::settings(&[])]).await;
+        while let Ok(event) = peer.event().await {
+            let answered = match event {
+                _ if !settles => Ok(()),
+                Event::Head { stream, .. } => peer.respond(stream, "hello").await,
+                Event::Frame(frame) if frame.kind == kind::SETTINGS && !frame.has(flag::ACK) => {
+                    peer.send_all(&[Frame::settings_ack()]).await
+                }
+                Event::Frame(_) => Ok(()),
+            };
+            if answered.is_err() {
+                return;
+            }
+        }
+    })
+    .await
+}
+
+fn address(app: &RawApp) -> SocketAddr {
+    app.target().replace("http://", "").parse().unwrap()
+}
+
+/// A PING that is not answered says nothing of a server that answers none: it is told of, and serves.
+#[tokio::test]
+async fn a_server_that_answers_requests_and_no_ping_is_served_with() {
+    let app = without_ping(true).await;
+    let text = format!(
+        "workers = 1\n[backends.site]\nprotocol = \"h2\"\n[backends.site.servers]\none = \"{}\"\n[[routes]]\nhost = \"{HOST}\"\nbackend = \"site\"\n",
+        address(&app)
+    );
+    let world = World::builder().config(&text).start().await;
+    for _ in 0..3 {
+        assert_eq!(world.get(HOST, "/").await.status(), 200);
+    }
+    let said = "server one answers no PING on its HTTP/2 connections, which RFC 9113 §6.7 demands";
+    world.gateway.wait_log(&["WARN", said]).await;
+    assert_eq!(world.get(HOST, "/").await.status(), 200);
+    assert_eq!(app.connections(), 1);
+    assert_eq!(world.gateway.logged(&[said]).len(), 1);
+    assert!(world.gateway.logged(&["says nothing"]).is_empty());
+}
+
+/// What it did say stands in the line.
+#[tokio::test]
+async fn a_connection_on_which_http2_does_not_come_about_is_told_of_by_what_came() {
+    let silent = RawApp::start(|mut reader| async move { reader.closed().await }).await;
+    let stuck = without_ping(false).await;
+    let other = RawApp::start(|mut reader| async move {
+        let _gone = reader.io.write_all(b"\0\0\x04").await;
+        reader.closed().await;
+    })
+    .await;
+    for (app, said) in [
+        (silent, "said nothing; does it speak HTTP/2 there?"),
+        (
+            stuck,
+            "began HTTP/2, but neither acknowledged our SETTINGS nor answered a PING; is it stuck?",
+        ),
+        (other, "(00 00 04), but did not begin HTTP/2;"),
+    ] {
+        let more = "protocol = \"h2\"\nconnect_timeout = \"300ms\"\nretries = 0\n";
+        let world = world(&[("one", address(&app))], more).await;
+        let answer = world.get(HOST, "/").await;
+        assert_eq!(answer.reason(), "backend-unreachable");
+        let began = "cannot be reached: within 300ms it took the connection and ";
+        world.gateway.wait_log(&[began, said]).await;
+    }
 }
 
 /// Every place on a connection but one belongs to streams whose visitor reads nothing of a body without an end.

@@ -1,6 +1,7 @@
 //! What is told of a server's connections that are in doubt.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,8 @@ pub(in super::super) struct Doubts {
     server: String,
     count: Counter,
     complaint: Mutex<Complaint>,
+    /// It has been told of that the server answers no PING.
+    told_of_unanswered: AtomicBool,
 }
 
 impl fmt::Debug for Doubts {
@@ -31,6 +34,7 @@ impl Doubts {
             server: server.to_owned(),
             count: Counter::default(),
             complaint: Mutex::default(),
+            told_of_unanswered: AtomicBool::new(false),
         }
     }
 
@@ -39,8 +43,22 @@ impl Doubts {
         self.count.get()
     }
 
-    /// A connection with so many requests in flight says nothing.
-    pub(super) fn began(&self, load: usize) {
+    /// The server has understood how a connection began, and not answered the PING of its beginning.
+    pub(super) fn unanswered(&self) {
+        if self.told_of_unanswered.swap(true, Relaxed) {
+            return;
+        }
+        let (backend, server) = (&self.backend, &self.server);
+        warn!(
+            said.what = "no-ping",
+            said.backend = %backend,
+            said.server = %server,
+            "backend {backend}: server {server} answers no PING on its HTTP/2 connections, which RFC 9113 §6.7 demands: what it leaves without an answer is noticed only when `response_timeout` is over; this is said once"
+        );
+    }
+
+    /// A connection with so many requests in flight says nothing, and has not for so long.
+    pub(super) fn began(&self, load: usize, silence: Duration) {
         self.count.inc();
         let mut complaint = self
             .complaint
@@ -62,7 +80,7 @@ impl Doubts {
             said.server = %server,
             said.in_flight = load,
             said.times = times,
-            "backend {backend}: server {server} says nothing on an HTTP/2 connection with {load} requests in flight, not even to a PING: other requests go on another connection, and this one is closed after {end:?} of silence{often}"
+            "backend {backend}: server {server} says nothing on an HTTP/2 connection with {load} requests in flight, not even to a PING: the last octet came {silence:?} ago; other requests go on another connection, and this one is closed after {end:?} of silence{often}"
         );
     }
 }

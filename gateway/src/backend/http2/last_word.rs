@@ -4,22 +4,35 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll, ready};
 
 use tidegate_shared::origin::{First, Line};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::settling::Settling;
 
 /// See the module's head. The connection itself keeps what it has heard first.
 #[derive(Debug)]
 pub(super) struct LastWord {
     line: Line,
     first: Arc<First>,
+    settling: Settling,
 }
 
 impl LastWord {
     pub(super) fn of(line: Line) -> Self {
         let first = line.first();
-        Self { line, first }
+        Self {
+            line,
+            first,
+            settling: Settling::default(),
+        }
+    }
+
+    /// Set when the server has acknowledged our SETTINGS.
+    pub(super) fn settled(&self) -> Arc<AtomicBool> {
+        self.settling.done()
     }
 
     fn heard<T>(
@@ -46,7 +59,10 @@ impl AsyncRead for LastWord {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.line).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.line).poll_read(cx, buf);
+        self.settling.heard(&buf.filled()[before..]);
+        read
     }
 }
 

@@ -1,9 +1,9 @@
 //! One worker's connections to one server, and the one that is being opened: whoever needs one while it is waits for the same.
 
 use std::fmt;
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use h2::{Ping, PingPong, Reason};
 use tidegate_shared::clock;
 use tidegate_shared::drain::Drain;
 use tidegate_shared::origin::{First, Line};
+use tidegate_shared::reversal::Seen;
 use tokio::sync::{OnceCell, watch};
 use tokio::time::{sleep, timeout};
 use tracing::debug;
@@ -38,6 +39,9 @@ const CONNECTION_WINDOW: u32 = MOST_STREAMS * STREAM_WINDOW;
 
 /// How often a connection is looked at while a request waits on it.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// An answer to the first PING that has not come so long after our SETTINGS were acknowledged does not come.
+const FIRST_ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 /// How long connections may take to end with the gateway.
 const PARTING_WITHIN: Duration = Duration::from_millis(100);
@@ -113,9 +117,8 @@ impl Link {
             Ok(Ok(link)) => return Ok(link),
             Ok(Err(fault)) => (fault, true),
             Err(_elapsed) => {
-                let why = format!(
-                    "it took the connection and said nothing in HTTP/2 within {within:?}; does it speak HTTP/2 there?"
-                );
+                let did = unsettled(&first);
+                let why = format!("within {within:?} it took the connection and {did}");
                 (why.into(), false)
             }
         };
@@ -129,13 +132,15 @@ impl Link {
 
     async fn begin(line: Line, drivers: &Drain, doubts: &Arc<Doubts>) -> Result<Self, Fault> {
         let heard = line.heard();
+        let line = LastWord::of(line);
+        let acknowledged = line.settled();
         let begun = Builder::new()
             .enable_push(false)
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(HEADER_LIST)
             .max_local_error_reset_streams(None)
-            .handshake(LastWord::of(line))
+            .handshake(line)
             .await;
         let (requests, mut connection) = begun.map_err(|error| not_http2(&error))?;
         let shared = Arc::<Shared>::default();
@@ -148,7 +153,7 @@ impl Link {
                 // First, so that an octet is counted before what it means is asked for.
                 biased;
                 ended = &mut connection => ended,
-                () = silence(pings, &told, &at_ends, &heard, &doubts) => {
+                () = silence(pings, &acknowledged, &told, &at_ends, &heard, &doubts) => {
                     at_ends.end_silent();
                     return;
                 }
@@ -158,7 +163,7 @@ impl Link {
                 let _nobody_asks = told.send(Some(Err(not_http2(&error))));
             }
         });
-        // The first PING is answered behind the server's SETTINGS.
+        // The first PING is answered, or our SETTINGS acknowledged, behind the server's SETTINGS.
         match settled.wait_for(Option::is_some).await {
             Ok(known) => {
                 if let Some(Err(fault)) = &*known {
@@ -196,22 +201,41 @@ impl Link {
 
 type Settled = watch::Sender<Option<Result<(), Fault>>>;
 
-/// Ready when nobody is there any more. The first PING tells that the server has settled; others ask whether it is there.
+/// Ready when nobody is there any more. That the server has settled is told by the answer to the first PING, or by its
+/// acknowledging our SETTINGS; other PINGs ask whether it is there, of one that has answered the first.
 async fn silence(
     pings: Option<PingPong>,
+    acknowledged: &AtomicBool,
     settled: &Settled,
     shared: &Shared,
     heard: &AtomicU64,
     doubts: &Doubts,
 ) {
     let Some(mut pings) = pings else {
-        return std::future::pending().await;
+        return pending().await;
     };
-    if pings.ping(Ping::opaque()).await.is_err() {
+    if pings.send_ping(Ping::opaque()).is_err() {
         // The connection itself says why.
-        return std::future::pending().await;
+        return pending().await;
     }
-    let _nobody_asks = settled.send(Some(Ok(())));
+    // Nobody wakes this for the acknowledgement but what has read it, which is of the same task and comes first.
+    let answered = poll_fn(|cx| match pings.poll_pong(cx) {
+        Poll::Ready(answered) => Poll::Ready(Some(answered)),
+        Poll::Pending if acknowledged.load(Relaxed) => Poll::Ready(None),
+        Poll::Pending => Poll::Pending,
+    });
+    match answered.await {
+        Some(Ok(_pong)) => {
+            let _nobody_asks = settled.send(Some(Ok(())));
+        }
+        Some(Err(_over)) => return pending().await,
+        None => {
+            let _nobody_asks = settled.send(Some(Ok(())));
+            if first_answer(&mut pings, doubts).await.is_err() {
+                return pending().await;
+            }
+        }
+    }
     let mut pulse = Pulse::new(clock::now_ms(), heard.load(Relaxed));
     loop {
         if !pulse.is_curious() && !shared.somebody_waits() {
@@ -222,7 +246,7 @@ async fn silence(
             let pong = poll_fn(|cx| pings.poll_pong(cx));
             match timeout(LOOK_EVERY, pong).await {
                 Ok(Ok(_pong)) => true,
-                Ok(Err(_over)) => return std::future::pending().await,
+                Ok(Err(_over)) => return pending().await,
                 Err(_elapsed) => false,
             }
         } else {
@@ -240,17 +264,53 @@ async fn silence(
         });
         let doubted = matches!(step, Step::Doubt | Step::End);
         if shared.doubt(doubted) && doubted {
-            doubts.began(shared.load());
+            let silence = Duration::from_millis(pulse.silence(now));
+            doubts.began(shared.load(), silence);
         }
         match step {
             Step::Rest | Step::Doubt => {}
             Step::Ask => {
-                if pings.send_ping(Ping::opaque()).is_ok() {
-                    pulse.asked(now);
+                // One that was answered late, behind other frames, is no answer to this.
+                let late = poll_fn(|cx| Poll::Ready(pings.poll_pong(cx))).await;
+                if let Poll::Ready(Err(_over)) = late {
+                    return pending().await;
                 }
+                // There is one at a time: where the last one is not answered yet, it stands for this.
+                let _sent = pings.send_ping(Ping::opaque());
+                pulse.asked(now);
             }
             Step::End => return,
         }
+    }
+}
+
+/// Waits for the answer to the first PING, of a server that has acknowledged our SETTINGS: such a server owes both at once. Of one
+/// that does not answer it nothing can be asked, on this connection.
+async fn first_answer(pings: &mut PingPong, doubts: &Doubts) -> Result<(), h2::Error> {
+    let answered = timeout(FIRST_ANSWER_WITHIN, poll_fn(|cx| pings.poll_pong(cx))).await;
+    let answered = match answered {
+        Ok(answered) => answered,
+        Err(_elapsed) => {
+            doubts.unanswered();
+            poll_fn(|cx| pings.poll_pong(cx)).await
+        }
+    };
+    answered.map(|_pong| ())
+}
+
+/// What a server has done that has not settled in time, as it follows `it took the connection and`.
+fn unsettled(first: &First) -> String {
+    match first.octets() {
+        None | Some([]) => "said nothing; does it speak HTTP/2 there?".to_owned(),
+        // SETTINGS.
+        Some([0, _, _, 4, ..]) => {
+            "began HTTP/2, but neither acknowledged our SETTINGS nor answered a PING; is it stuck?"
+                .to_owned()
+        }
+        Some(octets) => format!(
+            "said {}, but did not begin HTTP/2; does it speak that there?",
+            Seen::at_the_end(octets)
+        ),
     }
 }
 

@@ -5,6 +5,8 @@ pub(super) mod links; // connections with room
 
 mod last_word; // what a server says before it hangs up
 
+mod settling; // whether a server has understood how a connection begins
+
 mod pulse; // whether the server is there
 
 pub(super) mod doubts; // what is told of one that may not be

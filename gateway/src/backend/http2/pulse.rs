@@ -1,6 +1,8 @@
 //! Whether a server is there at the other end of a connection, decided on what was heard of it. Pure: the connection's driver asks
 //! with the time in milliseconds, and does what it is told.
 //!
+//! Whatever comes is life: it answers the question as an answer to the PING would.
+//!
 //! A PING (RFC 9113 §6.7) goes out only while a request waits for the head of its answer and nothing comes, or since one has
 //! given that up, and more and more seldom while that lasts: servers of gRPC end a connection after three in five minutes for which they see no reason.
 
@@ -63,7 +65,7 @@ impl Pulse {
         }
     }
 
-    /// Whether a PING is on its way.
+    /// Whether a PING is to be answered, and nothing has come since.
     pub(super) fn is_asking(&self) -> bool {
         self.asked_at.is_some()
     }
@@ -78,7 +80,12 @@ impl Pulse {
         self.waits_since.is_some() || self.is_asking()
     }
 
-    /// A PING was handed to the connection.
+    /// How long nothing has come.
+    pub(super) fn silence(&self, now: u64) -> u64 {
+        now.saturating_sub(self.heard_at)
+    }
+
+    /// A PING was handed to the connection; or an earlier one, behind which something else has come, still stands for it.
     pub(super) fn asked(&mut self, now: u64) {
         self.asked_at = Some(now);
     }
@@ -97,6 +104,7 @@ impl Pulse {
         if sight.heard != self.heard {
             self.heard = sight.heard;
             self.heard_at = now;
+            self.asked_at = None;
             self.ask_after = ASK_AFTER;
         }
         if sight.waits {
@@ -105,9 +113,7 @@ impl Pulse {
             self.waits_since = None;
         }
         if let Some(asked_at) = self.asked_at {
-            // What comes after it shows a server that is busy and not one that is gone.
-            let silent = now.saturating_sub(asked_at.max(self.heard_at));
-            return match silent {
+            return match now.saturating_sub(asked_at) {
                 END_AFTER.. => Step::End,
                 DOUBT_AFTER.. => Step::Doubt,
                 _ => Step::Rest,
@@ -176,6 +182,28 @@ mod tests {
         pulse.asked(1001);
         assert_eq!(pulse.next(sight(1501, 0, true)), Step::Doubt);
         assert_eq!(pulse.next(sight(1502, 1, true)), Step::Rest);
+        assert!(!pulse.is_asking());
+        // Another silence is another question, and counts from its own beginning.
+        assert_eq!(pulse.next(sight(2501, 1, true)), Step::Rest);
+        assert_eq!(pulse.next(sight(2502, 1, true)), Step::Ask);
+        pulse.asked(2502);
+        assert_eq!(pulse.next(sight(3002, 1, true)), Step::Doubt);
+        assert_eq!(pulse.silence(3002), 1500);
+        assert_eq!(pulse.next(sight(12_501, 1, true)), Step::Doubt);
+        assert_eq!(pulse.next(sight(12_502, 1, true)), Step::End);
+    }
+
+    /// The answer to the request came, and none to the PING.
+    #[test]
+    fn nobody_is_given_up_for_a_ping_alone() {
+        let mut pulse = Pulse::new(0, 0);
+        assert_eq!(pulse.next(sight(1, 0, true)), Step::Rest);
+        assert_eq!(pulse.next(sight(1001, 0, true)), Step::Ask);
+        pulse.asked(1001);
+        for now in (1250..60_000).step_by(250) {
+            assert_eq!(pulse.next(sight(now, 1, false)), Step::Rest, "{now}");
+        }
+        assert!(!pulse.is_curious());
     }
 
     #[test]
