@@ -1,5 +1,6 @@
 //! What the gateway adds to a request, what it takes away, and that nothing else changes (issue §3).
 
+use tidegate_tests::apps::{H2cApp, HttpApp};
 use tidegate_tests::http1::Head;
 use tidegate_tests::peers::gateway::{answer, request};
 use tidegate_tests::visitors::{H2Visitor, Visitor};
@@ -328,4 +329,34 @@ async fn what_would_be_taken_for_ours_or_for_framing_does_not_reach_the_app() {
             .all(|(name, _)| !name.to_lowercase().starts_with("tidegate-")),
         "{head:?}"
     );
+}
+
+/// Through a tunnel, to a server in HTTP/1.1, and to one in HTTP/2 as `:path` (RFC 9113 §8.3.1).
+#[tokio::test]
+async fn a_host_without_a_path_is_for_options_the_asterisk() {
+    let ask = |target: &str| {
+        format!(
+            "OPTIONS http://{HOST}{target} HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n"
+        )
+    };
+    let site = Site::start().await;
+    for (target, seen) in [("", "*"), ("/", "/"), ("?x", "/?x"), ("/a", "/a")] {
+        assert_eq!(site.ask("OPTIONS", ask(target)).await.status(), 200);
+        assert_eq!(site.app.last_request().target(), seen, "{target}");
+    }
+    let (plain, http2) = (HttpApp::start("app").await, H2cApp::start().await);
+    for (protocol, address) in [("http/1.1", plain.address()), ("h2", http2.address())] {
+        let config = format!(
+            "[[routes]]\nhost = \"{HOST}\"\nbackend = \"site\"\n[backends.site]\nprotocol = \"{protocol}\"\n[backends.site.servers]\none = \"{address}\"\n"
+        );
+        let world = World::builder().config(&config).start().await;
+        let mut visitor = world.visitor().await;
+        visitor.send(ask("")).await;
+        let answer = visitor.answer("OPTIONS").await;
+        assert_eq!(answer.status(), 200);
+        if protocol == "h2" {
+            assert_eq!(answer.head.get("x-path"), Some("*"));
+        }
+    }
+    assert_eq!(plain.last_request().target(), "*");
 }

@@ -2,7 +2,7 @@
 //! Pure.
 
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING};
-use http::{Request, Version};
+use http::{Method, Request, Version};
 use tidegate_shared::glance::Glance;
 use tidegate_shared::http1::request::Flaw;
 use tidegate_shared::http1::{Content, LONGEST};
@@ -80,6 +80,24 @@ pub(super) fn check_framing(
     Err((Failure::AmbiguousFraming, form))
 }
 
+/// Whether this head, which came so, asks about everything that there is: an OPTIONS whose target has a host, and neither path
+/// nor query. For whoever passes it on last that is `*` (RFC 9112 §3.2.4).
+pub(super) fn is_about_all(head: &Request<()>, octets: &[u8]) -> bool {
+    if *head.method() != Method::OPTIONS || head.uri().scheme().is_none() {
+        return false;
+    }
+    // A path that is empty reads as `/` in what was made of it.
+    let line = begun(octets)
+        .split(|octet| matches!(octet, b'\r' | b'\n'))
+        .next();
+    let target = line.and_then(|line| line.split(|octet| *octet == b' ').nth(1));
+    let whole = target.and_then(|target| target.split(|octet| *octet == b'#').next());
+    whole.is_some_and(|target| {
+        let slashes = target.iter().filter(|octet| **octet == b'/').count();
+        slashes == b"//".len() && !target.contains(&b'?')
+    })
+}
+
 /// Whether what arrived of a head states its body's length in more ways than one (RFC 9112 §6.1, §6.3).
 pub(super) fn is_ambiguous(head: &[u8]) -> bool {
     let is_of = |line: &[u8], name: &[u8]| {
@@ -146,6 +164,32 @@ mod tests {
         let content = content_of(&mut head, glance)?;
         let lengths = head.headers().get_all(CONTENT_LENGTH).iter().count();
         Ok((format!("{content:?}"), lengths))
+    }
+
+    #[test]
+    fn a_host_without_a_path_asks_about_all() {
+        for (method, target, about_all) in [
+            (Method::OPTIONS, "http://a.test", true),
+            (Method::OPTIONS, "https://a.test:8443", true),
+            (Method::OPTIONS, "http://a.test#top", true),
+            (Method::OPTIONS, "http://a.test/", false),
+            (Method::OPTIONS, "http://a.test?x", false),
+            (Method::OPTIONS, "http://a.test/x", false),
+            (Method::OPTIONS, "/", false),
+            (Method::OPTIONS, "*", false),
+            (Method::OPTIONS, "a.test", false),
+            (Method::GET, "http://a.test", false),
+        ] {
+            let octets = format!("\r\n{method} {target} HTTP/1.1\r\nHost: a.test\r\n\r\n");
+            let mut head = Request::new(());
+            *head.method_mut() = method;
+            *head.uri_mut() = target.parse().unwrap();
+            assert_eq!(
+                is_about_all(&head, octets.as_bytes()),
+                about_all,
+                "{target}"
+            );
+        }
     }
 
     #[test]

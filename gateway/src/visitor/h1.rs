@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue};
-use http::{Method, Response, Version};
+use http::{Method, Response, Uri, Version};
 use http_body::Body;
 use tidegate_shared::clock;
 use tidegate_shared::drain::{Drain, IDLE_OVER};
@@ -24,7 +24,8 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use super::framed::{
-    begun, check_framing, declared, first_line, first_line_takes, head_octets, is_ambiguous,
+    begun, check_framing, declared, first_line, first_line_takes, head_octets, is_about_all,
+    is_ambiguous,
 };
 use super::in_hand::InHand;
 use super::inlet::{Asked, Incoming, Inlet, Shared};
@@ -428,13 +429,16 @@ async fn ask(
     asked: Asked,
     record: &mut Record,
 ) -> Result<Responded, Unavailable> {
+    let authority = forward::authority(found.head.uri(), found.head.headers());
+    if is_about_all(&found.head, &found.octets) {
+        *found.head.uri_mut() = Uri::from_static("*");
+    }
     let request = &found.head;
     let version = asked.version;
     record.version = version;
     record.method = Some(request.method().clone());
     record.path = request.uri().path_and_query().cloned();
     let refused = Unavailable::plain;
-    let authority = forward::authority(request.uri(), request.headers());
     record.host = authority.as_ref().ok().cloned();
     let mut side = Front {
         watched,

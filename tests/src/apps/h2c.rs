@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::task::{Task, Tasks, spawn};
 
-/// A running app. Paths: `/test.Echo/Stream` echoes pieces as they come and ends with `grpc-status: 0`;
+/// A running app. Paths: `/test.Echo/Stream` echoes pieces as they come, says its path in `x-path`, and ends with `grpc-status: 0`;
 /// `/test.Echo/Fail` answers with trailers only; `/test.Echo/Abort` sends one piece and resets the stream;
 /// `/test.Echo/Forge` pretends to be its agent, which has no connection to it.
 #[derive(Debug)]
@@ -82,7 +82,7 @@ async fn stream(
         "/test.Echo/Fail" => fail(respond),
         "/test.Echo/Forge" => forge(respond),
         "/test.Echo/Abort" => abort(request.into_body(), respond).await,
-        _ => echo(request.into_body(), respond).await,
+        path => echo(path, request.into_body(), respond).await,
     };
     if outcome.is_err_and(|error| error.is_reset()) {
         resets.fetch_add(1, Ordering::Relaxed);
@@ -119,9 +119,14 @@ async fn abort(mut body: RecvStream, mut respond: SendResponse<Bytes>) -> Result
     Ok(())
 }
 
-async fn echo(mut body: RecvStream, mut respond: SendResponse<Bytes>) -> Result<(), h2::Error> {
+async fn echo(
+    path: &str,
+    mut body: RecvStream,
+    mut respond: SendResponse<Bytes>,
+) -> Result<(), h2::Error> {
     let head = Response::builder()
         .header("content-type", "application/grpc")
+        .header("x-path", path)
         .body(())
         .unwrap();
     let mut send = respond.send_response(head, false)?;
