@@ -181,7 +181,21 @@ where
     /// # Errors
     /// See [`Broken`]; the stream is reset then.
     pub async fn run(&mut self) -> Result<(), Broken> {
-        let result = poll_fn(|cx| self.poll(cx)).await;
+        self.watched(|_| true).await
+    }
+
+    /// As [`Self::run`], and after each turn, up to the last one, `look` is shown how things are, until it has seen enough.
+    ///
+    /// # Errors
+    /// See [`Broken`].
+    pub async fn watched(&mut self, mut look: impl FnMut(&Self) -> bool) -> Result<(), Broken> {
+        let mut seen = false;
+        let result = poll_fn(|cx| {
+            let polled = self.poll(cx);
+            seen = seen || look(self);
+            polled
+        })
+        .await;
         match &result {
             Ok(()) => {}
             Err(Broken::Io(_)) => self.outward.reset(self.failed),

@@ -127,7 +127,21 @@ impl Relay {
     /// # Errors
     /// See [`Broken`].
     pub async fn run(&mut self) -> Result<(), Broken> {
-        poll_fn(|cx| self.poll(cx)).await
+        self.watched(|_| true).await
+    }
+
+    /// As [`Self::run`], and after each turn, up to the last one, `look` is shown how things are, until it has seen enough.
+    ///
+    /// # Errors
+    /// See [`Broken`].
+    pub async fn watched(&mut self, mut look: impl FnMut(&Self) -> bool) -> Result<(), Broken> {
+        let mut seen = false;
+        poll_fn(|cx| {
+            let polled = self.poll(cx);
+            seen = seen || look(self);
+            polled
+        })
+        .await
     }
 
     /// What has gone through so far: taken by the other side, and not merely read.

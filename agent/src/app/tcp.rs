@@ -64,10 +64,20 @@ pub(super) async fn relay(
     let inbound = Inbound::counted(request.into_body(), wire);
     let (first, began) = (line.first(), Instant::now());
     let mut join = Join::new(line, Bytes::new(), stream, inbound, &TERMS);
-    let ended = join.run().await;
-    // A visitor that has said nothing is not told anything by most apps either.
-    let asked = join.traffic().received > 0 || matches!(ended, Err(Broken::Io(_)));
-    app.carried(first.octets(), asked, began.elapsed());
+    let mut known = false;
+    let running = join.watched(|join| {
+        known = first.octets().is_some() && join.traffic().received > 0;
+        if known {
+            app.carried(first.octets(), true, began.elapsed());
+        }
+        known
+    });
+    let ended = running.await;
+    if !known {
+        // A visitor that has said nothing is not told anything by most apps either.
+        let asked = join.traffic().received > 0 || matches!(ended, Err(Broken::Io(_)));
+        app.carried(first.octets(), asked, began.elapsed());
+    }
     debug!(traffic = ?join.traffic(), ?ended, "a connection to the app ended");
     if matches!(ended, Err(Broken::Reset(_) | Broken::Gone(_))) {
         // A reset stays one: the app is not to take what it has for all there was, unless that was said before.

@@ -95,14 +95,13 @@ struct Connection<'a> {
     record: Record,
 }
 
-/// A connection behind its last octet, whose line is not written yet.
-struct Relayed {
-    record: Record,
-    ended: Ended,
-    /// What the visitor and the server have said first.
-    asked: Bytes,
-    said: Bytes,
-    end: End,
+/// What of a connection is to be told of while it lasts, and has not been.
+struct Untold<'a> {
+    scene: Scene<'a>,
+    /// That its visitor begins with a header.
+    first: bool,
+    /// That the header with which it came names nobody, though it is no check of the port.
+    nobody: Option<Taken>,
 }
 
 /// Why a connection is turned away before it is served.
@@ -197,7 +196,7 @@ impl Tcp {
     }
 }
 
-impl Connection<'_> {
+impl<'a> Connection<'a> {
     /// Says why in the one way that a TLS client understands, and closes.
     async fn refuse(mut self, refusal: Refusal) {
         let alert = match refusal {
@@ -258,17 +257,17 @@ impl Connection<'_> {
             silence: self.tcp.terms.silence,
             failed: Reason::CANCEL,
         };
-        let scene = scene(self.door, self.from, self.header);
+        let mut untold = self.untold();
         let beneath = Unacked::of(&self.visitor);
         let join = Join::new(self.visitor, self.ahead, send, recv, &terms);
-        let mut join = join.over(beneath).refusing(scene.unwanted());
-        let ended = reception.drain.until_last_call(join.run()).await;
-        if !self.told {
-            self.door.strays.look(join.first_octets(), &scene);
-        }
+        let mut join = join.over(beneath).refusing(untold.scene.unwanted());
+        let running = join.watched(|join| {
+            let duplex::Traffic { sent, received } = join.traffic();
+            untold.look(join.first_octets(), sent, received)
+        });
+        let ended = reception.drain.until_last_call(running).await;
         let traffic = join.traffic();
         self.record.moved(traffic.sent, traffic.received);
-        moved_for(self.header, self.door, traffic.sent, traffic.received);
         let ended = match ended {
             Some(Ok(())) => Ended::Closed,
             Some(Err(broken)) => broken.into(),
@@ -310,10 +309,9 @@ impl Connection<'_> {
                 &id,
             ))
         });
-        let tcp = self.tcp;
-        let relayed = self.relay(server, header).await;
-        tcp.look_at(servers, &relayed);
-        relayed.record.end(relayed.ended);
+        let (tcp, at) = (self.tcp, self.record.server);
+        let judge = |first: First<'_>, end| tcp.look_at(servers, at, first, end);
+        self.relay(server, header, judge).await;
     }
 
     /// To one of a backend's servers.
@@ -343,20 +341,29 @@ impl Connection<'_> {
             Ok(connected) => connected,
             Err(ended) => return self.fail(ended),
         };
-        let relayed = self.relay(connected.tcp, connected.header).await;
-        if let Some(server) = &relayed.record.carried.server {
-            server.carried(&relayed.asked, &relayed.said, relayed.end);
-        }
-        drop(connected.carried);
-        relayed.record.end(relayed.ended);
+        let server = self.record.carried.server.clone();
+        let judge = |first: First<'_>, end| {
+            if let Some(server) = &server {
+                server.carried(first.asked, first.said, end);
+            }
+        };
+        let _held = connected.carried;
+        self.relay(connected.tcp, connected.header, judge).await;
     }
 
-    /// Passes everything on in both directions, behind a header of ours.
-    async fn relay(mut self, server: TcpStream, header: Option<Vec<u8>>) -> Relayed {
+    /// Passes everything on in both directions, behind a header of ours. `judge` is told once how the server took it, as soon as
+    /// that shows that it expects something else, and else at the end.
+    async fn relay(
+        mut self,
+        server: TcpStream,
+        header: Option<Vec<u8>>,
+        judge: impl Fn(First<'_>, End),
+    ) {
         self.record.opened();
         let began = Instant::now();
         let ours = header.as_ref().map_or(0, Vec::len) as u64;
         let asked = self.ahead.clone();
+        let mut untold = self.untold();
         let ahead = match header {
             Some(mut header) => {
                 header.extend_from_slice(&self.ahead);
@@ -364,41 +371,59 @@ impl Connection<'_> {
             }
             None => self.ahead,
         };
-        let scene = scene(self.door, self.from, self.header);
         let mut relay = Relay::new(self.visitor, server, self.tcp.terms.silence)
             .ahead(ahead)
-            .began(&asked, scene.unwanted());
-        let ended = self.reception.drain.until_last_call(relay.run()).await;
+            .began(&asked, untold.scene.unwanted());
+        let end = |relay: &Relay| {
+            let relay::Traffic { forth, back } = relay.traffic();
+            let ended = relay.far_ended_first();
+            let after = ended.map(|at| at.saturating_duration_since(began));
+            let silent = back == 0 && forth <= ours;
+            End {
+                soon: began.elapsed() < AT_ONCE,
+                by_server: after.is_some_and(|after| after < AT_ONCE),
+                in_silence: silent && after.is_some_and(|after| after >= AT_ONCE),
+            }
+        };
+        let (mut looked, mut judged) = (false, false);
+        let running = relay.watched(|relay| {
+            let relay::Traffic { forth, back } = relay.traffic();
+            let first = First::of(relay);
+            let all_told = untold.look(first.asked, forth.saturating_sub(ours), back);
+            // The visitor may keep its half for as long as it likes.
+            if !looked && relay.far_ended_first().is_some() {
+                looked = true;
+                let end = end(relay);
+                if end.in_silence || first.shows(ours > 0, end) {
+                    judged = true;
+                    judge(first, end);
+                }
+            }
+            looked && all_told
+        });
+        let ended = self.reception.drain.until_last_call(running).await;
         let relay::Traffic { forth, back } = relay.traffic();
         self.record.moved(forth.saturating_sub(ours), back);
-        moved_for(self.header, self.door, forth.saturating_sub(ours), back);
-        if !self.told {
-            self.door.strays.look(relay.first_octets().0, &scene);
+        if !judged {
+            judge(First::of(&relay), end(&relay));
         }
         let ended = match ended {
             Some(Ok(())) => Ended::Closed,
             Some(Err(broken)) => broken.into(),
             None => Ended::Draining,
         };
-        let by_server = relay
-            .far_ended_first()
-            .map(|at| at.saturating_duration_since(began));
-        let silent = back == 0 && forth <= ours;
-        let relayed = Relayed {
-            end: End {
-                soon: began.elapsed() < AT_ONCE,
-                by_server: by_server.is_some_and(|after| after < AT_ONCE),
-                in_silence: silent && by_server.is_some_and(|after| after >= AT_ONCE),
-            },
-            asked: Bytes::copy_from_slice(relay.first_octets().0),
-            said: Bytes::copy_from_slice(relay.first_octets().1),
-            ended,
-            record: self.record,
-        };
         if ended.is_abrupt() {
             relay.break_off();
         }
-        relayed
+        self.record.end(ended);
+    }
+
+    fn untold(&self) -> Untold<'a> {
+        Untold {
+            scene: scene(self.door, self.from, self.header),
+            first: !self.told,
+            nobody: self.header.filter(Taken::is_nameless),
+        }
     }
 
     /// The other end is not there: the visitor's connection breaks off, which no protocol takes for an answer.
@@ -418,14 +443,38 @@ fn scene(door: &Door, from: SocketAddr, header: Option<Taken>) -> Scene<'_> {
     }
 }
 
-/// A connection on which both have said something is no check of whether the port is open: where its header names nobody, that
-/// is told of.
-fn moved_for(header: Option<Taken>, door: &Door, forth: u64, back: u64) {
-    if let Some(header) = header.filter(Taken::is_nameless)
-        && forth > 0
-        && back > 0
-    {
-        door.came_for_nobody(header, "a visitor's connection");
+impl Untold<'_> {
+    /// What the visitor has said first is so much, and so much has moved in either direction. Whether all is told.
+    fn look(&mut self, said: &[u8], forth: u64, back: u64) -> bool {
+        if self.first {
+            self.first = !self.scene.door.strays.look_as_it_comes(said, &self.scene);
+        }
+        // A connection on which both have said something is no check of whether the port is open.
+        if let Some(header) = self.nobody.take_if(|_| forth > 0 && back > 0) {
+            let door = self.scene.door;
+            door.came_for_nobody(header, "a visitor's connection");
+        }
+        !self.first && self.nobody.is_none()
+    }
+}
+
+/// What the visitor and the server have said first.
+#[derive(Clone, Copy)]
+struct First<'a> {
+    asked: &'a [u8],
+    said: &'a [u8],
+}
+
+impl<'a> First<'a> {
+    fn of(relay: &'a Relay) -> Self {
+        let (asked, said) = relay.first_octets();
+        Self { asked, said }
+    }
+
+    /// Whether it shows, with this end, that the server expects something else; `told` is whether it was told a header.
+    fn shows(self, told: bool, end: End) -> bool {
+        Mismatch::of_first(told, self.asked, self.said)
+            .is_some_and(|(mismatch, got)| end.bears_out(mismatch, got))
     }
 }
 
@@ -464,33 +513,31 @@ impl Tcp {
     }
 
     /// Whether a server has shown that it expects something else, and what to do about it.
-    fn look_at(&self, servers: &Servers, relayed: &Relayed) {
+    fn look_at(&self, servers: &Servers, at: Option<SocketAddr>, first: First<'_>, end: End) {
         let told = servers.proxy.is_some();
-        if relayed.end.in_silence && !told && servers.mismatches.is_credible_silence() {
-            return self.complain_of_server(
-                servers,
-                relayed,
-                (Mismatch::HeaderWanted, Got::Silence),
-            );
+        let complain = |what| self.complain_of_server(servers, at, first.asked, what);
+        if end.in_silence && !told && servers.mismatches.is_credible_silence() {
+            return complain((Mismatch::HeaderWanted, Got::Silence));
         }
-        let Some((mismatch, got)) = Mismatch::of_first(told, &relayed.asked, &relayed.said) else {
-            if !relayed.said.is_empty() {
+        let Some((mismatch, got)) = Mismatch::of_first(told, first.asked, first.said) else {
+            if !first.said.is_empty() {
                 servers.mismatches.understood();
             }
             return;
         };
-        if relayed.end.bears_out(mismatch, got) && servers.mismatches.is_credible() {
-            self.complain_of_server(servers, relayed, (mismatch, got));
+        if end.bears_out(mismatch, got) && servers.mismatches.is_credible() {
+            complain((mismatch, got));
         }
     }
 
     fn complain_of_server(
         &self,
         servers: &Servers,
-        relayed: &Relayed,
+        server: Option<SocketAddr>,
+        asked: &[u8],
         (mismatch, got): (Mismatch, Got),
     ) {
-        let Some(server) = relayed.record.server else {
+        let Some(server) = server else {
             return;
         };
         self.counters.mismatch(mismatch);
@@ -501,7 +548,7 @@ impl Tcp {
             header: servers.proxy.as_ref(),
             place: &servers.place,
             adding: Adding::Beside,
-            spoken: Spoken::untouched(&relayed.asked),
+            spoken: Spoken::untouched(asked),
             asked: Asked::Visitors,
             address: server.to_string(),
         };

@@ -247,12 +247,65 @@ fn is_header(seen: &[u8]) -> bool {
     Stray::of_header(&Seen::at_the_end(seen)).is_some()
 }
 
-/// How many kinds there are.
-const KINDS: usize = Stray::Clear as usize + 1;
+/// What is told of apart from each other: what comes, and what is to be done about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Matter {
+    stray: Stray,
+    wrong: Wrong,
+}
 
-/// Says what came to one listener, once a minute for each kind and once for each of the first who send it.
-#[derive(Debug, Default)]
-pub struct Strays([Mutex<Roll>; KINDS]);
+/// What is wrong with it, as far as its remedy is another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wrong {
+    /// It is not what this listener is for.
+    Here,
+    /// It came too late from who may send it.
+    Late,
+    /// It came behind another one.
+    Second,
+    /// It came behind the handshake of TLS.
+    Inside,
+    /// It came behind another one and the handshake.
+    SecondInside,
+}
+
+const WRONGS: usize = Wrong::SecondInside as usize + 1;
+
+impl Matter {
+    /// How many there are.
+    const ALL: usize = (Stray::Clear as usize + 1) * WRONGS;
+
+    fn of(stray: Stray, scene: &Scene<'_>) -> Self {
+        let inside = scene.due == Expected::HttpInsideTls;
+        let (door, is_header) = (scene.door, matches!(stray, Stray::ProxyV1 | Stray::ProxyV2));
+        let wrong = match (inside, is_header && scene.header.is_some()) {
+            (true, true) => Wrong::SecondInside,
+            (true, false) => Wrong::Inside,
+            (false, true) => Wrong::Second,
+            (false, false)
+                if is_header && door.expect == Expect::Optional && door.is_listed(scene.peer) =>
+            {
+                Wrong::Late
+            }
+            (false, false) => Wrong::Here,
+        };
+        Self { stray, wrong }
+    }
+
+    fn place(self) -> usize {
+        self.stray as usize * WRONGS + self.wrong as usize
+    }
+}
+
+/// Says what came to one listener, once a minute for each matter and once for each of the first who send it.
+#[derive(Debug)]
+pub struct Strays([Mutex<Roll>; Matter::ALL]);
+
+impl Default for Strays {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Mutex::default()))
+    }
+}
 
 impl Strays {
     /// A connection in TCP mode whose visitor has said this first, which goes on as it came: a header that nobody has read is
@@ -264,6 +317,15 @@ impl Strays {
             self.tell(stray, &seen, scene);
         }
         header.is_some()
+    }
+
+    /// The same, while what the visitor says first may still be coming. Whether enough of it is here to know.
+    pub(crate) fn look_as_it_comes(&self, said: &[u8], scene: &Scene<'_>) -> bool {
+        if said.is_empty() || may_become_header(said) {
+            return false;
+        }
+        self.look(said, scene);
+        true
     }
 
     /// In the place of an agent's HTTP/2, this came: a header is told of, and what else it may be has its line already.
@@ -292,7 +354,7 @@ impl Strays {
     fn tell(&self, stray: Stray, seen: &Seen, scene: &Scene<'_>) {
         let kind = stray.kind(scene);
         scene.door.counters.mismatch(kind);
-        let due = self.0[stray as usize]
+        let due = self.0[Matter::of(stray, scene).place()]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .due(scene.peer.ip(), Instant::now());

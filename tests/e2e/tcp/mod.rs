@@ -9,6 +9,8 @@ mod servers; // to servers that the gateway dials
 
 mod slow; // and who takes his time
 
+mod told; // what does not fit is told of at once
+
 mod tunnel; // through a tunnel to an app that may speak anything
 
 use std::sync::Arc;
