@@ -8,6 +8,7 @@ use tidegate_shared::name::NamePattern;
 
 use super::Config;
 use super::backends::Placed;
+use super::hasty;
 use super::near::hint;
 use super::passing::{Onward, SOMEWHERE};
 use super::rates;
@@ -83,6 +84,7 @@ pub(super) fn advice(config: &Config) -> Vec<Problem> {
         .chain(listening_in_vain(config))
         .chain(starred(config))
         .chain(unmeant::advice(config))
+        .chain(hasty::advice(config))
         .chain(unasked)
         .collect()
 }

@@ -24,6 +24,8 @@ mod file; // a file's text
 
 mod foreign; // other programs' words
 
+mod hasty; // times in which nothing can happen
+
 mod limits; // how much, how long
 
 mod loaded; // the file as it was read

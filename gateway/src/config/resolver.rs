@@ -21,17 +21,26 @@ impl Resolving {
         let bounds = ["least_ttl", "most_ttl"].into_iter();
         let mut given = bounds.filter_map(|key| Some((key, self.places.of(key)?)));
         let first = given.next();
-        self.resolver.problems().into_iter().map(move |text| {
-            let whole = self.problem(text);
-            match first {
-                Some((key, spot)) => Problem {
-                    spot: Some(spot.clone()),
-                    key: format!("{}.{key}", whole.key),
-                    ..whole
-                },
-                None => whole,
-            }
-        })
+        self.resolver
+            .problems()
+            .into_iter()
+            .map(move |text| match first {
+                Some((key, _)) => self.problem_at(key, text),
+                None => self.problem(text),
+            })
+    }
+
+    /// Something wrong with one of its keys.
+    pub(super) fn problem_at(&self, key: &str, text: impl Into<String>) -> Problem {
+        let whole = self.problem(text);
+        match self.places.of(key) {
+            Some(spot) => Problem {
+                spot: Some(spot.clone()),
+                key: format!("{}.{key}", whole.key),
+                ..whole
+            },
+            None => whole,
+        }
     }
 
     /// Something wrong with it.

@@ -269,3 +269,107 @@ fn what_is_about_requests_is_told_of_where_only_connections_come() {
     );
     assert_eq!(told.len(), 6, "{told:#?}");
 }
+
+/// `10ms` for `10s`: each is told of at its line and key, and nothing is said of what is usual or switched off.
+#[test]
+fn a_time_in_which_nothing_can_happen_is_told_of() {
+    let listeners = "[listeners.web]\naddress = '127.0.0.1:80'\n";
+    let passing =
+        "[listeners.pg]\naddress = '127.0.0.1:81'\nmode = 'tcp'\nservers = ['10.0.0.1:1']\n";
+    let backend = "[[routes]]\nbackend = 'x'\n[backends.x]\n";
+    let servers = "[backends.x.servers]\none = '10.0.0.1:80'\n";
+    let dns = "[backends.x.servers]\none = { address = 'app.test:80', slots = 2 }\n";
+    let file = |passing: &str, keys: &str, servers: &str, rest: &str| {
+        format!("{listeners}{passing}{backend}{keys}\n{servers}{rest}\n")
+    };
+    let mut tried = Vec::new();
+    for (key, short, least) in [
+        ("connect_timeout", "50ms", "100ms"),
+        ("response_timeout", "10ms", "100ms"),
+        ("inactivity_timeout", "10ms", "100ms"),
+        ("upgraded_timeout", "10ms", "1s"),
+        ("check.timeout", "60ms", "100ms"),
+        ("check.interval", "50ms", "500ms"),
+        ("check.fast_interval", "50ms", "500ms"),
+        ("check.down_interval", "50ms", "500ms"),
+    ] {
+        tried.push((
+            file("", &format!("{key} = '{short}'"), servers, ""),
+            "a.toml:6:".to_owned(),
+            format!("backends.x.{key}: {short} is short"),
+            least,
+        ));
+    }
+    for (key, short, least) in [
+        ("hold", "1ms", "100ms"),
+        ("tls_timeout", "50ms", "1s"),
+        ("head_timeout", "50ms", "1s"),
+        ("idle_timeout", "50ms", "1s"),
+        ("stall_timeout", "50ms", "1s"),
+        ("response_timeout", "10ms", "100ms"),
+        ("upgraded_timeout", "10ms", "1s"),
+        ("half_closed_timeout", "10ms", "100ms"),
+        ("settle_timeout", "50ms", "1s"),
+        ("ping_interval", "50ms", "500ms"),
+        ("ping_timeout", "50ms", "1s"),
+        ("probe_timeout", "50ms", "1s"),
+        ("drain", "10ms", "1s"),
+    ] {
+        let rest = format!("[times]\n{key} = '{short}'");
+        tried.push((
+            file("", "", servers, &rest),
+            "a.toml:10:".to_owned(),
+            format!("times.{key}: {short} is short"),
+            least,
+        ));
+    }
+    for (key, short, least) in [
+        ("hello_timeout", "50ms", "500ms"),
+        ("connect_timeout", "50ms", "100ms"),
+        ("idle_timeout", "10ms", "1s"),
+        ("half_closed_timeout", "10ms", "100ms"),
+    ] {
+        let passing = format!("{passing}{key} = '{short}'\n");
+        tried.push((
+            file(&passing, "", servers, ""),
+            "a.toml:7:".to_owned(),
+            format!("listeners.pg.{key}: {short} is short"),
+            least,
+        ));
+    }
+    let rest = "[proxy_protocol]\nproxy_timeout = '1s'";
+    tried.push((
+        file("", "", servers, rest),
+        "a.toml:10:".to_owned(),
+        "proxy_protocol.proxy_timeout: 1s is short".to_owned(),
+        "3s",
+    ));
+    let rest = "[resolver]\ntimeout = '50ms'";
+    tried.push((
+        file("", "", dns, rest),
+        "a.toml:10:".to_owned(),
+        "resolver.timeout: 50ms is short".to_owned(),
+        "100ms",
+    ));
+    for (text, place, said, least) in tried {
+        let told = advised(&text);
+        let [line] = &told[..] else {
+            panic!("{text}{told:#?}");
+        };
+        assert!(
+            line.starts_with(&place) && line.contains(&said),
+            "{said}: {line}"
+        );
+        assert!(
+            line.ends_with(&format!("; {least} is the least that is advised")),
+            "{line}"
+        );
+    }
+    for keys in [
+        "response_timeout = 0\nkeep_alive = 0",
+        "response_timeout = '100ms'",
+    ] {
+        let rest = "[times]\nhold = 0\nresponse_timeout = 0\ndrain = 0\nhalf_closed_timeout = 0";
+        assert_advised(&file(passing, keys, servers, rest), None);
+    }
+}
