@@ -235,6 +235,26 @@ fn a_mistake_in_a_variable_names_it_and_an_empty_one_is_none() {
     }
 }
 
+/// Whoever asks for an interface that is not there has made a mistake, as with an address that is not.
+#[test]
+fn what_this_machine_lacks_is_no_fault_of_the_programs() {
+    for option in ["--visitors", "--tunnels-clear", "--admin"] {
+        let mut words = vec![
+            "run",
+            "--visitors=127.0.0.1:0",
+            "--tunnels-clear=127.0.0.1:0",
+        ];
+        words.retain(|word| !word.starts_with(&format!("{option}=")));
+        let asked = format!("{option}=[fe80::1%77777]:0");
+        words.extend(["--tunnels-clear-name=a.test", &asked]);
+        let output = tidegated(&words);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(64), "{said}");
+        let told = "no interface of this machine has the number 77777; `ip link` shows";
+        assert!(said.contains(told) && said.contains(option), "{said}");
+    }
+}
+
 #[test]
 fn the_help_says_where_commas_separate() {
     let shown = tidegated(&["run", "--help"]);

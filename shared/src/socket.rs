@@ -8,6 +8,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncWrite, Interest};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -47,6 +48,21 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
             ))
         }
         opened => opened,
+    }
+}
+
+/// What this machine has not got, where nobody can listen on an address for that, and what to write.
+pub fn lack(error: &io::Error, address: SocketAddr) -> Option<String> {
+    let errno = Errno::from_io_error(error)?;
+    match address {
+        SocketAddr::V6(at) if errno == Errno::NODEV => Some(format!(
+            "no interface of this machine has the number {}; `ip link` shows those that there are",
+            at.scope_id()
+        )),
+        SocketAddr::V6(_) if errno == Errno::AFNOSUPPORT => {
+            Some("this machine has no IPv6; write an address of IPv4".to_owned())
+        }
+        _ => None,
     }
 }
 

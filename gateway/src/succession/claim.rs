@@ -136,6 +136,9 @@ async fn ask(address: SocketAddr, method: &str, path: &str) -> io::Result<String
 
 fn refused(named: &Named, address: SocketAddr, error: &io::Error) -> Trouble {
     let text = format!("cannot listen on {address} ({named}): {error}");
+    if let Some(lack) = socket::lack(error, address) {
+        return Trouble::Usage(format!("{text}; {lack}"));
+    }
     match error.kind() {
         io::ErrorKind::AddrInUse => {
             Trouble::Usage(format!("{text}; is another gateway running there?"))
@@ -147,5 +150,37 @@ fn refused(named: &Named, address: SocketAddr, error: &io::Error) -> Trouble {
             Trouble::Usage(format!("{text}; this machine has no such address"))
         }
         _ => Trouble::Ours(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_this_machine_lacks_is_a_mistake_of_who_asks_for_it() {
+        let named = Named::Option("--visitors");
+        for (address, code, told) in [
+            (
+                "[fe80::1%77]:80",
+                19,
+                Some("no interface of this machine has the number 77; `ip link`"),
+            ),
+            (
+                "[::1]:80",
+                97,
+                Some("has no IPv6; write an address of IPv4"),
+            ),
+            ("192.0.2.1:80", 99, Some("no such address")),
+            ("[::]:80", 23, None),
+        ] {
+            let error = io::Error::from_raw_os_error(code);
+            let trouble = refused(&named, address.parse().unwrap(), &error);
+            match (trouble, told) {
+                (Trouble::Usage(text), Some(told)) => assert!(text.contains(told), "{text}"),
+                (Trouble::Ours(_), None) => {}
+                (trouble, _) => panic!("{address} {code}: {trouble:?}"),
+            }
+        }
     }
 }

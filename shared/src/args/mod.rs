@@ -139,12 +139,25 @@ fn address(text: &str, unnamed: IpAddr) -> Result<SocketAddr, String> {
         return Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
     }
     let address = text.parse().map_err(|_| {
-        format!("`{text}` is not an address to listen on; write it like 127.0.0.1:8080, [::]:443, localhost:80 or 8080")
+        let like = match interface_by_name(text) {
+            Some((ip, port)) => format!(
+                ": an interface stands behind `%` by its number; write it as in [{ip}%2]:{port} (`ip link` shows them)"
+            ),
+            None => "; write it like 127.0.0.1:8080, [::]:443, localhost:80 or 8080".to_owned(),
+        };
+        format!("`{text}` is not an address to listen on{like}")
     })?;
     match unfit(address) {
         Some(why) => Err(format!("`{text}` is not an address to listen on: {why}")),
         None => Ok(address),
     }
+}
+
+/// Address and port, where something else than a number is behind `%`: elsewhere an interface goes by its name there.
+fn interface_by_name(text: &str) -> Option<(Ipv6Addr, u16)> {
+    let (inside, port) = text.strip_prefix('[')?.split_once("]:")?;
+    let (ip, _interface) = inside.split_once('%')?;
+    Some((ip.parse().ok()?, port.parse().ok()?))
 }
 
 /// Why the system lets nobody listen on an address, whichever machine it is.
@@ -159,6 +172,11 @@ fn unfit(address: SocketAddr) -> Option<String> {
             if ip.is_unicast_link_local() && at.scope_id() == 0 {
                 return Some(format!(
                     "it is one of a link, and each interface has its own; write the interface's number behind it, as in [{ip}%2]:{port} (`ip link` shows them)"
+                ));
+            }
+            if !ip.is_unicast_link_local() && !ip.is_multicast() && at.scope_id() != 0 {
+                return Some(format!(
+                    "it is the same on every interface, and the number of one means nothing behind it; write [{ip}]:{port}"
                 ));
             }
             ip.is_multicast()
@@ -227,7 +245,14 @@ mod tests {
         for (unfit, advice) in [
             ("[::ffff:127.0.0.1]:80", "write 127.0.0.1:80"),
             ("[fe80::1]:80", "as in [fe80::1%2]:80"),
+            (
+                "[fe80::1%eth0]:80",
+                "by its number; write it as in [fe80::1%2]:80",
+            ),
+            ("[::1%2]:80", "write [::1]:80"),
+            ("[2001:db8::1%2]:80", "write [2001:db8::1]:80"),
             ("[ff02::1]:80", "nobody can connect"),
+            ("[ff02::1%2]:80", "nobody can connect"),
             ("224.0.0.1:80", "nobody can connect"),
             ("255.255.255.255:80", "nobody can connect"),
         ] {
