@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use h2::ext::Protocol;
 use h2::server::{Builder, Connection, SendResponse};
-use h2::{Ping, Reason, RecvStream};
+use h2::{Reason, RecvStream};
 use http::header::{EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::{Method, Request, Response, Version};
 use http_body::Body;
@@ -25,6 +25,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Sleep, sleep, timeout};
 use tracing::debug;
 
+use super::echo::Echo;
 use super::framed::first_line;
 use super::front::Front;
 use super::h1::instant;
@@ -60,9 +61,6 @@ const SMALL_FRAME_BUDGET: usize = 1024 * 1024;
 
 /// What a head may be larger than `--max-head` and still be read to its end, so that it is answered with a reason.
 const HEAD_ROOM: std::ops::RangeInclusive<usize> = 64 * 1024..=192 * 1024;
-
-/// A visitor's connection is pinged so often while something is open on it, so that one that vanished is noticed.
-const PING_EVERY: Duration = Duration::from_secs(30);
 
 /// Serves one connection until the visitor leaves, is idle too long, or the gateway drains and its streams are done.
 pub(super) async fn serve<T>(reception: Arc<Reception>, stream: T, seen: Bytes, visit: Arc<Visit>)
@@ -191,9 +189,7 @@ fn write_down(visit: &Visit, failures: Vec<Failure>) {
 /// Looks after one connection as a whole.
 struct Care {
     metrics: Arc<Metrics>,
-    ping: Option<h2::PingPong>,
-    pinged: Option<Instant>,
-    pinged_last: Instant,
+    echo: Echo,
     tick: Pin<Box<Sleep>>,
     grain: Duration,
     idle: Duration,
@@ -220,9 +216,7 @@ impl Care {
         let limits = &reception.limits;
         Self {
             metrics: Arc::clone(&reception.gateway.metrics),
-            ping: connection.ping_pong(),
-            pinged: None,
-            pinged_last: Instant::now(),
+            echo: Echo::new(connection.ping_pong()),
             tick: Box::pin(sleep(limits.patience.grain())),
             grain: limits.patience.grain(),
             idle: limits.patience.idle,
@@ -266,12 +260,7 @@ impl Care {
             connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
             return Poll::Ready(true);
         }
-        if self.pinged.is_some()
-            && let Some(ping) = &mut self.ping
-            && ping.poll_pong(cx).is_ready()
-        {
-            self.pinged = None;
-        }
+        self.echo.poll(cx);
         if self.tick.as_mut().poll(cx).is_pending() {
             return Poll::Pending;
         }
@@ -305,17 +294,7 @@ impl Care {
         }
         if connection.has_streams() {
             self.last = Instant::now();
-            if let Some(at) = self.pinged {
-                return at.elapsed() >= PING_EVERY;
-            }
-            if self.pinged_last.elapsed() >= PING_EVERY
-                && let Some(ping) = &mut self.ping
-                && ping.send_ping(Ping::opaque()).is_ok()
-            {
-                self.pinged = Some(Instant::now());
-                self.pinged_last = Instant::now();
-            }
-            return false;
+            return self.echo.is_lost(|| self.ledger.signs());
         }
         let (patience, overdue) = if self.requests == 0 {
             (self.head, &self.metrics.head_overdue)

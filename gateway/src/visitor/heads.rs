@@ -197,6 +197,7 @@ impl<T> HeadsIo<T> {
     }
 
     fn note(&mut self, octets: &[u8]) {
+        self.ledger.came(octets.len());
         let unfinished = self.blocks.pass(octets, &self.ledger);
         self.ledger.is_unfinished(unfinished);
     }
@@ -235,6 +236,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for HeadsIo<T> {
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         let written = ready!(Pin::new(&mut this.io).poll_write(cx, octets))?;
+        this.ledger.went(written);
         this.frames.pass(&octets[..written], &this.ledger);
         Poll::Ready(Ok(written))
     }
@@ -246,6 +248,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for HeadsIo<T> {
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         let written = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, slices))?;
+        this.ledger.went(written);
         let mut left = written;
         for slice in slices {
             let run = left.min(slice.len());

@@ -10,6 +10,7 @@ use h2::Reason;
 use tidegate_shared::clock;
 use tidegate_shared::unacked::Unacked;
 
+use super::echo::Signs;
 use crate::failure::Failure;
 
 /// Requests that a visitor may cancel within ten seconds; more is an attack (CVE-2023-44487).
@@ -39,6 +40,9 @@ pub(super) struct Ledger {
     ended: OnceLock<Ended>,
     /// The gateway ends, and the connection with it.
     last_call: AtomicBool,
+    /// Octets that were read, and that were written.
+    came: AtomicU64,
+    went: AtomicU64,
     /// The connection as the system has it.
     pub(super) beneath: Option<Unacked>,
 }
@@ -81,6 +85,26 @@ impl Ledger {
         Self {
             beneath,
             ..Self::default()
+        }
+    }
+
+    /// So many octets were read.
+    pub(super) fn came(&self, octets: usize) {
+        self.came.fetch_add(octets as u64, Relaxed);
+    }
+
+    /// So many octets were written.
+    pub(super) fn went(&self, octets: usize) {
+        self.went.fetch_add(octets as u64, Relaxed);
+    }
+
+    /// What there is to see of the visitor at this moment. TLS adds to what was written: what he has taken is told as somewhat less
+    /// than it is.
+    pub(super) fn signs(&self) -> Signs {
+        let waits = self.beneath.and_then(Unacked::octets).unwrap_or(0);
+        Signs {
+            came: self.came.load(Relaxed),
+            taken: self.went.load(Relaxed).saturating_sub(waits),
         }
     }
 

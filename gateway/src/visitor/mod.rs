@@ -7,6 +7,7 @@
 //! ```
 
 mod due;
+mod echo;
 mod framed;
 mod front;
 mod h1;
