@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tidegate_shared::drain::Drain;
-use tidegate_shared::socket::{tune_plain, tune_tunnel};
+use tidegate_shared::socket::{accept_waiting, tune_plain, tune_tunnel};
 use tidegate_shared::workers::Workers;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
@@ -339,11 +339,14 @@ async fn accept(
     complaint: &mut Complaint,
 ) -> Option<(TcpStream, SocketAddr)> {
     loop {
-        // Whoever has come already would be reset with the listener.
         let accepted = tokio::select! {
             biased;
             accepted = listener.accept() => accepted,
-            () = drain.finishing() => return None,
+            // Whoever has come already would be reset with the listener.
+            () = drain.finishing() => match accept_waiting(listener).transpose() {
+                None => return None,
+                Some(accepted) => accepted,
+            },
         };
         match accepted {
             // An IPv4 peer of a listener on [::] is shown as what it is.

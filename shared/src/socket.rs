@@ -183,6 +183,27 @@ pub fn presence(stream: &TcpStream) -> Presence {
     }
 }
 
+/// Whether octets wait to be read, asked of the system: the runtime may not have heard of them yet.
+pub fn has_unread(stream: &TcpStream) -> bool {
+    rustix::io::ioctl_fionread(stream).is_ok_and(|octets| octets > 0)
+}
+
+/// A connection that waits to be accepted, asked of the system, and so of one that the runtime may not have heard of yet; `None`
+/// where none does. Whoever closes a listener resets those that wait.
+///
+/// # Errors
+/// The listener's, and those of a connection that is gone already (accept(2)).
+pub fn accept_waiting(listener: &TcpListener) -> io::Result<Option<(TcpStream, SocketAddr)>> {
+    let accepted = match SockRef::from(listener).accept() {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+        accepted => accepted,
+    };
+    let (socket, peer) = accepted?;
+    socket.set_nonblocking(true)?;
+    let peer = peer.as_socket().ok_or(io::ErrorKind::InvalidData)?;
+    Ok(Some((TcpStream::from_std(socket.into())?, peer)))
+}
+
 /// As much as is worth copying to save the kernel the handling of a vector: a small head and a small body.
 const WORTH_COPYING: usize = 2048;
 

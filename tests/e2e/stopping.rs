@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tidegate_tests::eventually::SOON;
-use tidegate_tests::visitors::H2Visitor;
 use tidegate_tests::visitors::http2::{answer, read, response};
+use tidegate_tests::visitors::{H2Visitor, Visitor};
 use tidegate_tests::websocket::KEY;
 use tidegate_tests::{HOST, Site, World, within};
 
@@ -97,4 +97,34 @@ async fn signals_that_mean_nothing_here_are_logged_and_end_nothing() {
         program.wait_log(&["INFO", "SIGUSR2", "SIGTERM"]).await;
     }
     assert_eq!(site.get("/hello").await.status(), 200);
+}
+
+/// What stands in the system when the gateway learns that it is to end came before that: on connections that are kept, and on
+/// those that nobody has accepted yet.
+#[tokio::test]
+async fn what_has_come_by_then_is_answered() {
+    let mut site = Site::start().await;
+    let mut visitors = Vec::new();
+    for _ in 0..20 {
+        let mut visitor = site.visitor().await;
+        visitor.send_get(HOST, "/hello").await;
+        assert_eq!(visitor.answer("GET").await.status(), 200);
+        visitors.push(visitor);
+    }
+    let gateway = &mut site.world.gateway;
+    gateway.freeze();
+    for _ in 0..10 {
+        visitors.push(Visitor::connect(site.world.visitors).await);
+    }
+    for visitor in &mut visitors {
+        let post = format!("POST /echo HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 2\r\n\r\nab");
+        visitor.send(post).await;
+    }
+    gateway.terminate();
+    gateway.thaw();
+    for (number, visitor) in visitors.iter_mut().enumerate() {
+        let answer = visitor.answer("POST").await;
+        assert_eq!(answer.status(), 200, "of visitor {number}");
+    }
+    assert!(gateway.ended(SOON).await.success());
 }

@@ -164,15 +164,17 @@ where
                         return Poll::Ready(Ok(Next::Flawed(flaw, octets)));
                     }
                 }
-            } else if self.finishing && self.number > 0 {
-                return Poll::Ready(Ok(Next::End));
             }
-            if ready!(self.poll_read(cx))? == 0 {
-                return Poll::Ready(if self.inflow.is_empty() {
-                    Ok(Next::End)
-                } else {
-                    Err(io::ErrorKind::UnexpectedEof.into())
-                });
+            let finishes = self.inflow.is_empty() && self.finishing && self.number > 0;
+            match self.poll_read(cx)? {
+                Poll::Ready(0) if self.inflow.is_empty() => return Poll::Ready(Ok(Next::End)),
+                Poll::Ready(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                Poll::Ready(_) => {}
+                // What has come by then is still answered, also where the runtime has not heard of it.
+                Poll::Pending if finishes && !self.io.has_unread() => {
+                    return Poll::Ready(Ok(Next::End));
+                }
+                Poll::Pending => return Poll::Pending,
             }
         }
     }

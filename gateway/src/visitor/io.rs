@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use tidegate_shared::socket::{Presence, close_abruptly, poll_write_pieces, presence};
+use tidegate_shared::socket::{Presence, close_abruptly, has_unread, poll_write_pieces, presence};
 use tidegate_shared::unacked::Unacked;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -25,6 +25,9 @@ pub(super) trait Ends {
     /// How the visitor stands to the connection, by what the system knows and without reading.
     fn presence(&self) -> Presence;
 
+    /// Whether octets of his wait in the system.
+    fn has_unread(&self) -> bool;
+
     /// The connection as the system has it.
     fn beneath(&self) -> Option<Unacked>;
 }
@@ -36,6 +39,10 @@ impl Ends for TcpStream {
 
     fn presence(&self) -> Presence {
         presence(self)
+    }
+
+    fn has_unread(&self) -> bool {
+        has_unread(self)
     }
 
     fn beneath(&self) -> Option<Unacked> {
@@ -50,6 +57,10 @@ impl Ends for Watched {
 
     fn presence(&self) -> Presence {
         self.socket().presence()
+    }
+
+    fn has_unread(&self) -> bool {
+        self.socket().has_unread()
     }
 
     fn beneath(&self) -> Option<Unacked> {
@@ -73,6 +84,10 @@ impl<T: Ends> Ends for TlsStream<T> {
             },
             other => other,
         }
+    }
+
+    fn has_unread(&self) -> bool {
+        self.get_ref().0.has_unread()
     }
 
     fn beneath(&self) -> Option<Unacked> {
@@ -135,6 +150,11 @@ impl<T: Ends> VisitorIo<T> {
     /// How the visitor stands to the connection.
     pub(super) fn presence(&self) -> Presence {
         self.io.presence()
+    }
+
+    /// Whether octets of his wait in the system.
+    pub(super) fn has_unread(&self) -> bool {
+        self.io.has_unread()
     }
 
     /// The connection as the system has it.
