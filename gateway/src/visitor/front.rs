@@ -145,7 +145,12 @@ impl Side for Front {
             let again = limits.response.map_or(again, |most| {
                 again.min(most.saturating_sub(lasts).max(LOOK_AT_MOST_EVERY))
             });
-            until.as_mut().reset((Instant::now() + again).into());
+            let now = Instant::now();
+            let again = self.body.as_ref().map_or(again, |body| {
+                let end = body.ends(&limits.patience);
+                again.min(end.saturating_duration_since(now).max(LOOK_AT_MOST_EVERY))
+            });
+            until.as_mut().reset((now + again).into());
         }
         Poll::Pending
     }
