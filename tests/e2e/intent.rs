@@ -229,8 +229,11 @@ async fn weights_count_and_end_with_their_time() {
         2,
         "{all:?}"
     );
-    let state = fs::read_to_string(world.file("state.toml")).unwrap();
-    assert!(!state.contains("[[intent]]"), "{state}");
+    eventually(SOON, "the state file is rid of it", async || {
+        let state = fs::read_to_string(world.file("state.toml")).unwrap();
+        (!state.contains("[[intent]]")).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
