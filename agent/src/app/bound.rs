@@ -2,6 +2,7 @@
 //! header names: nobody else's request ever goes on one. Of all workers, because a visitor's requests come by several tunnels.
 
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 
@@ -23,29 +24,42 @@ pub(super) struct Bound {
 
 #[derive(Debug)]
 struct Rested {
-    since: u64,
     of: Arc<Visitor>,
     link: Box<Link>,
 }
 
+impl Rested {
+    /// For how many milliseconds it has rested.
+    fn rest(&self, now: u64) -> u64 {
+        now.saturating_sub(self.link.rested_since())
+    }
+}
+
 impl Bound {
-    /// The visitor's connection that was used last, if it has rested for `at_most` milliseconds. It may turn out to be closed.
-    pub(super) fn take(&self, of: &Visitor, now: u64, at_most: u64) -> Option<Box<Link>> {
+    /// The visitor's connection that was used last, of those that have rested for so many milliseconds. It may turn out to be
+    /// closed.
+    pub(super) fn take(
+        &self,
+        of: &Visitor,
+        now: u64,
+        rested: &RangeInclusive<u64>,
+    ) -> Option<Box<Link>> {
         let mut resting = self.lock();
-        let its = |rested: &Rested| *rested.of == *of;
-        let at = resting.iter().rposition(its)?;
-        if now.saturating_sub(resting[at].since) > at_most {
+        let at = resting
+            .iter()
+            .rposition(|its| *its.of == *of && its.rest(now) >= *rested.start())?;
+        if resting[at].rest(now) > *rested.end() {
             return None;
         }
-        resting.remove(at).map(|rested| rested.link)
+        resting.remove(at).map(|its| its.link)
     }
 
     /// Takes back a connection that is ready for another request of its visitor.
-    pub(super) fn put(&self, of: &Arc<Visitor>, now: u64, link: Box<Link>) {
+    pub(super) fn put(&self, of: &Arc<Visitor>, now: u64, mut link: Box<Link>) {
+        link.comes_to_rest(now);
         let mut resting = self.lock();
         let surplus = (resting.len() >= RESTING).then(|| resting.pop_front());
         resting.push_back(Rested {
-            since: now,
             of: Arc::clone(of),
             link,
         });
@@ -54,15 +68,19 @@ impl Bound {
         drop(surplus);
     }
 
-    /// Closes what the app has closed, and what has rested for long.
-    pub(super) fn sweep(&self, now: u64) {
+    /// Closes what the app has closed, and what has rested for long. `seen` is told of each for how many milliseconds it has
+    /// rested, and whether it is open.
+    pub(super) fn sweep(&self, now: u64, mut seen: impl FnMut(u64, bool)) {
         let mut resting = self.lock();
         if resting.is_empty() {
             return;
         }
         let mut cx = Context::from_waker(Waker::noop());
-        resting.retain_mut(|rested| {
-            now.saturating_sub(rested.since) < REST_MS && rested.link.drive(&mut cx).is_pending()
+        resting.retain_mut(|its| {
+            let rested = its.rest(now);
+            let open = its.link.drive(&mut cx).is_pending();
+            seen(rested, open);
+            open && rested < REST_MS
         });
     }
 

@@ -4,6 +4,7 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -12,16 +13,14 @@ use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
 use http_body::{Body, Frame};
 use tidegate_shared::message::{strip_agents, strip_hop_by_hop};
-use tidegate_shared::origin::{
-    self, Broken, FRESH_MS, Head, Miss, fault_in_reading, is_idempotent,
-};
+use tidegate_shared::origin::{self, ANY, Broken, Head, Miss, fault_in_reading, is_idempotent};
 use tidegate_shared::pump::{Pump, Stop};
 use tidegate_shared::seam::Wire;
 
-use super::App;
 use super::answer::{Asker, Trouble, excess};
 use super::greeting::Greeting;
 use super::request::{Upload, for_http1};
+use super::{AT_ONCE, App};
 
 /// A connection to the app.
 pub(super) type Link = origin::Link<Upload>;
@@ -136,14 +135,20 @@ async fn fetch(
     };
     let mut upload = upload;
     let mut refused = false;
-    while !refused
-        && let Some(mut link) = app.rested(if repeatable { u64::MAX } else { FRESH_MS }, greeting)
-    {
+    while !refused && let Some((mut link, rested)) = app.rested(repeatable, greeting) {
         if !repeatable {
             link.look_first();
         }
         let body = std::mem::replace(&mut upload, Upload::None);
-        match link.ask(asked, body, respond, within).await {
+        let began = Instant::now();
+        let answer = link.ask(asked, body, respond, within).await;
+        if matches!(answer, Err(Miss::Unsent(_) | Miss::Closed))
+            && began.elapsed() < AT_ONCE
+            && !has_gone(respond)
+        {
+            app.closed_resting(rested, app.now_ms());
+        }
+        match answer {
             Ok(response) => return Ok((link, response)),
             Err(Miss::Unsent(unsent)) => upload = unsent,
             // The app closed while the request was on its way to it. Once is chance; a fresh connection must tell.
@@ -159,12 +164,29 @@ async fn fetch(
 }
 
 impl App {
-    /// A connection that has rested no longer than this: any, or, where connections name their visitor, one of its own.
-    fn rested(&self, at_most: u64, greeting: Option<&Greeting>) -> Option<Box<Link>> {
-        match greeting {
-            None => self.pool().take(self.now_ms(), &(0..=at_most)),
-            Some(greeting) => self.bound.take(greeting.visitor()?, self.now_ms(), at_most),
+    /// A connection that rests, and for how many milliseconds it has: anybody's, or, where connections name their visitor, one of
+    /// its own. One for a request that cannot be repeated must not be closed under its feet.
+    fn rested(&self, repeatable: bool, greeting: Option<&Greeting>) -> Option<(Box<Link>, u64)> {
+        let now = self.now_ms();
+        let fit = if repeatable {
+            ANY
+        } else {
+            if self.manners.is_unknown(now) {
+                self.look_at_resting(now);
+            }
+            self.manners.fit(now)
+        };
+        let link = match greeting {
+            None => self.pool().take(now, &fit),
+            Some(greeting) => self.bound.take(greeting.visitor()?, now, &fit),
+        };
+        if link.is_none() && *fit.start() > 0 {
+            self.pool().shed(now);
         }
+        link.map(|link| {
+            let rested = now.saturating_sub(link.rested_since());
+            (link, rested)
+        })
     }
 
     /// Takes back a connection that is ready for another request; one of which nobody knows whose it is ends.
@@ -193,11 +215,15 @@ pub(super) async fn connect(
     .await
 }
 
+/// Whether there is no visitor any more: an upload that is broken off looks like a broken connection to the app.
+fn has_gone(respond: &mut SendResponse<Bytes>) -> bool {
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    respond.poll_reset(&mut cx).is_ready()
+}
+
 /// What to tell the visitor, if there still is one.
 pub(super) fn trouble(miss: Miss<Upload>, respond: &mut SendResponse<Bytes>) -> Option<Trouble> {
-    let mut cx = Context::from_waker(std::task::Waker::noop());
-    // An upload that the visitor broke off looks like a broken connection to the app.
-    if respond.poll_reset(&mut cx).is_ready() {
+    if has_gone(respond) {
         return None;
     }
     match miss {

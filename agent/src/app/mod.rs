@@ -32,7 +32,7 @@ use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tidegate_shared::clock;
 use tidegate_shared::drain::Drain;
-use tidegate_shared::origin::Pool;
+use tidegate_shared::origin::{Manners, Pool, SETTLED_MS};
 use tidegate_shared::reversal::Marks;
 use tidegate_shared::reversal::io::Exchange;
 use tidegate_shared::seam::Wire;
@@ -90,6 +90,8 @@ pub struct App {
     links: Vec<http2::Links>,
     /// In place of those, where each connection names its visitor.
     bound: Bound,
+    /// How it ends connections in HTTP/1.1.
+    manners: Manners,
     reach: complaints::Reach,
     /// An attempt to connect has failed, ever: until then there is nothing to note in `reach`.
     watched: AtomicBool,
@@ -112,6 +114,7 @@ impl App {
                 .map(|_| http2::Links::default())
                 .collect(),
             bound: Bound::default(),
+            manners: Manners::wary(),
             reach: complaints::Reach::default(),
             watched: AtomicBool::new(false),
             spoke: AtomicBool::new(false),
@@ -159,9 +162,32 @@ impl App {
         if self.watched.load(Relaxed) {
             self.tell(self.reach.due(clock::now_ms()));
         }
-        self.pool().sweep(self.now_ms());
-        self.bound.sweep(self.now_ms());
+        self.look_at_resting(self.now_ms());
         self.links().sweep(self.now_ms());
+    }
+
+    /// The same of those in HTTP/1.1: how the app ends them shows.
+    fn look_at_resting(&self, now: u64) {
+        let mut seen = |rested, open| {
+            if open {
+                self.manners.kept_for(rested, now);
+            } else {
+                self.closed_resting(rested, now);
+            }
+        };
+        self.pool().sweep(now, &mut seen);
+        self.bound.sweep(now, &mut seen);
+    }
+
+    /// The app has closed a connection that had rested for so many milliseconds.
+    fn closed_resting(&self, rested: u64, now: u64) {
+        if self.manners.closed_after(rested, now) {
+            let (target, rested) = (&self.settings.target, rested.max(1));
+            info!(
+                "the app at {target} closed a connection within {rested} ms of an answer that did not say so; for 10 minutes, \
+                 requests that cannot be repeated go on connections that have rested for {SETTLED_MS} ms, or on fresh ones"
+            );
+        }
     }
 
     /// What a connection for this request is to begin with; looks at the request as it came. `None` without

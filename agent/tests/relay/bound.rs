@@ -9,7 +9,7 @@ use tidegate_shared::proxy_header::Version;
 use tidegate_shared::visitor::VISITOR;
 use tokio::sync::mpsc;
 
-use crate::stage::{Played, Stage, Whole, soon, time_passes};
+use crate::stage::{Played, Stage, Whole, soon, stopped, time_passes};
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -124,4 +124,28 @@ async fn a_request_of_nobody_is_kept_apart() {
         assert_eq!(next, expected, "{field:?}");
     }
     assert_eq!(app.connections(), 4);
+}
+
+/// Each connection is closed under the second request's feet.
+#[tokio::test]
+async fn what_cannot_be_repeated_waits_until_the_app_was_seen_to_keep_one() {
+    let app = Played::by(|mut part| async move {
+        part.until(b"\r\n").await;
+        part.head().await;
+        part.say(OK).await;
+        part.head().await;
+    })
+    .await;
+    let mut stage = Stage::with(&app.target, |settings| {
+        settings.greeting = Some(Plan {
+            version: Version::V1,
+            from: None,
+        });
+        settings.now_ms = stopped;
+    })
+    .await;
+    for connections in 1..=3 {
+        asked(&mut stage, &Method::POST, 1).await;
+        assert_eq!(app.connections(), connections);
+    }
 }

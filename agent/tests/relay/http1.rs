@@ -410,6 +410,8 @@ async fn a_request_that_cannot_be_repeated_goes_on_no_connection_that_is_closed(
         close.send(()).unwrap();
         // The thread waits: nobody has a turn to hear of it before the next request.
         done.recv().unwrap();
+        // Its end is on its way no more, for all that is known.
+        time_passes(Duration::from_millis(50));
     }
 }
 

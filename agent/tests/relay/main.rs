@@ -10,6 +10,7 @@ mod stage;
 
 mod bound;
 mod http1;
+mod manners;
 
 mod http2;
 mod refused;

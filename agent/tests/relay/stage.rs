@@ -52,6 +52,11 @@ fn now_ms() -> u64 {
     clock::now_ms() + AHEAD.get()
 }
 
+/// A clock that only [`time_passes`] moves.
+pub(crate) fn stopped() -> u64 {
+    1_000_000 + AHEAD.get()
+}
+
 /// Lets the agent believe that so much time has passed.
 pub(crate) fn time_passes(more: Duration) {
     AHEAD.set(AHEAD.get() + u64::try_from(more.as_millis()).unwrap());

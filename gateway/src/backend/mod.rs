@@ -41,8 +41,6 @@ pub mod names; // servers whose addresses come from DNS
 
 pub mod greeting; // whose connection it is, for servers that are told
 
-mod manners; // how a server ends connections
-
 mod bound; // connections that are one visitor's
 
 pub mod mismatch; // a server that expects something else

@@ -19,7 +19,7 @@ use std::sync::atomic::{
 use std::sync::{Arc, Mutex};
 
 use prometheus_client::metrics::counter::Counter;
-use tidegate_shared::origin::{self, Pool};
+use tidegate_shared::origin::{self, ANY, Manners, Pool, SETTLED_MS};
 use tidegate_shared::{clock, workers};
 use tracing::info;
 
@@ -34,7 +34,6 @@ use super::hash::Place;
 use super::http2::doubts::Doubts;
 use super::http2::links::Links;
 use super::http2::seat::Seat;
-use super::manners::{ANY, Manners, SETTLED_MS};
 use super::mismatch::Mismatches;
 use super::queue::{Permit, Room};
 use super::secured::Secured;
@@ -495,7 +494,7 @@ impl Server {
     pub(super) fn sweep(&self, now: u64) {
         let here = workers::here();
         if let (Some(pool), Some(links)) = (self.pools.get(here), self.links.get(here)) {
-            pool.sweep(now);
+            pool.sweep(now, |_rested, _open| {});
             links.sweep(now, rest_ms(&self.terms));
         }
         if workers::here() == 0 {

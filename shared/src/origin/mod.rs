@@ -18,6 +18,8 @@ mod link; // one request after another
 
 mod pool; // connections that rest between two requests
 
+mod manners; // how an app ends them
+
 use std::error::Error;
 use std::task::{Context, Poll};
 
@@ -30,15 +32,12 @@ pub use crate::http1::request::Head;
 pub use first::First;
 pub use line::Line;
 pub use link::{Link, Miss, fault_in_reading};
+pub use manners::{ANY, Manners, SETTLED_MS};
 pub use pool::{Pool, RESTING};
 pub use receiving::Broken;
 
 /// What is wrong with an app that never comes to its answer.
 pub const ENDLESS: &str = "its interim responses have no end";
-
-/// A request that cannot be repeated goes on a fresh connection rather than on one that has rested longer than this, in
-/// milliseconds: the app may be about to close it.
-pub const FRESH_MS: u64 = 1_000;
 
 /// A request's body as a connection takes it.
 pub trait Upload:

@@ -7,6 +7,7 @@ use std::task::{Context, Waker};
 
 use super::Upload;
 use super::link::Link;
+use super::manners::ANY;
 
 /// Connections that may rest on one worker; more are closed when their request ends.
 pub const RESTING: usize = 256;
@@ -60,15 +61,29 @@ impl<B: Upload> Pool<B> {
         }
     }
 
-    /// Closes what the app has closed, and what has rested for long.
-    pub fn sweep(&self, now: u64) {
+    /// To be called where one is opened because none has rested for long enough: those that have hardly rested do not become ever
+    /// more; nor do ports that wait for the end of one (RFC 9293 §3.6.1).
+    pub fn shed(&self, now: u64) {
+        if self.len() >= RESTING / 2
+            && let Some(surplus) = self.take(now, &ANY)
+        {
+            surplus.close_abruptly();
+        }
+    }
+
+    /// Closes what the app has closed, and what has rested for long. `seen` is told of each for how many milliseconds it has
+    /// rested, and whether it is open.
+    pub fn sweep(&self, now: u64, mut seen: impl FnMut(u64, bool)) {
         let mut resting = self.lock();
         if resting.is_empty() {
             return;
         }
         let mut cx = Context::from_waker(Waker::noop());
         resting.retain_mut(|link| {
-            now.saturating_sub(link.rested_since()) < self.rest_ms && link.is_open(&mut cx)
+            let rested = now.saturating_sub(link.rested_since());
+            let open = link.is_open(&mut cx);
+            seen(rested, open);
+            open && rested < self.rest_ms
         });
     }
 

@@ -4,11 +4,10 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use tidegate_shared::origin::RESTING;
+use tidegate_shared::origin::ANY;
 
 use super::super::bound::Tie;
 use super::super::http2::links::Links;
-use super::super::manners::ANY;
 use super::{Grant, Home, Kept, May, Server};
 
 impl Server {
@@ -48,13 +47,9 @@ impl Server {
         if let Some(grant) = kept(here, &fit) {
             return Some(grant);
         }
-        // Those that have hardly rested do not become ever more; nor do ports that wait for the end of one (RFC 9293 §3.6.1).
         let unsettled = fit.as_ref().is_some_and(|fit| *fit.start() > 0);
-        if unsettled
-            && self.pools[here].len() >= RESTING / 2
-            && let Some(surplus) = self.pools[here].take(now, &ANY)
-        {
-            surplus.close_abruptly();
+        if unsettled {
+            self.pools[here].shed(now);
         }
         if let Some(permit) = self.room.permit() {
             return Some(Grant::Fresh(permit));

@@ -194,9 +194,9 @@ mod tests {
     use std::num::NonZeroU16;
 
     use super::super::super::config::{self, Balance, Family, Place, Protocol, Terms};
-    use super::super::super::manners::SETTLED_MS;
     use super::super::super::{Backend, Server};
     use super::*;
+    use tidegate_shared::origin::SETTLED_MS;
 
     fn found(at: &str) -> Found {
         Found {
