@@ -3,25 +3,24 @@
 
 use std::fmt;
 use std::io::{self, IoSlice};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustls::ServerConfig;
 use tidegate_shared::reversal::Seen;
-use tidegate_shared::socket::poll_write_pieces;
+use tidegate_shared::tap::{Ear, Tap};
 use tidegate_shared::unacked;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-/// A socket that counts.
-#[derive(Debug)]
-pub(crate) struct Watched {
-    stream: TcpStream,
+/// The socket beneath TLS.
+pub(crate) type Counted = Tap<TcpStream, Progress>;
+
+/// What came through it.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
     heard: u64,
     /// How much of that had come before anything was said.
     asked: Option<u64>,
@@ -80,47 +79,28 @@ pub(crate) async fn shake(
     config: Arc<ServerConfig>,
     within: Duration,
     look: impl AsyncFnOnce(&TcpStream) -> Option<Seen>,
-) -> Result<TlsStream<Watched>, Unshaken> {
+) -> Result<TlsStream<Counted>, Unshaken> {
     let until = Instant::now() + within;
     let Ok(instead) = timeout_at(until, look(&stream)).await else {
         return Err(Unshaken::Overdue(Came::Nothing));
     };
-    let mut accepting = TlsAcceptor::from(config).accept(Watched::new(stream));
+    let mut accepting = TlsAcceptor::from(config).accept(Tap::new(stream, Progress::default()));
     match timeout_at(until, &mut accepting).await {
         Ok(Ok(tls)) => Ok(tls),
         Ok(Err(error)) => Err(Unshaken::Failed(error, instead)),
         Err(_elapsed) => {
             let socket = accepting.get_ref();
-            let came = socket.map_or(Came::Nothing, |socket| socket.came(instead));
+            let came = |socket: &Counted| socket.ear().came(instead, socket.stream());
+            let came = socket.map_or(Came::Nothing, came);
             Err(Unshaken::Overdue(came))
         }
     }
 }
 
-impl Watched {
-    pub(crate) fn new(stream: TcpStream) -> Self {
-        Self {
-            stream,
-            heard: 0,
-            asked: None,
-        }
-    }
-
-    pub(crate) fn socket(&self) -> &TcpStream {
-        &self.stream
-    }
-
+impl Progress {
     /// So far, where it began like this if not like TLS.
-    pub(crate) fn came(&self, instead: Option<Seen>) -> Came {
-        let unacked = || unacked::octets(&self.stream);
-        came(self.heard, self.asked, instead, unacked)
-    }
-
-    fn wrote(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if matches!(written, Poll::Ready(Ok(1..))) {
-            self.asked.get_or_insert(self.heard);
-        }
-        written
+    fn came(&self, instead: Option<Seen>, socket: &TcpStream) -> Came {
+        came(self.heard, self.asked, instead, || unacked::octets(socket))
     }
 }
 
@@ -141,48 +121,17 @@ fn came(
     }
 }
 
-impl AsyncRead for Watched {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        self.heard += (buf.filled().len() - before) as u64;
-        read
-    }
-}
+impl Ear for Progress {
+    const JOINS: bool = true;
 
-impl AsyncWrite for Watched {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        octets: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, octets);
-        self.wrote(written)
+    fn heard(&mut self, octets: &[u8]) {
+        self.heard += octets.len() as u64;
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = poll_write_pieces(Pin::new(&mut self.stream), cx, slices);
-        self.wrote(written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    fn said(&mut self, _pieces: &[IoSlice<'_>], octets: usize) {
+        if octets > 0 {
+            self.asked.get_or_insert(self.heard);
+        }
     }
 }
 

@@ -5,6 +5,8 @@
 
 pub mod socket; // TCP: how both ends dial and listen
 
+pub mod tap; // a stream, and who is told what passes
+
 pub mod proxy_header; // who a connection is really from, said before its first octet
 
 pub mod client_hello; // whom a connection asks for whose TLS ends elsewhere

@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::clock;
 use crate::reversal::frames::{Boundaries, FrameWatch};
 use crate::reversal::{End, Marking, Marks, PREFACE, Seen, Step, opening};
+use crate::tap::beginning;
 pub use wire::Wire;
 
 /// How the HTTP/2 preface is dealt with on the way out and in.
@@ -357,11 +358,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Seam<T> {
         }
         ready!(this.poll_ours(cx))?;
         let n = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, slices))?;
-        let mut left = n;
-        for slice in slices {
-            let run = left.min(slice.len());
-            this.written.passed(&slice[..run]);
-            left -= run;
+        for octets in beginning(slices, n) {
+            this.written.passed(octets);
         }
         this.wire.sent.fetch_add(n as u64, Relaxed);
         Poll::Ready(Ok(n))

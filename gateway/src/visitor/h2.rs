@@ -29,7 +29,7 @@ use super::echo::Echo;
 use super::framed::first_line;
 use super::front::Front;
 use super::h1::instant;
-use super::heads::HeadsIo;
+use super::heads;
 use super::io::Ends;
 use super::ledger::{CANCELLED_IN_TEN_SECONDS, Ledger};
 use super::pass::pass;
@@ -55,7 +55,7 @@ const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 const SEND_BUFFER: usize = 128 * 1024;
 
 /// `h2` ends a connection whose unread small frames add up to this charge (256 less the length, each). They are kept apart,
-/// at some 250 octets each: 4,100 frames of one octet, 1 MiB for a connection at its worst. [`HeadsIo`] sees to it that
+/// at some 250 octets each: 4,100 frames of one octet, 1 MiB for a connection at its worst. [`heads`] sees to it that
 /// whoever takes them has a turn before so many are read.
 const SMALL_FRAME_BUDGET: usize = 1024 * 1024;
 
@@ -94,7 +94,7 @@ where
             Spoken::Nothing => (Bytes::new(), None),
         };
         let beneath = stream.beneath();
-        let (io, ledger) = HeadsIo::new(stream, seen, beneath);
+        let (io, ledger) = heads::follow(stream, seen, beneath);
         (builder.handshake(io).await, ledger, instead)
     });
     let shaken = tokio::select! {

@@ -1,18 +1,16 @@
-//! A visitor's HTTP/2 socket as `h2` sees it: what was read while the protocol was still open is replayed, and a field
-//! block that was begun and not ended leaves a note. `h2` waits for its end for ever (RFC 9113 §4.3 lets it); the
-//! connection's care does not. And `h2` reads for as long as there is something to read; here it pauses now and then. What is
-//! asked, and what `h2` refuses by itself, is noted in the ledger.
+//! An ear at a visitor's HTTP/2 socket, beneath `h2`: a field block that was begun and not ended leaves a note. `h2` waits for
+//! its end for ever (RFC 9113 §4.3 lets it); the connection's care does not. And `h2` reads for as long as there is something to
+//! read; here it pauses now and then. What is asked, and what `h2` refuses by itself, is noted in the ledger.
 
-use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::io::IoSlice;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use tidegate_shared::reversal::PREFACE;
+use tidegate_shared::tap::{Ear, Tap, beginning};
 use tidegate_shared::unacked::Unacked;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::ahead::Ahead;
 use super::ledger::{Ledger, Written};
 
 /// Follows the frames of one direction. Pure.
@@ -170,104 +168,49 @@ impl Frames {
     }
 }
 
-/// See the module's head.
+/// Notes what passes in the ledger.
 #[derive(Debug)]
-pub(super) struct HeadsIo<T> {
-    io: T,
-    replay: Bytes,
+pub(super) struct Heads {
     blocks: Blocks,
     frames: Frames,
     ledger: Arc<Ledger>,
 }
 
-impl<T> HeadsIo<T> {
-    /// `beneath` is the connection as the system has it.
-    pub(super) fn new(io: T, seen: Bytes, beneath: Option<Unacked>) -> (Self, Arc<Ledger>) {
-        let ledger = Arc::new(Ledger::over(beneath));
-        (
-            Self {
-                io,
-                replay: seen,
-                blocks: Blocks::new(),
-                frames: Frames::new(),
-                ledger: Arc::clone(&ledger),
-            },
-            ledger,
-        )
-    }
+/// Follows a connection of which this was `seen` already. `beneath` is the connection as the system has it.
+pub(super) fn follow<T>(
+    io: T,
+    seen: Bytes,
+    beneath: Option<Unacked>,
+) -> (Tap<Ahead<T>, Heads>, Arc<Ledger>) {
+    let ledger = Arc::new(Ledger::over(beneath));
+    let heads = Heads {
+        blocks: Blocks::new(),
+        frames: Frames::new(),
+        ledger: Arc::clone(&ledger),
+    };
+    (Tap::new(Ahead::new(io, seen), heads), ledger)
+}
 
-    fn note(&mut self, octets: &[u8]) {
+impl Ear for Heads {
+    fn heard(&mut self, octets: &[u8]) {
         self.ledger.came(octets.len());
         let unfinished = self.blocks.pass(octets, &self.ledger);
         self.ledger.is_unfinished(unfinished);
     }
-}
 
-impl<T: AsyncRead + Unpin> AsyncRead for HeadsIo<T> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        if this.blocks.frames >= FRAMES_IN_A_TURN {
-            this.blocks.frames = 0;
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
+    fn said(&mut self, pieces: &[IoSlice<'_>], octets: usize) {
+        self.ledger.went(octets);
+        for octets in beginning(pieces, octets) {
+            self.frames.pass(octets, &self.ledger);
         }
-        let before = buf.filled().len();
-        if this.replay.is_empty() {
-            ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
-        } else {
-            let run = this.replay.len().min(buf.remaining());
-            buf.put_slice(&this.replay[..run]);
-            this.replay.advance(run);
+    }
+
+    fn is_due_to_pause(&mut self) -> bool {
+        let due = self.blocks.frames >= FRAMES_IN_A_TURN;
+        if due {
+            self.blocks.frames = 0;
         }
-        this.note(&buf.filled()[before..]);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<T: AsyncWrite + Unpin> AsyncWrite for HeadsIo<T> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        octets: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let this = &mut *self;
-        let written = ready!(Pin::new(&mut this.io).poll_write(cx, octets))?;
-        this.ledger.went(written);
-        this.frames.pass(&octets[..written], &this.ledger);
-        Poll::Ready(Ok(written))
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = &mut *self;
-        let written = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, slices))?;
-        this.ledger.went(written);
-        let mut left = written;
-        for slice in slices {
-            let run = left.min(slice.len());
-            this.frames.pass(&slice[..run], &this.ledger);
-            left -= run;
-        }
-        Poll::Ready(Ok(written))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        due
     }
 }
 

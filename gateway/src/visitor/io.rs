@@ -14,8 +14,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+use super::ahead::Ahead;
 use super::pulse::Pulse;
-use crate::handshake::Watched;
+use crate::handshake::Counted;
 
 /// A visitor's socket, which can be told how it is to end, and asked whether the visitor has ended it.
 pub(super) trait Ends {
@@ -50,21 +51,21 @@ impl Ends for TcpStream {
     }
 }
 
-impl Ends for Watched {
+impl Ends for Counted {
     fn end_abruptly(&self, abruptly: bool) {
-        self.socket().end_abruptly(abruptly);
+        self.stream().end_abruptly(abruptly);
     }
 
     fn presence(&self) -> Presence {
-        self.socket().presence()
+        self.stream().presence()
     }
 
     fn has_unread(&self) -> bool {
-        self.socket().has_unread()
+        self.stream().has_unread()
     }
 
     fn beneath(&self) -> Option<Unacked> {
-        self.socket().beneath()
+        self.stream().beneath()
     }
 }
 
@@ -97,9 +98,7 @@ impl<T: Ends> Ends for TlsStream<T> {
 
 /// See the module's head.
 pub(super) struct VisitorIo<T> {
-    io: T,
-    /// What was read and is to be read once more.
-    replay: Bytes,
+    io: Ahead<T>,
     pulse: Arc<Pulse>,
     interim: Bytes,
     /// What the socket was told last.
@@ -109,8 +108,7 @@ pub(super) struct VisitorIo<T> {
 impl<T> VisitorIo<T> {
     pub(super) fn new(io: T, pulse: Arc<Pulse>) -> Self {
         Self {
-            io,
-            replay: Bytes::new(),
+            io: Ahead::new(io, Bytes::new()),
             pulse,
             interim: Bytes::new(),
             abruptly: false,
@@ -119,13 +117,13 @@ impl<T> VisitorIo<T> {
 
     /// The socket itself, for whoever has the last word.
     pub(super) fn into_inner(self) -> T {
-        self.io
+        self.io.into_inner()
     }
 
     /// The same with octets that were read from it, and are to be read once more.
     pub(super) fn replaying(self, octets: Bytes) -> Self {
         Self {
-            replay: octets,
+            io: Ahead::new(self.io.into_inner(), octets),
             ..self
         }
     }
@@ -143,23 +141,23 @@ impl<T: Ends> VisitorIo<T> {
         let abruptly = self.pulse.must_not_end();
         if abruptly != self.abruptly {
             self.abruptly = abruptly;
-            self.io.end_abruptly(abruptly);
+            self.io.get_ref().end_abruptly(abruptly);
         }
     }
 
     /// How the visitor stands to the connection.
     pub(super) fn presence(&self) -> Presence {
-        self.io.presence()
+        self.io.get_ref().presence()
     }
 
     /// Whether octets of his wait in the system.
     pub(super) fn has_unread(&self) -> bool {
-        self.io.has_unread()
+        self.io.get_ref().has_unread()
     }
 
     /// The connection as the system has it.
     pub(super) fn beneath(&self) -> Option<Unacked> {
-        self.io.beneath()
+        self.io.get_ref().beneath()
     }
 }
 
@@ -197,13 +195,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for VisitorIo<T> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.replay.is_empty() {
-            return Pin::new(&mut self.io).poll_read(cx, buf);
-        }
-        let run = self.replay.len().min(buf.remaining());
-        buf.put_slice(&self.replay[..run]);
-        self.replay.advance(run);
-        Poll::Ready(Ok(()))
+        Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
 

@@ -309,7 +309,7 @@ fn blame(code: u32, debug: &[u8]) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::visitor::heads::HeadsIo;
+    use crate::visitor::heads;
     use bytes::Bytes;
     use h2::server::Builder;
     use tidegate_shared::reversal::PREFACE;
@@ -389,7 +389,7 @@ mod tests {
         let wire = [PREFACE.to_vec(), frame(4, 0, 0, b""), frames.concat()].concat();
         visitor.write_all(&wire).await.unwrap();
         visitor.shutdown().await.unwrap();
-        let (io, ledger) = HeadsIo::new(ours, Bytes::new(), None);
+        let (io, ledger) = heads::follow(ours, Bytes::new(), None);
         let mut connection = builder.handshake::<_, Bytes>(io).await.unwrap();
         while let Some(Ok(_request)) = connection.accept().await {}
         drop(connection);

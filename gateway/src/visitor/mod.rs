@@ -6,6 +6,7 @@
 //!                   └─ first octets decide┴─▶ h2 ─┴─▶ exchange
 //! ```
 
+mod ahead;
 mod due;
 mod echo;
 mod framed;
