@@ -70,3 +70,6 @@ pub mod args; // durations and sizes as a user writes them
 pub mod name; // names of agents and hosts of visitors, parsed once
 
 pub mod tls; // PEM files to rustls configurations, handshake errors to sentences
+
+#[cfg(test)]
+mod testing; // what several modules' tests need

@@ -306,43 +306,16 @@ fn stop<E>(error: h2::Error) -> Stop<E> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
-    use std::convert::Infallible;
     use std::future::poll_fn;
 
     use http::{Request, Response};
 
     use super::*;
     use crate::inbound::Inbound;
-
-    /// A body of which everything is there.
-    struct Ready(VecDeque<Frame<Bytes>>);
-
-    impl Ready {
-        fn of(chunks: &[&[u8]]) -> Self {
-            let data = |chunk: &&[u8]| Frame::data(Bytes::copy_from_slice(chunk));
-            Self(chunks.iter().map(data).collect())
-        }
-    }
-
-    impl Body for Ready {
-        type Data = Bytes;
-        type Error = Infallible;
-
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            _cx: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-            Poll::Ready(self.0.pop_front().map(Ok))
-        }
-
-        fn is_end_stream(&self) -> bool {
-            self.0.is_empty()
-        }
-    }
+    use crate::testing::Frames;
 
     /// The lengths of the DATA frames in which a body arrives, and its trailers' names.
-    async fn frames_of(body: Ready) -> (Vec<usize>, Vec<String>) {
+    async fn frames_of(body: Frames) -> (Vec<usize>, Vec<String>) {
         let (near, far) = tokio::io::duplex(1 << 20);
         let server = async {
             let mut connection = h2::server::handshake(far).await.unwrap();
@@ -389,26 +362,23 @@ mod tests {
     #[tokio::test]
     async fn small_chunks_that_are_there_go_out_in_one_frame() {
         let octets = vec![&b"z"[..]; 5000];
-        assert_eq!(frames_of(Ready::of(&octets)).await.0, [5000]);
+        assert_eq!(frames_of(Frames::of(&octets)).await.0, [5000]);
     }
 
     #[tokio::test]
     async fn a_frame_is_no_longer_than_one_record_and_a_large_chunk_is_not_copied() {
         let small = vec![7; SMALL - 1];
-        let (lengths, _) = frames_of(Ready::of(&vec![small.as_slice(); 40])).await;
+        let (lengths, _) = frames_of(Frames::of(&vec![small.as_slice(); 40])).await;
         assert_eq!(lengths.iter().sum::<usize>(), 40 * (SMALL - 1));
         assert!(lengths.len() <= 4 && lengths.iter().all(|length| *length <= PART));
         let large = vec![7; SMALL];
-        let (lengths, _) = frames_of(Ready::of(&[b"a", b"b", &large, b"c", b"d"])).await;
+        let (lengths, _) = frames_of(Frames::of(&[b"a", b"b", &large, b"c", b"d"])).await;
         assert_eq!(lengths, [2, SMALL, 2]);
     }
 
     #[tokio::test]
     async fn trailers_come_after_what_was_joined() {
-        let mut body = Ready::of(&[b"a", b"b"]);
-        let mut trailers = HeaderMap::new();
-        trailers.insert("x-sum", "1".parse().unwrap());
-        body.0.push_back(Frame::trailers(trailers));
+        let body = Frames::of(&[b"a", b"b"]).trailer("x-sum", "1");
         let (lengths, names) = frames_of(body).await;
         assert_eq!((lengths, names), (vec![2], vec!["x-sum".to_owned()]));
     }

@@ -140,46 +140,19 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Rewind<B> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
-    use std::convert::Infallible;
     use std::task::Waker;
 
-    use http::header::{HeaderName, HeaderValue};
-
     use super::*;
+    use crate::testing::Frames;
 
-    #[derive(Debug)]
-    struct Chunks(VecDeque<Frame<Bytes>>);
-
-    impl Body for Chunks {
-        type Data = Bytes;
-        type Error = Infallible;
-
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            _cx: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-            Poll::Ready(self.0.pop_front().map(Ok))
-        }
-    }
-
-    fn body(chunks: &[usize], trailers: bool) -> Rewind<Chunks> {
-        let data = chunks
-            .iter()
-            .map(|length| Frame::data(Bytes::from(vec![7; *length])));
-        let mut frames: VecDeque<_> = data.collect();
-        if trailers {
-            let field = (
-                HeaderName::from_static("x-sum"),
-                HeaderValue::from_static("1"),
-            );
-            frames.push_back(Frame::trailers([field].into_iter().collect()));
-        }
-        Rewind::new(Some(Chunks(frames)))
+    fn body(chunks: &[usize]) -> Frames {
+        let data: Vec<_> = chunks.iter().map(|length| vec![7; *length]).collect();
+        let data: Vec<_> = data.iter().map(Vec::as_slice).collect();
+        Frames::of(&data)
     }
 
     /// Takes some frames, or all: octets, and whether trailers and the end came.
-    fn take(body: &mut Rewind<Chunks>, frames: usize) -> (usize, bool, bool) {
+    fn take(body: &mut Rewind<Frames>, frames: usize) -> (usize, bool, bool) {
         let mut cx = Context::from_waker(Waker::noop());
         let (mut octets, mut trailers) = (0, false);
         for _ in 0..frames {
@@ -197,7 +170,7 @@ mod tests {
     #[test]
     fn a_small_body_can_be_said_again_from_any_point() {
         for frames in 0..6 {
-            let mut first = body(&[3, 0, 5], true);
+            let mut first = Rewind::new(Some(body(&[3, 0, 5]).trailer("x-sum", "1")));
             let _some = take(&mut first, frames);
             let mut again = first.rewound().unwrap();
             let _some = take(&mut again, frames / 2);
@@ -209,12 +182,12 @@ mod tests {
 
     #[test]
     fn what_is_too_much_or_settled_cannot() {
-        let mut large = body(&[KEPT, 1], false);
+        let mut large = Rewind::new(Some(body(&[KEPT, 1])));
         assert_eq!(take(&mut large, 1), (KEPT, false, false));
         assert!(large.is_kept());
         assert_eq!(take(&mut large, 1), (1, false, false));
         assert!(!large.is_kept() && large.rewound().is_none());
-        let mut settled = body(&[1, 1], false);
+        let mut settled = Rewind::new(Some(body(&[1, 1])));
         let _one = take(&mut settled, 1);
         settled.settle();
         assert_eq!(take(&mut settled, 99), (1, false, true));

@@ -233,40 +233,13 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
     use std::task::Waker;
 
     use http_body::Frame;
     use proptest::prelude::*;
 
     use super::*;
-
-    /// A body that has these frames.
-    #[derive(Debug)]
-    struct Frames(VecDeque<Result<Frame<Bytes>, &'static str>>);
-
-    impl Frames {
-        fn of(pieces: &[&[u8]]) -> Self {
-            let data = |piece: &&[u8]| Ok(Frame::data(Bytes::copy_from_slice(piece)));
-            Self(pieces.iter().map(data).collect())
-        }
-    }
-
-    impl Body for Frames {
-        type Data = Bytes;
-        type Error = &'static str;
-
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            _cx: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, &'static str>>> {
-            Poll::Ready(self.0.pop_front())
-        }
-
-        fn is_end_stream(&self) -> bool {
-            self.0.is_empty()
-        }
-    }
+    use crate::testing::Frames;
 
     /// A peer that takes so many octets at once, and counts how often it was offered some.
     struct Peer {
@@ -325,10 +298,7 @@ mod tests {
     fn small_pieces_go_out_together_with_the_head_and_the_end() {
         let mut peer = Peer::taking(usize::MAX);
         let trailers = Length::Chunked { trailers: true };
-        let mut body = Frames::of(&[b"wiki", b"", b"pedia"]);
-        let mut fields = HeaderMap::new();
-        fields.insert("x-sum", "1".parse().unwrap());
-        body.0.push_back(Ok(Frame::trailers(fields.clone())));
+        let body = Frames::of(&[b"wiki", b"", b"pedia"]).trailer("x-sum", "1");
         send(body, trailers, &mut peer).unwrap();
         assert_eq!(
             String::from_utf8(peer.taken).unwrap(),
@@ -345,8 +315,7 @@ mod tests {
             (Length::ToEnd, "head a"),
         ] {
             let mut peer = Peer::taking(usize::MAX);
-            let mut body = Frames::of(&[b"a"]);
-            body.0.push_back(Ok(Frame::trailers(fields.clone())));
+            let body = Frames::of(&[b"a"]).trailer("x-sum", "1");
             send(body, length, &mut peer).unwrap();
             assert_eq!(String::from_utf8(peer.taken).unwrap(), expected);
         }
@@ -359,8 +328,7 @@ mod tests {
             let sent = send(Frames::of(pieces), Length::Left(3), &mut peer);
             assert!(matches!(sent, Err(Stuck::Length)), "{pieces:?}: {sent:?}");
         }
-        let mut broken = Frames::of(&[b"ab"]);
-        broken.0.push_back(Err("it broke off"));
+        let broken = Frames::of(&[b"ab"]).failing("it broke off");
         let sent = send(broken, Length::ToEnd, &mut peer);
         assert!(matches!(sent, Err(Stuck::Body("it broke off"))));
         let sent = send(Frames::of(&[b"ab"]), Length::ToEnd, &mut Peer::taking(0));
