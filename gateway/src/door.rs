@@ -20,6 +20,7 @@ use tracing::{debug, warn};
 
 use crate::complaint::{Due, Roll};
 use crate::config::listeners::Named;
+use crate::per_listener::PerListener;
 use crate::range::Range;
 use crate::visitor::{Scene, Strays};
 
@@ -461,29 +462,7 @@ impl Counters {
     }
 }
 
-/// The counters of all listeners, by name.
-#[derive(Debug, Default)]
-pub struct Listeners(Mutex<Vec<(Arc<str>, Arc<Counters>)>>);
-
-impl Listeners {
-    /// The counters of a listener.
-    pub fn of(&self, listener: &Arc<str>) -> Arc<Counters> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, counters)) = all.iter().find(|(name, _)| name == listener) {
-            return Arc::clone(counters);
-        }
-        let counters = Arc::<Counters>::default();
-        all.push((Arc::clone(listener), Arc::clone(&counters)));
-        counters
-    }
-
-    fn all(&self) -> Vec<(Arc<str>, Arc<Counters>)> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
+impl PerListener<Counters> {
     /// Headers taken: listener, version, whom they name, how many.
     pub fn all_taken(&self) -> impl Iterator<Item = (Arc<str>, Version, Names, u64)> {
         self.all().into_iter().flat_map(|(name, of)| {

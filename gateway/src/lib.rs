@@ -79,6 +79,8 @@ pub mod cloud; // whose connection it is, for lines
 
 pub mod metrics; // what is counted
 
+pub mod per_listener; // and where
+
 pub mod admin; // what the operator asks
 
 pub mod list; // `tidegated tunnels`

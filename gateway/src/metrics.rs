@@ -15,6 +15,7 @@ use crate::backend::{self, Backend};
 use crate::door;
 use crate::failure::{ALL, Failure};
 use crate::intent::Desk;
+use crate::per_listener::PerListener;
 use crate::pool::Pool;
 use crate::rates;
 use crate::smuggling;
@@ -45,10 +46,10 @@ pub struct Metrics {
     pub idle_overdue: Counter,
     pub accept_failed: Counter,
     pub log_dropped: Counter,
-    pub proxy_headers: door::Listeners,
+    pub proxy_headers: PerListener<door::Counters>,
     backends: OnceLock<Arc<[Arc<Backend>]>>,
     desk: OnceLock<Arc<Desk>>,
-    pub tcp: tcp::Listeners,
+    pub tcp: PerListener<tcp::Counters>,
     pub sources: rates::counters::Shown,
     pub smuggling: smuggling::Refused,
 }

@@ -1,7 +1,7 @@
 //! What is counted of sources that were beyond a limit, and how `metrics` shows it.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::counter::Counter;
@@ -9,6 +9,7 @@ use prometheus_client::metrics::counter::Counter;
 use super::lists::Entry;
 use super::{Action, Limit, Watch};
 use crate::metrics::{count, counters, gauges};
+use crate::per_listener::PerListener;
 
 /// Of one listener.
 #[derive(Debug, Default)]
@@ -23,20 +24,14 @@ impl Counters {
 /// Those of all listeners, by name, and what they share.
 #[derive(Debug, Default)]
 pub struct Shown {
-    listeners: Mutex<Vec<(Arc<str>, Arc<Counters>)>>,
+    listeners: PerListener<Counters>,
     watch: OnceLock<Arc<Watch>>,
 }
 
 impl Shown {
     /// The counters of a listener.
     pub fn of(&self, listener: &Arc<str>) -> Arc<Counters> {
-        let counters = Arc::<Counters>::default();
-        let mut all = self
-            .listeners
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        all.push((Arc::clone(listener), Arc::clone(&counters)));
-        counters
+        self.listeners.of(listener)
     }
 
     /// Shows this from here on; once.
@@ -51,13 +46,8 @@ impl Shown {
 
     /// Writes all of it.
     pub(crate) fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let all = self
-            .listeners
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
         let mut rows = Vec::new();
-        for (listener, of) in &all {
+        for (listener, of) in &self.listeners.all() {
             for (limit, by_action) in Limit::ALL.into_iter().zip(&of.0) {
                 for (action, counter) in Action::ALL.into_iter().zip(by_action) {
                     // Most never happen; those that could are there from the first one on.

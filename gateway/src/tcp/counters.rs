@@ -1,6 +1,4 @@
-//! What is counted of one listener in TCP mode, and the list of all of them for the metrics page.
-
-use std::sync::{Arc, Mutex, PoisonError};
+//! What is counted of one listener in TCP mode, for the metrics page.
 
 use prometheus_client::metrics::counter::Counter;
 
@@ -59,30 +57,5 @@ impl Counters {
         MISMATCHES
             .into_iter()
             .map(|mismatch| (mismatch, self.mismatches[mismatch as usize].get()))
-    }
-}
-
-/// The counters of all listeners, by name.
-#[derive(Debug, Default)]
-pub struct Listeners(Mutex<Vec<(Arc<str>, Arc<Counters>)>>);
-
-impl Listeners {
-    /// The counters of a listener.
-    pub fn of(&self, listener: &Arc<str>) -> Arc<Counters> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, counters)) = all.iter().find(|(name, _)| name == listener) {
-            return Arc::clone(counters);
-        }
-        let counters = Arc::<Counters>::default();
-        all.push((Arc::clone(listener), Arc::clone(&counters)));
-        counters
-    }
-
-    /// All of them.
-    pub fn all(&self) -> Vec<(Arc<str>, Arc<Counters>)> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
     }
 }

@@ -45,7 +45,7 @@ use crate::complaint::Complaint;
 use crate::door::{self, Arrival, Door, Taken};
 use crate::failure::Failure;
 use crate::visitor::{Expected, Reception, Scene};
-pub use counters::{Counters, Listeners};
+pub use counters::Counters;
 use hello::Heard;
 pub use record::Ended;
 use record::Record;
