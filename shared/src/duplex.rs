@@ -64,9 +64,11 @@ pub struct Terms {
 }
 
 /// Relays until both directions are closed or one fails. When it returns an error the stream is reset and `io` dropped.
-/// `stall` is for how long `io` may take nothing of what waits for it; `None` for any time.
+/// `ahead` was read from `io` already, and goes out first; `stall` is for how long `io` may take nothing of what waits for it,
+/// `None` for any time.
 pub async fn join<T>(
     io: T,
+    ahead: Bytes,
     send: SendStream<Bytes>,
     recv: Inbound,
     stall: Option<Duration>,
@@ -79,7 +81,7 @@ where
         silence: Silence::default(),
         failed: Reason::CANCEL,
     };
-    let mut join = Join::new(io, Bytes::new(), send, recv, &terms);
+    let mut join = Join::new(io, ahead, send, recv, &terms);
     let result = join.run().await;
     (join.traffic(), result)
 }

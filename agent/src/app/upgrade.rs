@@ -1,13 +1,10 @@
 //! Extended CONNECT (RFC 8441) to an HTTP/1.1 app: the request becomes `GET` with `Upgrade`, the app's 101 becomes 200, and
 //! then bytes go both ways.
 
-use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use data_encoding::BASE64;
 use h2::RecvStream;
 use h2::ext::Protocol;
@@ -21,9 +18,8 @@ use http::{Method, Request, Response, StatusCode, Version};
 use tidegate_shared::duplex;
 use tidegate_shared::inbound::Inbound;
 use tidegate_shared::message::{STATUS, UPGRADE_OPTIONAL, strip_agents, strip_hop_by_hop};
-use tidegate_shared::origin::{Head, Line};
+use tidegate_shared::origin::Head;
 use tidegate_shared::seam::Wire;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tracing::debug;
 
 use super::App;
@@ -78,8 +74,8 @@ pub(super) async fn relay(
         return;
     };
     let (line, ahead) = link.into_parts();
-    let io = Upgraded { line, ahead };
-    let (traffic, ended) = duplex::join(io, stream, Inbound::counted(recv, wire), None).await;
+    let recv = Inbound::counted(recv, wire);
+    let (traffic, ended) = duplex::join(line, ahead, stream, recv, None).await;
     debug!(
         ?traffic,
         ?ended,
@@ -168,47 +164,6 @@ async fn refused(
         headers.insert(REASON, HeaderValue::from_static(ignored.reason()));
     }
     let _reusable = http1::pass(&mut link, response, respond, app).await;
-}
-
-/// The upgraded connection: first what was read together with the 101.
-#[derive(Debug)]
-struct Upgraded {
-    line: Line,
-    ahead: Bytes,
-}
-
-impl AsyncRead for Upgraded {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.ahead.is_empty() {
-            return Pin::new(&mut self.line).poll_read(cx, buf);
-        }
-        let run = self.ahead.len().min(buf.remaining());
-        buf.put_slice(&self.ahead[..run]);
-        self.ahead.advance(run);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Upgraded {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        octets: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.line).poll_write(cx, octets)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.line).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.line).poll_shutdown(cx)
-    }
 }
 
 #[cfg(test)]
