@@ -1,57 +1,53 @@
 //! Opens everything, runs it, and ends it in order: no visitor is taken any more, those in hand are answered, then the
 //! tunnels go. `main` and the tests enter by the same door.
 
+mod listeners; // doors
+
+mod settings; // limits and times
+
+mod housekeeping; // meanwhile
+
+mod stop; // the end
+
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::ServerConfig;
 use tidegate_shared::descriptors;
 use tidegate_shared::drain::Drain;
-use tidegate_shared::idle::Silence;
 use tidegate_shared::log::Sink;
-use tidegate_shared::proxy_header;
-use tidegate_shared::reversal::Marks;
-use tidegate_shared::reversal::io::Terms;
 use tidegate_shared::signals::{Hangup, Unasked};
 use tidegate_shared::tls::Trust;
 use tidegate_shared::workers::Workers;
 use tokio::net::TcpListener;
-use tokio::task::spawn_blocking;
-use tokio::time::{MissedTickBehavior, interval};
-use tracing::{info, warn};
+use tracing::warn;
 
-use crate::access::Access;
 use crate::admin::{self, Admin};
 use crate::backend::names::config::Resolver;
 use crate::backend::{Backend, attend, check, find};
 use crate::certificates::Certificates;
-use crate::config::listeners::{Listener, Named};
-use crate::config::passing::Onward;
 use crate::config::{Config, Goal, Loaded, Problem, Run};
-use crate::door::{Complaints, Door, Expect};
-use crate::exchange::{Gateway, Target};
-use crate::failure::Failure;
+use crate::door::Door;
+use crate::exchange::Target;
 use crate::files::{self, Files};
-use crate::forward::Policy;
 use crate::intent::control::Control;
 use crate::intent::{self, Desk};
-use crate::lasting::Lasting;
 use crate::listen::{self, Crowd, Front, Gate};
-use crate::metrics::{Ids, Metrics, registry};
-use crate::pool::{self, Pool};
-use crate::range::Range;
+use crate::metrics::{Metrics, registry};
+use crate::pool::Pool;
 use crate::rates::{Warden, Watch};
 use crate::route::Routes;
 use crate::source::Sources;
 use crate::succession::claim::Claim;
 use crate::succession::{self, Handover};
-use crate::tcp::{self, Tcp};
-use crate::tunnel::accept::{Intake, Security};
-use crate::tunnel::drive::Care;
-use crate::visitor::{self, Reception, Strays, pulse};
+use crate::tunnel::accept::Intake;
+use crate::visitor::Reception;
+use housekeeping::housekeeping;
+use listeners::{door, passing, tunnels};
+use settings::{crowd, intake, pool_limits, reception};
+use stop::stop;
 
 /// Why the gateway does not start.
 #[derive(Debug, thiserror::Error)]
@@ -346,308 +342,10 @@ impl App {
     }
 }
 
-/// Answers the visitors in hand, `within` at most or until somebody is in a hurry, then lets the tunnels go.
-async fn stop(
-    reception: &Reception,
-    intake: &Intake,
-    within: Duration,
-    mut asked: impl AsyncFnMut(),
-) {
-    let began = Instant::now();
-    info!("stopping: visitors in hand are answered, for {within:?} at most");
-    let mut hurried = false;
-    let hurry = async {
-        asked().await;
-        hurried = true;
-        warn!("asked to stop a second time: what is in flight is cut");
-    };
-    reception.drain.finish_politely(within, hurry).await;
-    let left = if hurried {
-        Duration::from_millis(100)
-    } else {
-        within
-            .saturating_sub(began.elapsed())
-            .max(Duration::from_secs(1))
-    };
-    tokio::select! {
-        _left = intake.drain.finish(left) => {}
-        () = asked() => {}
-    }
-    let took = began.elapsed();
-    match intake.metrics.failures(Failure::Draining) {
-        0 => info!("stopped after {took:?}"),
-        cut => warn!("stopped after {took:?}; requests in flight that were cut: {cut}"),
-    }
-}
-
 /// How many worker threads there are.
 pub(crate) fn workers(run: &Run) -> usize {
     match usize::from(run.workers.unwrap_or_default()) {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         workers => workers,
-    }
-}
-
-/// What a listener does with connections that it passes on, where it is in TCP mode.
-fn passing(
-    config: &Config,
-    listener: &Listener,
-    backends: &[Arc<Backend>],
-    metrics: &Metrics,
-) -> Option<Tcp> {
-    let told = listener.passing.as_ref()?;
-    // A name that no backend has was refused with the file.
-    let target = |goal: &Onward| match goal {
-        Onward::Tunnel(name) => Some(tcp::route::Target::Tunnel(name.clone())),
-        Onward::Servers {
-            all,
-            send_proxy,
-            place,
-        } => {
-            let servers = tcp::Servers::new(all.clone(), send_proxy.clone(), place.clone());
-            Some(tcp::route::Target::Servers(Arc::new(servers)))
-        }
-        Onward::Backend(name) => {
-            let named = backends.iter().find(|known| *known.name == **name);
-            named.map(|known| tcp::route::Target::Backend(Arc::clone(known)))
-        }
-    };
-    let by_name = config
-        .passed
-        .iter()
-        .filter(|passed| passed.is_for(&listener.name))
-        .filter_map(|passed| Some((passed.sni.clone(), target(&passed.goal)?)));
-    let routes = tcp::route::Routes::new(by_name, told.goal.value.as_ref().and_then(target));
-    let terms = tcp::Terms {
-        hello: told.hello.value,
-        connect: told.connect.value,
-        silence: Silence {
-            most: Some(told.idle.value).filter(|idle| !idle.is_zero()),
-            half_closed: Some(told.half_closed.value).filter(|time| !time.is_zero()),
-        },
-    };
-    let counters = metrics.tcp.of(&listener.name);
-    Some(Tcp::new(
-        Arc::clone(&listener.name),
-        routes,
-        terms,
-        counters,
-    ))
-}
-
-/// What stands in front of a tunnels' listener, and the start of what stands in front of a visitors' one.
-fn door(run: &Run, listener: &Arc<str>, tls: bool, metrics: &Metrics) -> Door {
-    Door {
-        listener: Arc::clone(listener),
-        named: Named::Option("--tunnels-proxy"),
-        expect: Expect::Off,
-        from_named: Named::Option("--proxy-from"),
-        from: Arc::new([]),
-        terms: proxy_header::io::Terms {
-            most: run.proxy.max_proxy_header,
-            within: run.proxy.proxy_timeout,
-        },
-        counters: metrics.proxy_headers.of(listener),
-        tls,
-        tls_named: Named::Option("--identity"),
-        at: Named::Option("--tunnels"),
-        complaints: Complaints::default(),
-        told_of_nobody: AtomicBool::default(),
-        strays: Strays::default(),
-    }
-}
-
-/// Opens the listeners for agents.
-async fn tunnels(
-    config: &Config,
-    trust: Option<&Arc<Trust<ServerConfig>>>,
-    metrics: &Metrics,
-    claim: &mut Claim,
-) -> Result<Vec<(TcpListener, Arc<Gate>)>, Trouble> {
-    let (run, sources) = (&config.run, &config.sources);
-    let from: Arc<[Range]> = config.tunnels_proxy_from.value.clone().into();
-    let door = |listener: &str, tls| Door {
-        named: config.tunnels_named("tunnels_proxy", "proxy", "--tunnels-proxy"),
-        expect: run.proxy.tunnels_proxy,
-        from_named: match &config.tunnels_proxy_from {
-            from if from.given => from.named.clone(),
-            _ => config.tunnels_named("proxy_from", "proxy_from", "--proxy-from"),
-        },
-        from: Arc::clone(&from),
-        tls_named: sources.named("identity", "--identity"),
-        at: match tls {
-            true => sources.named("tunnels", "--tunnels"),
-            false => sources.named("tunnels_clear", "--tunnels-clear"),
-        },
-        ..door(run, &listener.into(), tls, metrics)
-    };
-    let mut open = Vec::new();
-    if let (Some(address), Some(trust)) = (run.tunnels, trust) {
-        let gate = Gate {
-            door: door("tunnels", true),
-            security: Security::Tls(Arc::clone(trust)),
-        };
-        let named = sources.named("tunnels", "--tunnels");
-        let listener = claim.listener(&named, address).await?;
-        open.push((listener, Arc::new(gate)));
-    }
-    if let Some(address) = run.tunnels_clear {
-        let named = sources.named("tunnels_clear", "--tunnels-clear");
-        let listener = claim.listener(&named, address).await?;
-        warn!(
-            address = %listener.local_addr().unwrap_or(address),
-            "tunnels are accepted in CLEAR TEXT here: whoever can connect can serve {}",
-            run.tunnels_clear_name.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-        );
-        let gate = Gate {
-            door: door("tunnels-clear", false),
-            security: Security::Clear(run.tunnels_clear_name.clone().into()),
-        };
-        open.push((listener, Arc::new(gate)));
-    }
-    Ok(open)
-}
-
-fn crowd(run: &Run, descriptors: u64, each: u64) -> Arc<Crowd> {
-    let room = listen::affordable(descriptors, each);
-    let most = run
-        .limits
-        .max_visitors
-        .min(usize::try_from(room).unwrap_or(usize::MAX));
-    let scarce = most < run.limits.max_visitors;
-    if scarce {
-        info!(
-            "{descriptors} descriptors leave room for {most} visitors' connections (--max-visitors {})",
-            run.limits.max_visitors
-        );
-    }
-    let because = if scarce {
-        "of the descriptors that this process may have: LimitNOFILE, ulimit -n"
-    } else {
-        "--max-visitors"
-    };
-    Crowd::new(most, because)
-}
-
-fn pool_limits(run: &Run) -> pool::Limits {
-    pool::Limits {
-        tunnels: run.limits.max_tunnels,
-        tunnels_per_name: run.limits.tunnels_per_name(),
-        tunnels_per_source: run.limits.tunnels_per_source(),
-        held: run.limits.max_held,
-        held_per_name: run.limits.held_per_name(),
-        held_octets: usize::try_from(run.limits.max_held_octets).unwrap_or(usize::MAX),
-        hold: if run.limits.holds() {
-            run.patience.hold
-        } else {
-            Duration::ZERO
-        },
-    }
-}
-
-fn reception(run: &Run, pool: &Arc<Pool>, metrics: &Arc<Metrics>, sink: &Sink) -> Reception {
-    let written = (!run.no_access_log).then(|| sink.clone());
-    // Tells runs apart; where two start in one second on one machine, their processes differ.
-    let started = SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs();
-    let run_id = u32::try_from(started & 0xffff_ffff).unwrap_or_default()
-        ^ std::process::id().rotate_left(20);
-    let access = Access::new(written, run.log, Arc::clone(metrics), run_id);
-    let gateway = Gateway {
-        pool: Arc::clone(pool),
-        metrics: Arc::clone(metrics),
-        access: Arc::new(access),
-        policy: Policy {
-            x_forwarded: !run.no_x_forwarded,
-            forwarded: !run.no_forwarded,
-            via: !run.no_via,
-            trusted: run.trust.clone(),
-        },
-        max_body: run.limits.body(),
-        lasting: Lasting::new(run.patience.silence()),
-        has_tunnels: run.tunnels.is_some() || run.tunnels_clear.is_some(),
-    };
-    Reception {
-        gateway: Arc::new(gateway),
-        unshaken: Mutex::default(),
-        unfinished: Mutex::default(),
-        limits: visitor::Limits {
-            patience: pulse::Patience {
-                head: run.patience.head_timeout,
-                idle: run.patience.idle_timeout,
-                stall: run.patience.stall_timeout,
-                body_rate: run.patience.body_rate,
-                half_closed: run.patience.half_closed(),
-            },
-            tls: run.patience.tls_timeout,
-            head: run.limits.max_head,
-            fields: run.limits.max_fields,
-            streams: run.limits.max_streams,
-            response: Some(run.patience.response_timeout).filter(|time| !time.is_zero()),
-        },
-        drain: Drain::new(),
-    }
-}
-
-fn intake(config: &Config, pool: &Arc<Pool>, metrics: &Arc<Metrics>) -> Intake {
-    let run = &config.run;
-    Intake {
-        pool: Arc::clone(pool),
-        metrics: Arc::clone(metrics),
-        terms: Terms {
-            settle_within: run.patience.settle_timeout,
-            max_streams: run.limits.max_tunnel_streams,
-            marks: Marks::VISITOR,
-            ..Terms::default()
-        },
-        care: Care {
-            patience: run.patience.liveness(),
-            window_most: run.limits.window_max,
-            grace: run.patience.drain,
-        },
-        handshake_within: run.patience.tls_timeout,
-        wildcards: run.allow_wildcards,
-        names: config.names.as_ref().map(|names| Arc::clone(&names.value)),
-        drain: Drain::new(),
-        ids: Ids::default(),
-    }
-}
-
-/// Files that change and names that nobody remembers.
-async fn housekeeping(
-    mut certificates: Certificates,
-    pool: Arc<Pool>,
-    watch: Arc<Watch>,
-    loaded: Option<Loaded>,
-    mut hangup: Hangup,
-    drain: Drain,
-) {
-    let mut ticks = interval(Duration::from_secs(10));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut forgotten = Instant::now();
-    loop {
-        tokio::select! {
-            () = drain.finishing() => return,
-            _ = ticks.tick() => {}
-            () = hangup.recv() => {
-                let (watch, loaded) = (Arc::clone(&watch), loaded.clone());
-                // A list may be long, and the disk slow.
-                let _looked = spawn_blocking(move || {
-                    if let Some(changed) = loaded.and_then(|loaded| loaded.changed()) {
-                        warn!("SIGHUP: {changed}; certificates and lists of sources alone are read again");
-                    }
-                    info!("SIGHUP: looking at the files of certificates and of sources");
-                    watch.lists.look();
-                })
-                .await;
-            }
-        }
-        certificates.look();
-        if forgotten.elapsed() >= Duration::from_secs(60) {
-            forgotten = Instant::now();
-            pool.forget();
-        }
     }
 }
