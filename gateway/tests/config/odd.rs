@@ -127,3 +127,33 @@ fn what_is_no_regular_file_is_no_configuration() {
         }
     }
 }
+
+#[test]
+fn what_is_no_toml_or_no_file_is_told_with_its_line() {
+    let told_of = told("a = \n[b\n");
+    assert!(told_of[0].starts_with("a.toml:1:"), "{told_of:?}");
+    assert!(told_of[1].starts_with("a.toml:2:"), "{told_of:?}");
+    assert!(
+        told_of[0].contains(": a: ") && told_of[1].contains(": b: "),
+        "{told_of:?}"
+    );
+    let twice = told("[limits]\nmax_streams = 1\nmax_streams = 2\n");
+    let place = "a.toml:3:1: limits.max_streams: duplicate key";
+    assert!(
+        twice.iter().any(|line| line.starts_with(place)),
+        "{twice:?}"
+    );
+    let folder = folder(&[]);
+    fs::write(folder.path().join("a.toml"), b"# \n\xff").unwrap();
+    for (file, part) in [
+        ("a.toml", "line 2 is not UTF-8"),
+        ("b.toml", "No such file"),
+    ] {
+        let output = tidegated(folder.path(), &["run", "--config", file], &[]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(64), "{said}");
+        assert!(said.contains(file) && said.contains(part), "{said}");
+    }
+    let deep = format!("a = {}", "[".repeat(10_000));
+    assert!(told(&deep)[0].starts_with("a.toml:1:"));
+}

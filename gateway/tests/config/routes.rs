@@ -1,6 +1,6 @@
-//! What `check` says of routes that hide others, or make others wait.
+//! What `check` says of routes that hide others, make others wait, or are very many.
 
-use super::{folder, tidegated, told};
+use super::{FINE, folder, tidegated, told};
 
 /// A mistake wherever all that a route is for is taken before it, by however many; none where anything is left to it.
 #[test]
@@ -106,4 +106,22 @@ fn listeners_that_wait_for_tls_because_of_a_route_for_all_are_told_of() {
     for fine in ["listeners = \"tls\"", "listeners = [\"tls\", \"ssh\"]"] {
         assert!(advice(fine).starts_with("ok: "));
     }
+}
+
+/// Half a million lines are read in moments, and a lookup in them costs what it costs in ten (see `route`).
+#[test]
+fn a_hundred_thousand_routes_are_read() {
+    use std::fmt::Write as _;
+    let mut text = FINE.to_owned();
+    for number in 0..100_000 {
+        write!(
+            text,
+            "[[routes]]\nhost = \"h{number}.test\"\npath = \"/p{number}\"\ntunnel = \"a.test\"\n"
+        )
+        .unwrap();
+    }
+    let folder = folder(&[("a.toml", &text)]);
+    let output = tidegated(folder.path(), &["check", "--config", "a.toml"], &[]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.ends_with("100000 routes, 0 backends\n"), "{said}");
 }
