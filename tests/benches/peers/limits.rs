@@ -1,5 +1,5 @@
 //! What limits per source cost: the same gateway without any, and with rates of connections, requests and errors and a long
-//! list of addresses that are not served, of which nothing ever takes effect. One hop, small requests.
+//! list of addresses that are not served, of which nothing ever takes effect. One hop, small requests, many turns of a second.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -9,11 +9,11 @@ use anyhow::Result;
 
 use crate::chain::Kind;
 use crate::relay::{Loaded, Mode, Relay};
-use crate::report::{Table, times_and_spread};
+use crate::report::{Table, times_and_middle_half};
 use crate::setting::Setting;
 
 pub(crate) fn measure(setting: &Setting) -> Result<()> {
-    let time = Duration::from_secs(if setting.quick { 1 } else { 5 });
+    let time = Duration::from_secs(1);
     let ours = setting
         .peers
         .iter()
@@ -36,7 +36,7 @@ pub(crate) fn measure(setting: &Setting) -> Result<()> {
         }
     }
     for &visitors in setting.visitors() {
-        let samples = setting.in_turns(&relays, |relay| relay.load(visitors, time))?;
+        let samples = setting.in_short_turns(&relays, |relay| relay.load(visitors, time))?;
         let s = if visitors == 1 { "" } else { "s" };
         let title = format!("limits per source, {visitors} visitor{s}");
         let mut table = Table::new(&[
@@ -50,7 +50,9 @@ pub(crate) fn measure(setting: &Setting) -> Result<()> {
         for (relay, samples_of) in relays.iter().zip(&samples) {
             let mut row = vec![relay.name.clone()];
             row.extend(Loaded::cells(samples_of));
-            row.push(times_and_spread(samples_of, &samples[0], |one| one.cpu));
+            row.push(times_and_middle_half(samples_of, &samples[0], |one| {
+                one.cpu
+            }));
             table.row(row);
         }
         println!("{table}");

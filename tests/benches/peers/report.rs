@@ -16,11 +16,7 @@ pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
 /// The median over the rounds of `ours / theirs`, each pair taken within one round: what disturbs the machine for a
 /// while disturbs both.
 pub(crate) fn ratio<S>(ours: &[S], theirs: &[S], figure: impl Fn(&S) -> f64) -> f64 {
-    median(
-        ours.iter()
-            .zip(theirs)
-            .map(|(ours, theirs)| figure(ours) / figure(theirs)),
-    )
+    median(ratios(ours, theirs, figure))
 }
 
 /// A ratio as it stands in a table.
@@ -34,19 +30,48 @@ pub(crate) fn times(ratio: f64) -> String {
 
 /// [`times`] of a [`ratio`], with the least and the most of the rounds where they differ.
 pub(crate) fn times_and_spread<S>(ours: &[S], theirs: &[S], figure: impl Fn(&S) -> f64) -> String {
-    let rounds: Vec<f64> = ours
+    let rounds = ratios(ours, theirs, figure);
+    match (rounds.first(), rounds.last()) {
+        (Some(least), Some(most)) => between(&rounds, *least, *most),
+        _ => times(0.0),
+    }
+}
+
+/// [`times`] of a [`ratio`], with where the middle half of the rounds lies: of many short ones the ends say only what else the
+/// machine did.
+pub(crate) fn times_and_middle_half<S>(
+    ours: &[S],
+    theirs: &[S],
+    figure: impl Fn(&S) -> f64,
+) -> String {
+    let rounds = ratios(ours, theirs, figure);
+    match (
+        rounds.get(rounds.len() / 4),
+        rounds.get(rounds.len() * 3 / 4),
+    ) {
+        (Some(low), Some(high)) => between(&rounds, *low, *high),
+        _ => times(0.0),
+    }
+}
+
+fn between(rounds: &[f64], low: f64, high: f64) -> String {
+    let middle = times(median(rounds.iter().copied()));
+    if low < high && high.is_finite() {
+        format!("{middle} ({low:.2}–{high:.2})")
+    } else {
+        middle
+    }
+}
+
+/// Of each round, the least first.
+fn ratios<S>(ours: &[S], theirs: &[S], figure: impl Fn(&S) -> f64) -> Vec<f64> {
+    let mut rounds: Vec<f64> = ours
         .iter()
         .zip(theirs)
         .map(|(ours, theirs)| figure(ours) / figure(theirs))
         .collect();
-    let middle = times(median(rounds.iter().copied()));
-    let least = rounds.iter().copied().fold(f64::INFINITY, f64::min);
-    let most = rounds.iter().copied().fold(0.0, f64::max);
-    if least < most && most.is_finite() {
-        format!("{middle} ({least:.2}–{most:.2})")
-    } else {
-        middle
-    }
+    rounds.sort_by(f64::total_cmp);
+    rounds
 }
 
 /// A Markdown table with its columns lined up, the first to the left, the others to the right.

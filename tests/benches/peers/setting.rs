@@ -13,6 +13,9 @@ use crate::link::Way;
 use crate::process::Running;
 use crate::tidegate;
 
+/// Short turns that take the time of a long one.
+const SHORT: usize = 5;
+
 /// Everything that stands before the first figure is taken.
 #[derive(Debug)]
 pub(crate) struct Setting {
@@ -94,10 +97,29 @@ impl Setting {
     pub(crate) fn in_turns<T, S>(
         &self,
         all: &[T],
+        take: impl FnMut(&T) -> Result<S>,
+    ) -> Result<Vec<Vec<S>>> {
+        self.in_rounds(self.rounds, all, take)
+    }
+
+    /// The same in [`SHORT`] times as many rounds, for turns that are as much shorter: what disturbs the machine for a second or
+    /// two falls on both of a pair, which a difference of one in a hundred needs.
+    pub(crate) fn in_short_turns<T, S>(
+        &self,
+        all: &[T],
+        take: impl FnMut(&T) -> Result<S>,
+    ) -> Result<Vec<Vec<S>>> {
+        self.in_rounds(self.rounds * SHORT, all, take)
+    }
+
+    fn in_rounds<T, S>(
+        &self,
+        rounds: usize,
+        all: &[T],
         mut take: impl FnMut(&T) -> Result<S>,
     ) -> Result<Vec<Vec<S>>> {
         let mut samples: Vec<Vec<S>> = all.iter().map(|_| Vec::new()).collect();
-        for round in usize::from(self.quick)..=self.rounds {
+        for round in usize::from(self.quick)..=rounds {
             let mut order: Vec<usize> = (0..all.len()).collect();
             if round % 2 == 1 {
                 order.reverse();
