@@ -12,6 +12,7 @@ mod authorities;
 mod back_pressure;
 mod backend_http2;
 mod backend_proxy;
+mod backend_proxy_http2;
 mod backends;
 mod balancing;
 mod chain_a;

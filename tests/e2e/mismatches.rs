@@ -119,7 +119,7 @@ async fn every_port_of_haproxy_that_is_spoken_to_wrongly_is_named() {
     }
 }
 
-/// In HTTP/2 the same is named, though a header and HTTP/2 exclude each other; of checks as well.
+/// In HTTP/2 the same is named, of checks as well.
 #[tokio::test]
 async fn every_port_that_is_spoken_to_wrongly_in_http2_is_named() {
     let home = World::start().await;
@@ -131,7 +131,6 @@ async fn every_port_that_is_spoken_to_wrongly_in_http2_is_named() {
     let secure = "protocol = \"h2\"\ntls = { verify = false }";
     let either = "protocol = \"auto\"\ntls = { verify = false }";
     let closed = "got a connection that is closed at once";
-    let without = "leave out its `protocol`, for connections in HTTP/2 are shared";
     let add = "add send_proxy = \"v2\" to backends.site (";
     let alert = [
         "got a TLS alert",
@@ -144,8 +143,11 @@ async fn every_port_that_is_spoken_to_wrongly_in_http2_is_named() {
         None => None,
     };
     if let Some((_, [_, tls, header, both])) = &haproxy {
-        let wanted = [closed, add, without];
-        let or_tls = ["if it speaks TLS, add tls = true", closed];
+        let wanted = [closed, add];
+        let or_tls = [
+            "and if it speaks TLS, tls = true; if it speaks HTTP/1.1, leave out its `protocol`",
+            closed,
+        ];
         ports.extend([
             (
                 *header,
@@ -173,7 +175,7 @@ async fn every_port_that_is_spoken_to_wrongly_in_http2_is_named() {
             "leave `protocol` out",
         ];
         ports.extend([
-            (wants, h2, "header-wanted", vec![add, without]),
+            (wants, h2, "header-wanted", vec![add]),
             (tls, h2, "tls-wanted", may.to_vec()),
         ]);
     }

@@ -56,22 +56,35 @@ fn required() -> Builder {
 }
 
 #[tokio::test]
-async fn its_http_takes_both_versions_from_a_backend_with_tls_and_without() {
+async fn its_http_takes_both_versions_from_a_backend_in_both_versions_of_http_with_tls_and_without()
+{
     let home = World::start().await;
     let (identity, ca) = (home.pki.server(&["app.internal"]), home.pki.ca_file("ca"));
     let identity = identity.display();
     let ports = free_ports().await;
-    let ssl =
-        format!(" proxy_protocol ssl; ssl_certificate {identity}; ssl_certificate_key {identity}");
+    let ssl = |more: &str| {
+        format!(
+            " proxy_protocol ssl{more}; ssl_certificate {identity}; ssl_certificate_key {identity}"
+        )
+    };
     let Some(_clear) = nginx(home.dir(), ports.visitors, " proxy_protocol").await else {
         return;
     };
-    let _secure = nginx(home.dir(), ports.tunnels, &ssl).await;
+    let _secure = nginx(home.dir(), ports.tunnels, &ssl("")).await;
+    let newer = free_ports().await;
+    let _clear_h2 = nginx(home.dir(), newer.visitors, " proxy_protocol http2").await;
+    let _secure_h2 = nginx(home.dir(), newer.tunnels, &ssl(" http2")).await;
     let tls = format!(
         "tls = {{ ca = \"{}\", server_name = \"app.internal\" }}",
         ca.display()
     );
-    for (at, tls) in [(ports.visitors, ""), (ports.tunnels, tls.as_str())] {
+    let h2 = "protocol = \"h2\"\n";
+    for (at, tls) in [
+        (ports.visitors, ""),
+        (ports.tunnels, tls.as_str()),
+        (newer.visitors, h2),
+        (newer.tunnels, &format!("{h2}{tls}")),
+    ] {
         for version in ["v1", "v2"] {
             let text = format!(
                 "[backends.site]\nsend_proxy = \"{version}\"\n{tls}\n[backends.site.servers]\none = \"{at}\"\n\

@@ -1,6 +1,6 @@
-//! Connections to one server that began with a PROXY header, at rest between two requests of the visitor's connection that the
-//! header names: nobody else's request ever goes on one, and they are closed when the visitor's is. Held by a server for the
-//! visitors of all workers.
+//! Connections to one server that began with a PROXY header: those in HTTP/1.1 at rest between two requests of the visitor's
+//! connection that the header names, and those in HTTP/2 that its requests share. Nobody else's request ever goes on one, and they
+//! are closed when the visitor's is. Held by a server for the visitors of all workers.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,13 +12,16 @@ use std::task::{Context, Waker};
 use tidegate_shared::origin::Link;
 
 use super::body::Carried;
+use super::http2::links::Links;
+use super::http2::seat::Seat;
+use super::queue::Permit;
 use super::server::Server;
 
 /// One visitor's connection, as far as servers' connections are its own. Gone with the last who holds it: the visitor's
 /// connection, and what is in flight for it.
 pub struct Tie {
     id: u64,
-    /// Where something of it rests.
+    /// Where something of it is.
     servers: Mutex<Vec<Arc<Server>>>,
 }
 
@@ -32,7 +35,7 @@ impl Tie {
         })
     }
 
-    /// Notes that something of it rests there.
+    /// Notes that something of it is there.
     pub(super) fn rests_at(&self, server: &Arc<Server>) {
         let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
         if !servers.iter().any(|known| Arc::ptr_eq(known, server)) {
@@ -64,6 +67,8 @@ impl fmt::Debug for Tie {
 pub(super) struct Bound {
     resting: Mutex<HashMap<u64, Vec<Rested>>>,
     count: AtomicUsize,
+    /// In HTTP/2.
+    shared: Mutex<HashMap<u64, Arc<Links>>>,
 }
 
 #[derive(Debug)]
@@ -152,6 +157,52 @@ impl Bound {
     fn forget(&self, id: u64) {
         let its = self.lock().remove(&id).unwrap_or_default();
         self.count.fetch_sub(its.len(), Relaxed);
+        drop(self.sharing().remove(&id));
+    }
+
+    /// Those in HTTP/2 of this visitor; none yet where it is the first request of its that is to go on one.
+    pub(super) fn links(&self, tie: &Tie) -> Arc<Links> {
+        Arc::clone(self.sharing().entry(tie.id).or_default())
+    }
+
+    /// A place on one in HTTP/2 of this visitor.
+    pub(super) fn seat(&self, tie: &Tie) -> Option<Seat> {
+        self.sharing().get(&tie.id)?.take()
+    }
+
+    /// The same on one that is in doubt, where there is no better one.
+    pub(super) fn any_seat(&self, tie: &Tie) -> Option<Seat> {
+        self.sharing().get(&tie.id)?.take_any()
+    }
+
+    /// Whether there may be a place on one in HTTP/2 for this visitor, or somebody else's would make room.
+    pub(super) fn may_seat(&self, tie: Option<&Arc<Tie>>) -> bool {
+        let shared = self.sharing();
+        let its = tie.and_then(|tie| shared.get(&tie.id));
+        its.is_some_and(|its| its.have_room()) || shared.values().any(|links| links.have_idle())
+    }
+
+    /// The place among all connections of one in HTTP/2 on which nothing is in flight, whosever it is. It ends for that.
+    pub(super) fn idle(&self) -> Option<Permit> {
+        self.sharing().values().find_map(|links| links.let_one_go())
+    }
+
+    /// Closes those in HTTP/2 on which nothing has been in flight for so many milliseconds.
+    pub(super) fn sweep_shared(&self, now: u64, rest_ms: u64) {
+        for links in self.sharing().values() {
+            links.sweep(now, rest_ms);
+        }
+    }
+
+    /// Lets all in HTTP/2 end with their last request.
+    pub(super) fn clear_shared(&self) {
+        for links in self.sharing().values() {
+            links.clear();
+        }
+    }
+
+    fn sharing(&self) -> MutexGuard<'_, HashMap<u64, Arc<Links>>> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Vec<Rested>>> {

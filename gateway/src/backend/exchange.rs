@@ -432,7 +432,7 @@ impl<'a> Errand<'a> {
 
     async fn connection<S: Side>(
         &self,
-        server: &Server,
+        server: &Arc<Server>,
         grant: Grant,
         record: &mut Record,
         side: &mut S,
@@ -455,7 +455,7 @@ impl<'a> Errand<'a> {
                 let connected = server.connect(permit, header, self.search.tie()).await;
                 connected.map(Way::Http1)
             } else {
-                server.join(permit).await
+                server.join(permit, header, self.search.tie()).await
             }
         });
         let connected = {

@@ -97,21 +97,18 @@ pub struct Setting<'a> {
 pub enum Adding {
     /// Into that table.
     Into,
+    /// The same, where servers are asked in HTTP/2.
+    IntoHttp2,
     /// Beside that key.
     Beside,
-    /// Into that table, whose `protocol` rules a header out: connections in HTTP/2 are shared.
-    WithoutProtocol,
 }
 
 impl Adding {
     fn send_proxy(self, place: &str) -> String {
         let key = "add send_proxy = \"v2\"";
         match self {
-            Self::Into => format!("{key} to {place}"),
+            Self::Into | Self::IntoHttp2 => format!("{key} to {place}"),
             Self::Beside => format!("{key} beside {place}"),
-            Self::WithoutProtocol => format!(
-                "{key} to {place} and leave out its `protocol`, for connections in HTTP/2 are shared"
-            ),
         }
     }
 }
@@ -298,8 +295,8 @@ impl Mismatch {
             }
             (Self::HeaderWanted, _) => {
                 let tls = match (of.spoken, of.adding) {
-                    (Spoken::Clear, Adding::WithoutProtocol) => {
-                        "; if it speaks TLS, add tls = true; if it speaks HTTP/1.1, leave out `protocol` alone"
+                    (Spoken::Clear, Adding::IntoHttp2) => {
+                        ", and if it speaks TLS, tls = true; if it speaks HTTP/1.1, leave out its `protocol`"
                     }
                     (Spoken::Clear, _) => ", and if it speaks TLS, tls = true",
                     (Spoken::Tls | Spoken::Untouched { .. }, _) => "",

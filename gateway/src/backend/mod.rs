@@ -233,9 +233,10 @@ impl Backend {
         }
     }
 
-    /// Which server a request goes to that has failed with some.
-    fn pick(&self, tried: &Tried, key: Option<Key>, now: u64) -> Pick {
-        let candidate = |index: usize| self.servers[index].candidate(tried.0.contains(&index), now);
+    /// Which server a request goes to that has failed with some. `tie` is the visitor's, where each connection is one visitor's.
+    fn pick(&self, tried: &Tried, key: Option<Key>, tie: Option<&Arc<Tie>>, now: u64) -> Pick {
+        let candidate =
+            |index: usize| self.servers[index].candidate(tried.0.contains(&index), tie, now);
         let mut round = self.round.lock().unwrap_or_else(PoisonError::into_inner);
         pick(
             &self.balance,
@@ -302,7 +303,7 @@ pub async fn attend(backends: Arc<[Arc<Backend>]>, renews: bool, drain: Drain) {
     }
     let servers = backends.iter().flat_map(|backend| &backend.servers);
     for server in servers.filter(|server| server.shares()) {
-        server.links().finish().await;
+        server.end_shared().await;
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::oneshot;
 
@@ -144,6 +144,32 @@ pub(super) struct Room {
 /// One connection's place. Held by the connection itself, to its end.
 #[derive(Debug)]
 pub(super) struct Permit(Arc<Room>);
+
+/// The place of a connection that takes a while to end once it is let go. Held by the connection.
+#[derive(Debug)]
+pub(super) struct Lent(Arc<Mutex<Option<Permit>>>);
+
+/// The right to give that place to another connection as soon as this one is let go.
+#[derive(Clone, Debug)]
+pub(super) struct Claim(Weak<Mutex<Option<Permit>>>);
+
+impl Lent {
+    pub(super) fn of(permit: Permit) -> Self {
+        Self(Arc::new(Mutex::new(Some(permit))))
+    }
+
+    pub(super) fn claim(&self) -> Claim {
+        Claim(Arc::downgrade(&self.0))
+    }
+}
+
+impl Claim {
+    /// The place; `None` where the connection has ended already.
+    pub(super) fn take(&self) -> Option<Permit> {
+        let lent = self.0.upgrade()?;
+        lent.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
 
 impl Room {
     pub(super) fn new(most: Option<usize>, queue: Arc<Queue>) -> Arc<Self> {

@@ -111,7 +111,7 @@ impl<'a> Search<'a> {
     fn take(&self, now: u64) -> Result<Option<(InFlight, Grant)>, Failure> {
         // Another may take the room between the look and the step: as often as there are servers, and not for ever.
         for _ in 0..=self.backend.servers.len() {
-            match self.backend.pick(&self.tried, self.key, now) {
+            match self.backend.pick(&self.tried, self.key, self.tie(), now) {
                 Pick::None => return Err(self.backend.nobody()),
                 Pick::Down => return Err(Failure::ServersDown),
                 Pick::Wait => return Ok(None),

@@ -344,6 +344,7 @@ impl Server {
         while let Some(resting) = self.bound.oldest() {
             drop(resting);
         }
+        self.bound.clear_shared();
     }
 
     /// Whether nothing is sent to it: it was given no share or DNS gives it no address, or it is drained or in maintenance.
@@ -375,10 +376,11 @@ impl Server {
         self.checks.as_ref().is_some_and(Checks::are_failed)
     }
 
-    pub(super) fn candidate(&self, tried: bool, now: u64) -> Candidate {
+    /// `tie` is the visitor's, where each connection is one visitor's.
+    pub(super) fn candidate(&self, tried: bool, tie: Option<&Arc<Tie>>, now: u64) -> Candidate {
         let at = self
             .whereabouts
-            .with(|here| self.candidate_at(here, tried, now));
+            .with(|here| self.candidate_at(here, tried, tie, now));
         at.unwrap_or_else(|| Candidate {
             standing: Standing::Idle,
             weight: 0,
@@ -389,7 +391,13 @@ impl Server {
         })
     }
 
-    fn candidate_at(&self, here: &Here, tried: bool, now: u64) -> Candidate {
+    fn candidate_at(
+        &self,
+        here: &Here,
+        tried: bool,
+        tie: Option<&Arc<Tie>>,
+        now: u64,
+    ) -> Candidate {
         let until = self.out_until.load(Relaxed);
         let weight = self.share_at(here);
         let backup = self.backup || here.is_backup();
@@ -408,8 +416,17 @@ impl Server {
             outstanding: self.outstanding(),
             room: self.room.has_room()
                 || self.has_resting()
-                || (self.shares() && self.links.iter().any(Links::have_room)),
+                || (self.shares() && self.may_seat(tie)),
             place: here.place,
+        }
+    }
+
+    /// Whether there may be a place on a connection that is shared.
+    fn may_seat(&self, tie: Option<&Arc<Tie>>) -> bool {
+        if self.send_proxy.is_some() {
+            self.bound.may_seat(tie)
+        } else {
+            self.links.iter().any(Links::have_room)
         }
     }
 
@@ -424,6 +441,12 @@ impl Server {
     /// The worker's shared connections.
     pub(super) fn links(&self) -> &Links {
         &self.links[self.here()]
+    }
+
+    /// Lets shared connections end, with those of the worker that asks, and say so to the server.
+    pub(super) async fn end_shared(&self) {
+        self.bound.clear_shared();
+        self.links().finish().await;
     }
 
     /// Whether a request may share a connection to it with others.
@@ -500,6 +523,7 @@ impl Server {
         if workers::here() == 0 {
             let rest_ms = u64::try_from(self.terms.keep_alive.as_millis()).unwrap_or(u64::MAX);
             self.bound.sweep(now, rest_ms);
+            self.bound.sweep_shared(now, rest_ms);
         }
     }
 

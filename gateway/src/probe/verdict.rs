@@ -277,15 +277,10 @@ fn how(address: &str, inner: Inner, header: Option<&str>) -> String {
         .chain(header.map(|version| format!("send_proxy = \"{version}\"")))
         .map(|key| format!("`{key}`"))
         .collect();
-    match (inner, header) {
-        // To HTTP backends a header and HTTP/2 exclude each other.
-        (Inner::Http2, Some(version)) => {
-            format!("{command} does, or in TCP mode a backend with `send_proxy = \"{version}\"`")
-        }
-        _ if keys.is_empty() => {
-            format!("{command} does, or a backend without `tls` and `send_proxy`")
-        }
-        _ => format!("{command} does, or a backend with {}", keys.join(" and ")),
+    if keys.is_empty() {
+        format!("{command} does, or a backend without `tls` and `send_proxy`")
+    } else {
+        format!("{command} does, or a backend with {}", keys.join(" and "))
     }
 }
 

@@ -68,7 +68,6 @@ most_ttl = "500ms"
                 "a.toml:12:14: listeners.two.send_proxy: ",
                 "those of a backend are told by its own",
             ),
-            ("a.toml:19:14: backends.a.send_proxy: ", "are shared"),
             (
                 "a.toml:20:14: backends.a.proxy_tlvs: ",
                 "room that only version 2 has",
@@ -217,7 +216,6 @@ servers = { one = "10.0.0.1:80" }
     assert_told(
         text,
         &[
-            ("a.toml:11:14: backends.a.send_proxy: ", "are shared"),
             ("a.toml:12:19: backends.a.servers.one: ", "HOST:PORT"),
             ("a.toml:14:7: backends.b.tls: ", "this is a whole number"),
             ("a.toml:15:14: backends.b.send_proxy: ", "`v3`"),

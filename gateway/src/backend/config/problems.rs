@@ -57,12 +57,6 @@ impl Backend {
                 "backend `{name}`: without TLS there is no ALPN to choose by; write protocol = \"h2\" or \"http/1.1\", or tls = true"
             )));
         }
-        if self.send_proxy.is_some() && self.protocol != Protocol::Http1 {
-            found.push(wrong("send_proxy", format!(
-                "backend `{name}`: a connection that begins with a PROXY header is one visitor's, and those of protocol = \"{}\" are shared; leave one of the two out",
-                self.protocol
-            )));
-        }
         found.extend(self.terms.problems(name));
         let checks_tls = self.check.as_ref().and_then(|check| check.tls);
         if self.tls.is_none() && checks_tls == Some(true) {

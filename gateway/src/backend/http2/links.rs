@@ -20,6 +20,7 @@ use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use super::super::mismatch::AT_ONCE;
+use super::super::queue::{Claim, Permit};
 use super::doubts::Doubts;
 use super::last_word::LastWord;
 use super::pulse::{Pulse, Sight, Step};
@@ -71,6 +72,8 @@ pub(in super::super) struct Link {
     shared: Arc<Shared>,
     /// Since when nothing has been in flight on it, as far as the sweep has seen.
     idle_since: Option<u64>,
+    /// To its place among the server's connections, where it is one visitor's.
+    claim: Option<Claim>,
 }
 
 /// Why HTTP/2 did not begin on a connection.
@@ -176,7 +179,13 @@ impl Link {
             requests,
             shared,
             idle_since: None,
+            claim: None,
         })
+    }
+
+    /// It makes room for another one where nothing is in flight on it.
+    pub(in super::super) fn giving_way(self, claim: Option<Claim>) -> Self {
+        Self { claim, ..self }
     }
 
     /// A place, if there is one.
@@ -355,6 +364,24 @@ impl Links {
     /// Whether there may be a place.
     pub(in super::super) fn have_room(&self) -> bool {
         self.lock().iter().any(Link::has_room)
+    }
+
+    /// Whether nothing is in flight on one.
+    pub(in super::super) fn have_idle(&self) -> bool {
+        self.lock().iter().any(|link| link.shared.load() == 0)
+    }
+
+    /// Lets one end on which nothing is in flight, and gives its place away.
+    pub(in super::super) fn let_one_go(&self) -> Option<Permit> {
+        let mut open = self.lock();
+        loop {
+            let idle = open.iter().position(|link| link.shared.load() == 0)?;
+            let claim = open.swap_remove(idle).claim;
+            // One that has ended meanwhile has no place any more.
+            if let Some(place) = claim.and_then(|claim| claim.take()) {
+                return Some(place);
+            }
+        }
     }
 
     /// What becomes of the connection that is being opened; of a new one where none is.

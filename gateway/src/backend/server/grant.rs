@@ -96,7 +96,11 @@ impl Server {
         tie: Option<&Arc<Tie>>,
     ) -> Option<Grant> {
         let epoch = self.epoch();
+        let shares = fit.is_some() && self.shares();
         if let Some(tie) = tie {
+            if shares && let Some(seat) = self.bound.seat(tie) {
+                return Some(Grant::Shared(seat));
+            }
             if let Some(link) = fit.as_ref().and_then(|fit| self.bound.take(tie, now, fit)) {
                 let home = Home::Visitor(Arc::clone(tie));
                 return Some(Grant::Kept(Kept { link, home, epoch }));
@@ -110,7 +114,16 @@ impl Server {
                 return Some(Grant::Fresh(permit));
             }
             // Somebody else's makes room.
-            drop(self.bound.oldest()?);
+            match self.bound.oldest() {
+                Some(oldest) => drop(oldest),
+                None => break,
+            }
         }
+        if let Some(permit) = self.bound.idle() {
+            return Some(Grant::Fresh(permit));
+        }
+        // A connection in doubt is better than none.
+        let tie = tie.filter(|_| shares)?;
+        self.bound.any_seat(tie).map(Grant::Shared)
     }
 }

@@ -40,7 +40,7 @@ impl Server {
     fn adding(&self) -> Adding {
         match self.protocol {
             Protocol::Http1 => Adding::Into,
-            Protocol::Http2 | Protocol::Either => Adding::WithoutProtocol,
+            Protocol::Http2 | Protocol::Either => Adding::IntoHttp2,
         }
     }
 
@@ -64,7 +64,7 @@ impl Server {
         }
         let first = first.octets().unwrap_or_default();
         if is_settings(first) {
-            return format!("{why}; {}", self.wants_http2());
+            return format!("{why}; {WANTS_HTTP2}");
         }
         // Behind TLS a header has been taken already.
         let told = self.send_proxy.is_some();
@@ -80,7 +80,8 @@ impl Server {
         match unbegun.first.refusal() {
             Some(refusal) => format!("{}; {}", unbegun.why, untrusted(refusal)),
             None => {
-                let misfit = misfit_in_http2(&unbegun, self.tls.is_some());
+                let told = self.send_proxy.is_some();
+                let misfit = misfit_in_http2(&unbegun, told, self.tls.is_some());
                 self.misfits(unbegun.why, misfit)
             }
         }
@@ -93,19 +94,9 @@ impl Server {
         at: &Address,
         terms: &Check,
     ) -> String {
-        let misfit = misfit_in_http2(&unbegun, self.check_has(terms).1);
+        let (told, over_tls) = self.check_has(terms);
+        let misfit = misfit_in_http2(&unbegun, told, over_tls);
         self.misfits_check(unbegun.why, misfit, at, terms)
-    }
-
-    fn wants_http2(&self) -> String {
-        let write = "it speaks HTTP/2 there: write protocol = \"h2\"";
-        match &self.send_proxy {
-            None => write.to_owned(),
-            Some(told) => format!(
-                "{write} and leave out {}, for connections in HTTP/2 are shared, or give its port for HTTP/1.1",
-                told.place
-            ),
-        }
     }
 
     /// A check failed like this on a connection that had just begun; what the server said first shows what does not fit.
@@ -117,7 +108,7 @@ impl Server {
         terms: &Check,
     ) -> String {
         if is_settings(first) {
-            return format!("{why}; {}", self.wants_http2());
+            return format!("{why}; {WANTS_HTTP2}");
         }
         let (header, tls) = self.check_has(terms);
         let misfit = if tls {
@@ -235,24 +226,33 @@ impl Server {
     }
 }
 
+/// What to do about a server that was asked in HTTP/1.1, and begins HTTP/2.
+const WANTS_HTTP2: &str = "it speaks HTTP/2 there: write protocol = \"h2\"";
+
 /// Whether this is how a server begins HTTP/2: a SETTINGS frame of the connection, and no acknowledgement (RFC 9113 §3.4, §6.5).
 fn is_settings(first: &[u8]) -> bool {
     matches!(first, [_, _, _, 4, 0, 0, 0, 0, 0, ..])
 }
 
-/// What a server's first octets show where HTTP/2 was begun, and no header came before.
-fn misfit_in_http2(unbegun: &Unbegun, over_tls: bool) -> Option<(Mismatch, Got)> {
+/// What a server's first octets show where HTTP/2 was begun, behind a header if it was `told`.
+fn misfit_in_http2(unbegun: &Unbegun, told: bool, over_tls: bool) -> Option<(Mismatch, Got)> {
+    // Behind TLS a header has been taken already.
     if over_tls || !unbegun.ended_soon {
         return None;
     }
     if unbegun.bewildered {
-        // It speaks HTTP/2 without being asked, and took our preface for a header that is wrong.
-        return Some((Mismatch::HeaderWanted, Got::Bewildered));
+        // It speaks HTTP/2 without being asked, and took our preface for a header that is wrong, or our header for a preface.
+        let mismatch = if told {
+            Mismatch::HeaderUnwanted
+        } else {
+            Mismatch::HeaderWanted
+        };
+        return Some((mismatch, Got::Bewildered));
     }
     let first = unbegun.first.octets().unwrap_or_default();
     match Got::of(first)? {
         // To one who speaks no TLS, a port for TLS says this in HTTP.
-        Got::BadRequest => Some((Mismatch::TlsWanted, Got::BadRequest)),
-        _ => Mismatch::of_first(false, b"PRI", first),
+        Got::BadRequest if !told => Some((Mismatch::TlsWanted, Got::BadRequest)),
+        _ => Mismatch::of_first(told, b"PRI", first),
     }
 }

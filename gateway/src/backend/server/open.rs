@@ -11,8 +11,8 @@ use super::super::bound::Tie;
 use super::super::check::terms::Check;
 use super::super::config::{Address, Protocol};
 use super::super::dial::{Agreed, Begins, Offer, dial, dial_plain};
-use super::super::http2::links::{Link, Unbegun};
-use super::super::queue::Permit;
+use super::super::http2::links::{Link, Links, Unbegun};
+use super::super::queue::{Lent, Permit};
 use super::{Home, Kept, Server, Way};
 
 /// A connection that was opened.
@@ -36,19 +36,44 @@ impl Server {
         header: Option<Vec<u8>>,
         tie: Option<&Arc<Tie>>,
     ) -> Result<Kept, String> {
-        let home = match tie {
-            Some(tie) => Home::Visitor(Arc::clone(tie)),
-            None if header.is_some() => Home::Nowhere,
-            None => Home::Worker(self.here()),
-        };
-        let header = header.as_deref().unwrap_or_default();
-        let epoch = self.epoch();
-        let (line, _agreed) = self.dial(header, Offer::Http1).await?;
+        let header = header.as_deref();
+        let (home, epoch) = (self.home(header, tie), self.epoch());
+        let (line, _agreed) = self.dial(header.unwrap_or_default(), Offer::Http1).await?;
         Ok(keep(line.holding(permit), home, epoch))
     }
 
-    /// Finds or opens whatever the server speaks: a place on a connection that somebody else is opening is as good.
-    pub(in crate::backend) async fn join(&self, permit: Permit) -> Result<Way, String> {
+    /// Where a connection rests that begins with this header, if with any, and is opened for `tie`.
+    fn home(&self, header: Option<&[u8]>, tie: Option<&Arc<Tie>>) -> Home {
+        match (header, tie) {
+            (None, _) => Home::Worker(self.here()),
+            (Some(_), Some(tie)) => Home::Visitor(Arc::clone(tie)),
+            (Some(_), None) => Home::Nowhere,
+        }
+    }
+
+    /// Finds or opens whatever the server speaks: a place on a connection that somebody else is opening is as good. With a header
+    /// only what is of `tie` counts.
+    pub(in crate::backend) async fn join(
+        self: &Arc<Self>,
+        permit: Permit,
+        header: Option<Vec<u8>>,
+        tie: Option<&Arc<Tie>>,
+    ) -> Result<Way, String> {
+        let header = header.as_deref();
+        let own;
+        let links = match (header, tie) {
+            (None, _) => self.links(),
+            (Some(_), Some(tie)) => {
+                tie.rests_at(self);
+                own = self.bound.links(tie);
+                &*own
+            }
+            (Some(_), None) => {
+                own = Arc::default();
+                &*own
+            }
+        };
+        let home = self.home(header, tie);
         let mut permit = Some(permit);
         loop {
             let epoch = self.epoch();
@@ -59,27 +84,26 @@ impl Server {
                 Protocol::Either => self.chose_http1.load(Relaxed),
             };
             if alone {
-                let opened = self.begin(permit.take()).await?;
-                return self.way(opened, epoch);
+                let opened = self.begin(permit.take(), header, &home).await?;
+                return self.way(opened, links, epoch);
             }
-            let links = self.links();
             if let Some(seat) = links.take() {
                 return Ok(Way::Http2(seat));
             }
             let opening = links.opening();
-            let mut own = None;
+            let mut mine = None;
             let told = opening
                 .get_or_init(async || {
-                    let opened = self.begin(permit.take()).await;
+                    let opened = self.begin(permit.take(), header, &home).await;
                     links.opened(&opening);
-                    own = Some(self.way(opened?, epoch)?);
+                    mine = Some(self.way(opened?, links, epoch)?);
                     Ok(())
                 })
                 .await;
             if let Err(why) = told {
                 return Err(why.clone());
             }
-            if let Some(way) = own {
+            if let Some(way) = mine {
                 return Ok(way);
             }
             // Another one has opened it: there is a place, or this one is next to open one.
@@ -89,13 +113,12 @@ impl Server {
         }
     }
 
-    /// What a request goes on that has opened a connection: one that may be shared is kept for others as well.
-    fn way(&self, opened: Opened, epoch: u64) -> Result<Way, String> {
+    /// What a request goes on that has opened a connection: one that may be shared is kept among `links`.
+    fn way(&self, opened: Opened, links: &Links, epoch: u64) -> Result<Way, String> {
         let link = match opened {
             Opened::Http1(kept) => return Ok(Way::Http1(kept)),
             Opened::Http2(link) => link,
         };
-        let links = self.links();
         links.file(link);
         let seat = links.take().map(Way::Http2);
         if self.epoch() != epoch {
@@ -107,12 +130,21 @@ impl Server {
         seat.ok_or_else(|| FULL.to_owned())
     }
 
-    /// Opens a connection in whatever the server speaks.
-    async fn begin(&self, permit: Option<Permit>) -> Result<Opened, String> {
+    /// Opens a connection in whatever the server speaks, which begins with this header, if with any. One for a request at a time
+    /// rests at `home`.
+    async fn begin(
+        &self,
+        permit: Option<Permit>,
+        header: Option<&[u8]>,
+        home: &Home,
+    ) -> Result<Opened, String> {
         let epoch = self.epoch();
-        let (line, agreed) = self.dial(&[], Offer::Usual).await?;
-        let line = match permit {
-            Some(permit) => line.holding(permit),
+        let dialled = self.dial(header.unwrap_or_default(), Offer::Usual).await?;
+        let (line, agreed) = dialled;
+        let place = permit.map(Lent::of);
+        let claim = place.as_ref().map(Lent::claim);
+        let line = match place {
+            Some(place) => line.holding(place),
             None => line,
         };
         let http2 = self.is_http2(agreed)?;
@@ -121,10 +153,11 @@ impl Server {
             let link = self.link(line, self.terms.connect).await;
             let link = link.map_err(|unbegun| self.did_not_begin(unbegun))?;
             self.mismatches.understood();
-            Ok(Opened::Http2(link))
+            // One that all may share is not taken away for somebody's sake.
+            let claim = claim.filter(|_| header.is_some());
+            Ok(Opened::Http2(link.giving_way(claim)))
         } else {
-            let home = Home::Worker(self.here());
-            Ok(Opened::Http1(keep(line, home, epoch)))
+            Ok(Opened::Http1(keep(line, home.clone(), epoch)))
         }
     }
 

@@ -203,8 +203,8 @@ fn a_server_that_speaks_http2_by_itself_takes_no_header_for_that() {
             [Closed, Http2Only, Http2Only],
             [Closed, Http2, Http2],
             [false, false, false, false, true, true],
-            "send v1 or v2, as `tidegate http http://app:1 --h2 --proxy-protocol v2` does, or in TCP mode a backend with \
-             `send_proxy = \"v2\"`",
+            "send v1 or v2, as `tidegate http http://app:1 --h2 --proxy-protocol v2` does, or a backend with \
+             `protocol = \"h2\"` and `send_proxy = \"v2\"`",
         ),
         (
             [Http(200), Http(400), Http(400)],
