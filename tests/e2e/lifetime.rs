@@ -166,7 +166,8 @@ async fn tiny_frames_to_a_stuck_visitor_cost_no_other_visitor_anything() {
 #[tokio::test]
 async fn thousands_of_visitors_who_leave_do_not_end_a_tunnel() {
     let scene = Scene::start().await;
-    let bystander = bystander(&scene.world);
+    // Of so many connections at once Linux may drop one's first segment, which comes again after a second: no fault of a tunnel's.
+    let bystander = Bystander::watch_for(&scene.world, "/plain", "plain", SOON / 3);
     for _ in 0..2500 {
         let mut visitor = scene.world.visitor().await;
         visitor.send_get(HOST, "/tiny").await;
