@@ -366,7 +366,7 @@ fn of_requests_in(placed: &Placed) -> Vec<Problem> {
         ..
     }) = &backend.balance
     {
-        all.push(placed.problem_at("balance", "only connections in TCP mode come to this backend, which have neither fields nor cookies: their server is chosen without it; write balance = { hash = \"source\" }, or \"least\""));
+        all.push(placed.problem_at("balance", "only connections in TCP mode come to this backend, which have neither fields nor cookies: their server is chosen without it; write balance = \"hash-source\", or \"least\""));
     }
     all
 }

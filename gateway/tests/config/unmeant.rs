@@ -249,7 +249,7 @@ fn what_is_about_requests_is_told_of_where_only_connections_come() {
         ("a.toml:11:12: backends.b.protocol: ", "leave it out"),
         (
             "a.toml:12:11: backends.b.balance",
-            "neither fields nor cookies",
+            "write balance = \"hash-source\", or",
         ),
     ] {
         let found = |line: &String| line.starts_with(place) && line.contains(part);
