@@ -206,7 +206,7 @@ impl App {
             workers,
             backends,
             resolver: config.resolving.resolver.clone(),
-            crowd: crowd(run, descriptors, each),
+            crowd: crowd(config, descriptors, each),
             watch,
             handshakes: Sources::new(run.limits.max_handshakes_per_source),
             sink,

@@ -437,7 +437,12 @@ async fn a_limit_of_zero_octets_for_bodies_is_none() {
 
 #[tokio::test]
 async fn the_descriptor_limit_is_raised_to_the_hard_one() {
-    let world = World::builder().prlimit("--nofile=64:1024").start().await;
+    let most = ("--max-visitors", "5000");
+    let gateway = World::builder().prlimit("--nofile=64:1024");
+    let world = gateway.option(most.0, most.1).start().await;
+    // Who has set it counts on it.
+    let cut = ["WARN", "1024 descriptors", "--max-visitors says 5000"];
+    world.gateway.wait_log(&cut).await;
     let mut visitors = Vec::new();
     for _ in 0..200 {
         let mut visitor = world.visitor().await;

@@ -8,7 +8,7 @@ use tidegate_shared::drain::Drain;
 use tidegate_shared::log::Sink;
 use tidegate_shared::reversal::Marks;
 use tidegate_shared::reversal::io::Terms;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::access::Access;
 use crate::config::{Config, Run};
@@ -22,18 +22,22 @@ use crate::tunnel::accept::Intake;
 use crate::tunnel::drive::Care;
 use crate::visitor::{self, Reception, pulse};
 
-pub(super) fn crowd(run: &Run, descriptors: u64, each: u64) -> Arc<Crowd> {
+pub(super) fn crowd(config: &Config, descriptors: u64, each: u64) -> Arc<Crowd> {
     let room = listen::affordable(descriptors, each);
-    let most = run
-        .limits
-        .max_visitors
-        .min(usize::try_from(room).unwrap_or(usize::MAX));
-    let scarce = most < run.limits.max_visitors;
+    let asked = config.run.limits.max_visitors;
+    let most = asked.min(usize::try_from(room).unwrap_or(usize::MAX));
+    let scarce = most < asked;
     if scarce {
-        info!(
-            "{descriptors} descriptors leave room for {most} visitors' connections (--max-visitors {})",
-            run.limits.max_visitors
-        );
+        let named = config.sources.named("max_visitors", "--max-visitors");
+        let text = format!("{descriptors} descriptors leave room for {most} visitors' connections");
+        // Somebody counts on what he has set; the default is as many as may be.
+        if config.sources.is_set("max_visitors") {
+            warn!(
+                "{text}, and {named} says {asked}: raise the hard limit of open files (LimitNOFILE, ulimit -Hn), or lower {named}"
+            );
+        } else {
+            info!("{text} ({named} {asked})");
+        }
     }
     let because = if scarce {
         "of the descriptors that this process may have: LimitNOFILE, ulimit -n"
