@@ -76,6 +76,8 @@ pub(crate) fn encode(
     )?;
     let each =
         |value: fn(&Server) -> f64| servers().map(move |server| (labels(server), value(server)));
+    // Where DNS has given no address there is no server that could be up or out.
+    let there = || servers().filter(|server| !server.is_vacant());
     gauges(
         encoder,
         (
@@ -98,10 +100,10 @@ pub(crate) fn encode(
         encoder,
         (
             "backend_server_out",
-            "1 while a server of a backend is left out for its failures",
+            "1 while a server of a backend is left out for its failures; a slot without an address has none",
         ),
         None,
-        each(|server| if server.is_out() { 1.0 } else { 0.0 }),
+        there().map(|server| (labels(server), f64::from(u8::from(server.is_out())))),
     )?;
     encode_checks(backends, encoder)?;
     encode_names(backends, encoder)?;
@@ -178,13 +180,15 @@ fn encode_checks(backends: &[Arc<Backend>], encoder: &mut DescriptorEncoder<'_>)
         encoder,
         (
             "backend_server_up",
-            "1 while a server of a backend is up by its checks, or has not been checked yet; 0 while it is down",
+            "1 while a server of a backend is up by its checks, or has not been checked yet; 0 while it is down; a slot without an address has none",
         ),
         None,
-        checked().map(|(server, checks)| {
-            let up = if checks.are_failed() { 0.0 } else { 1.0 };
-            (labels(server), up)
-        }),
+        checked()
+            .filter(|(server, _)| !server.is_vacant())
+            .map(|(server, checks)| {
+                let up = if checks.are_failed() { 0.0 } else { 1.0 };
+                (labels(server), up)
+            }),
     )?;
     counters(
         encoder,

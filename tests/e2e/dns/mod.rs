@@ -460,4 +460,15 @@ async fn what_checks_find_is_the_addresses_and_not_the_slots() {
         (who(&world).await == "2").then_some(())
     })
     .await;
+    let up = world.metrics().await;
+    assert_eq!(up.sum("tidegate_backend_server_up", &[]), 1.0);
+    // Where there is no address there is nothing that could be up.
+    dns.remove(NAME);
+    eventually(SOON, "nothing is said to be up", async || {
+        let metrics = world.metrics().await;
+        let shown = |gauge: &str| metrics.iter().any(|(series, _)| series.starts_with(gauge));
+        let gauges = ["tidegate_backend_server_up", "tidegate_backend_server_out"];
+        (!gauges.into_iter().any(shown)).then_some(())
+    })
+    .await;
 }
