@@ -46,12 +46,20 @@ async fn lists_say_who_is_not_served_and_whom_no_limit_concerns() {
     world
         .gateway
         .wait_log(&[
-            "visitors on a list of `deny` were refused",
+            "a source on a list of `deny` was refused",
+            "source=127.0.0.5 ",
             "limit=deny",
             "deny.txt:2",
         ])
         .await;
     assert_eq!(limited(&world, "deny", "refuse").await, 3.0);
+    // The first is not all that there is to know in a minute.
+    let mut another = Visitor::connect_from(6, world.visitors).await;
+    assert_eq!(another.closed_within(SOON).await, b"");
+    let named = ["on a list of `deny`", "source=127.0.0.6 ", "deny.txt:2"];
+    world.gateway.wait_log(&named).await;
+    let lines = world.gateway.logged(&["on a list of `deny` was refused"]);
+    assert_eq!(lines.len(), 2, "{lines:?}");
     for _ in 0..3 {
         assert_eq!(get_from(&world, 8, "/hello").await.status(), 200);
     }

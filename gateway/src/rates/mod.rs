@@ -28,14 +28,13 @@ pub mod rules; // what is allowed
 pub mod table; // what is known of whom
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tidegate_shared::clock;
 use tracing::info;
 
-use crate::complaint::Complaint;
 use counters::Counters;
 pub(crate) use guest::remove;
 pub use guest::{Guest, Pass};
@@ -51,14 +50,38 @@ pub struct Watch {
     pub table: Table,
     pub lists: Lists,
     pub pit: Pit,
-    /// Lines that name a source, and those that were too many.
-    lines: AtomicU64,
-    unsaid: AtomicU64,
-    denied: Mutex<Complaint>,
+    lines: Lines,
+    /// Those on a list of `deny`, of whom only the log wants to know: apart, so that a flood of them takes neither a place nor a
+    /// line from a source that is beyond a limit.
+    denied: Table,
+    lines_of_denied: Lines,
 }
 
 /// Lines that name sources in a minute, over all of them.
 const LINES: u32 = 600;
+
+/// So many of those who are denied are told apart. Whoever had to make room for others may be named again within the minute, as
+/// far as there are lines.
+const DENIED: usize = 4096;
+
+/// Lines that name a source, and those that were too many.
+#[derive(Debug, Default)]
+struct Lines {
+    said: AtomicU64,
+    unsaid: AtomicU64,
+}
+
+impl Lines {
+    /// Whether one more may be written, and how many have not been since.
+    fn may_tell(&self, now: u64) -> Option<u64> {
+        let rate = Rate::new(LINES, Duration::from_secs(60));
+        if rate.is_some_and(|rate| rate.take(&self.said, now).is_err()) {
+            self.unsaid.fetch_add(1, Relaxed);
+            return None;
+        }
+        Some(self.unsaid.swap(0, Relaxed))
+    }
+}
 
 /// One listener's guard.
 #[derive(Debug)]
@@ -114,20 +137,10 @@ impl Watch {
             table: Table::new(sources),
             lists,
             pit: Pit::new(held),
-            lines: AtomicU64::new(0),
-            unsaid: AtomicU64::new(0),
-            denied: Mutex::default(),
+            lines: Lines::default(),
+            denied: Table::new(DENIED),
+            lines_of_denied: Lines::default(),
         })
-    }
-
-    /// Whether one more line about a source may be written, and how many have not been since.
-    fn may_tell(&self, now: u64) -> Option<u64> {
-        let rate = Rate::new(LINES, Duration::from_secs(60));
-        if rate.is_some_and(|rate| rate.take(&self.lines, now).is_err()) {
-            self.unsaid.fetch_add(1, Relaxed);
-            return None;
-        }
-        Some(self.unsaid.swap(0, Relaxed))
     }
 }
 
@@ -220,7 +233,7 @@ impl Warden {
         }
         self.counters.count(limit, action);
         if let Some(times) = source.tell(now)
-            && let Some(unsaid) = self.watch.may_tell(now)
+            && let Some(unsaid) = self.watch.lines.may_tell(now)
         {
             info!(
                 source = %source.key(), visitor = %from, listener = %self.listener, limit = %limit.label(), action = %action.label(),
@@ -241,13 +254,15 @@ impl Warden {
     /// Somebody of a list of those who are not served has come.
     fn deny(&self, from: IpAddr, own: bool, by: lists::Entry, at: Instant) -> Excess {
         self.counters.count(Limit::Deny, Action::Refuse);
-        let due = self.watch.denied.lock();
-        let due = due.unwrap_or_else(PoisonError::into_inner).due(at);
-        if let Some(times) = due {
+        let now = clock::ns(at);
+        let source = self.watch.denied.get(self.rules.key(from), now);
+        if let Some(times) = source.tell(now)
+            && let Some(unsaid) = self.watch.lines_of_denied.may_tell(now)
+        {
             let list = self.watch.lists.place(by).unwrap_or_default();
             info!(
-                visitor = %from, listener = %self.listener, %list, times, limit = %Limit::Deny.label(), action = %Action::Refuse.label(),
-                "visitors on a list of `deny` were refused"
+                source = %source.key(), visitor = %from, listener = %self.listener, %list, limit = %Limit::Deny.label(),
+                action = %Action::Refuse.label(), times, unsaid, "a source on a list of `deny` was refused"
             );
         }
         Excess {

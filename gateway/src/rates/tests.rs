@@ -115,6 +115,32 @@ fn file(dir: &tempfile::TempDir, name: &str, text: &str) -> Arc<Listed> {
     Listed::load(&path).unwrap()
 }
 
+/// Whoever is on a list cannot have those forgotten who are beyond a limit, nor take their lines.
+#[test]
+fn a_flood_of_those_who_are_denied_costs_a_bound_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let warden = warden(|rules| {
+        rules.connection_rate = rate("1/1h");
+        rules.deny = vec![file(&dir, "deny", "10.0.0.0/8")];
+    });
+    let now = Instant::now();
+    admit(&warden, "192.0.2.1", now);
+    for number in 0..20_000_u32 {
+        let from = IpAddr::from((0x0a00_0000 + number).to_be_bytes());
+        assert!(warden.denied(from, now).is_some(), "{from}");
+    }
+    let watch = &warden.watch;
+    assert!(watch.denied.count() <= DENIED, "{}", watch.denied.count());
+    assert_eq!((watch.table.count(), watch.table.forgotten()), (1, 0));
+    assert_eq!(
+        refused(&warden, "192.0.2.1", now).limit,
+        Limit::ConnectionRate
+    );
+    assert_eq!(watch.lines.may_tell(clock::ns(now)), Some(0));
+    let unsaid = watch.lines_of_denied.unsaid.load(Relaxed);
+    assert_eq!(unsaid, 20_000 - u64::from(LINES));
+}
+
 #[test]
 fn lists_come_first_and_a_change_counts_for_those_who_are_here() {
     let dir = tempfile::tempdir().unwrap();
