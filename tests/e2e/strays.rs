@@ -368,6 +368,10 @@ async fn all_who_send_what_does_not_fit_are_named() {
         world.gateway.wait_log(&[words, "127.0.0.8:", &of]).await;
         assert_eq!(world.gateway.logged(&["WARN", words, &of]).len(), 8);
     }
+    // Who is set up wrongly smuggles nothing, whatever octets that takes.
+    let smuggled = world.metrics().await;
+    assert_eq!(smuggled.sum("tidegate_smuggling_refused_total", &[]), 0.0);
+    assert_eq!(world.gateway.logged(&[" form="]), [""; 0]);
 }
 
 async fn told_from(from: [u8; 4], to: SocketAddr, octets: &[u8]) {

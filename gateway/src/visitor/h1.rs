@@ -308,7 +308,9 @@ fn refusal(
     let mut record = visit.record(began);
     record.unparsed(first_line(octets));
     record.counts(visit.guest.blame());
-    if matches!(failure, Failure::Malformed | Failure::AmbiguousFraming)
+    // What is a handshake or a header is none of two requests, whatever its octets are.
+    if early.is_none()
+        && matches!(failure, Failure::Malformed | Failure::AmbiguousFraming)
         && let Some(form) = Form::of_head(begun(octets))
     {
         record.smuggled(form);
