@@ -2,6 +2,7 @@
 //! count. Pure. Used where visitors, whoever they are, can cause a line.
 
 use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What goes wrong again and again is said at once, and then at most so often.
@@ -28,6 +29,29 @@ impl Complaint {
     fn say(&mut self, now: Instant) -> u64 {
         self.said = Some(now);
         std::mem::take(&mut self.times)
+    }
+}
+
+/// What goes wrong for several reasons, each of which is said once a minute: none hides another. No more of them are told apart
+/// than this.
+const REASONS: usize = 32;
+
+/// See [`REASONS`]. Reasons are words of ours, never of those who cause them.
+#[derive(Debug, Default)]
+pub(crate) struct Complaints(Mutex<Vec<(&'static str, Complaint)>>);
+
+impl Complaints {
+    /// It went wrong once more, for this reason. How often it has for this one since that was said, if it is to be said.
+    pub(crate) fn due(&self, reason: &'static str, now: Instant) -> Option<u64> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = all.iter().position(|(known, _)| *known == reason);
+        let place = known.unwrap_or_else(|| {
+            if all.len() < REASONS {
+                all.push((reason, Complaint::default()));
+            }
+            all.len() - 1
+        });
+        all[place].1.due(now)
     }
 }
 
@@ -131,6 +155,23 @@ mod tests {
             assert_eq!(complaint.due(began + Duration::from_millis(millis)), None);
         }
         assert_eq!(complaint.due(began + COMPLAIN_EVERY), Some(1001));
+    }
+
+    #[test]
+    fn each_reason_has_its_line_and_they_are_bounded() {
+        let began = Instant::now();
+        let complaints = Complaints::default();
+        for reason in ["not-tls", "alpn-mismatch"] {
+            assert_eq!(complaints.due(reason, began), Some(1), "{reason}");
+            assert_eq!(complaints.due(reason, began), None, "{reason}");
+        }
+        let later = began + COMPLAIN_EVERY;
+        assert_eq!(complaints.due("alpn-mismatch", later), Some(2));
+        assert_eq!(complaints.due("not-tls", later), Some(2));
+        for number in 0..100 {
+            complaints.due(Box::leak(number.to_string().into_boxed_str()), began);
+        }
+        assert_eq!(complaints.0.lock().unwrap().len(), REASONS);
     }
 
     fn from(host: u8) -> IpAddr {

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::io::{self, IoSlice};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustls::ServerConfig;
@@ -24,6 +24,19 @@ pub(crate) struct Progress {
     heard: u64,
     /// How much of that had come before anything was said.
     asked: Option<u64>,
+    /// The first octets, once they are all there; meanwhile they are gathered beside.
+    first: Arc<OnceLock<[u8; TO_VERSION]>>,
+    gathered: [u8; TO_VERSION],
+}
+
+/// Up to the version in a ClientHello: the record's head, the message's head, and that.
+const TO_VERSION: usize = 11;
+
+/// The version that a ClientHello has in its own field; `None` where these octets begin none.
+fn version(first: &[u8; TO_VERSION]) -> Option<u16> {
+    // A handshake's record (RFC 8446 §5.1), and a ClientHello in it (§4).
+    let is_hello = first[0] == 0x16 && first[5] == 0x01;
+    is_hello.then(|| u16::from_be_bytes([first[9], first[10]]))
 }
 
 /// What had come when the time for a handshake was over.
@@ -67,8 +80,13 @@ impl fmt::Display for Came {
 
 /// Why there is no TLS.
 pub(crate) enum Unshaken {
-    /// And what it was instead of TLS, where that is known.
-    Failed(io::Error, Option<Seen>),
+    Failed {
+        error: io::Error,
+        /// What it was instead of TLS, where that is known.
+        instead: Option<Seen>,
+        /// The version that the ClientHello has in its own field, where one has come.
+        offered: Option<u16>,
+    },
     /// It was not finished in time.
     Overdue(Came),
 }
@@ -84,10 +102,17 @@ pub(crate) async fn shake(
     let Ok(instead) = timeout_at(until, look(&stream)).await else {
         return Err(Unshaken::Overdue(Came::Nothing));
     };
-    let mut accepting = TlsAcceptor::from(config).accept(Tap::new(stream, Progress::default()));
+    let progress = Progress::default();
+    let first = Arc::clone(&progress.first);
+    let mut accepting = TlsAcceptor::from(config).accept(Tap::new(stream, progress));
     match timeout_at(until, &mut accepting).await {
         Ok(Ok(tls)) => Ok(tls),
-        Ok(Err(error)) => Err(Unshaken::Failed(error, instead)),
+        // The socket, and what was counted of it, is gone by now.
+        Ok(Err(error)) => Err(Unshaken::Failed {
+            error,
+            instead,
+            offered: first.get().and_then(version),
+        }),
         Err(_elapsed) => {
             let socket = accepting.get_ref();
             let came = |socket: &Counted| socket.ear().came(instead, socket.stream());
@@ -125,7 +150,16 @@ impl Ear for Progress {
     const JOINS: bool = true;
 
     fn heard(&mut self, octets: &[u8]) {
+        let at = usize::try_from(self.heard).unwrap_or(usize::MAX);
         self.heard += octets.len() as u64;
+        if let Some(room) = self.gathered.get_mut(at..) {
+            let part = room.len().min(octets.len());
+            room[..part].copy_from_slice(&octets[..part]);
+            if !room.is_empty() && part == room.len() {
+                // Nobody else sets it.
+                let _new = self.first.set(self.gathered);
+            }
+        }
     }
 
     fn said(&mut self, _pieces: &[IoSlice<'_>], octets: usize) {
@@ -138,6 +172,26 @@ impl Ear for Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hello_tells_its_version_in_whatever_pieces_it_comes() {
+        let hello = *b"\x16\x03\x01\0\x2d\x01\0\0\x29\x03\x02\0\0\0";
+        for size in 1..=hello.len() {
+            let mut progress = Progress::default();
+            for (number, piece) in hello.chunks(size).enumerate() {
+                let whole = number * size >= TO_VERSION;
+                assert_eq!(progress.first.get().is_some(), whole, "{size}");
+                progress.heard(piece);
+            }
+            assert_eq!(
+                progress.first.get().and_then(version),
+                Some(0x0302),
+                "{size}"
+            );
+            assert_eq!(progress.heard, hello.len() as u64);
+        }
+        assert_eq!(version(b"GET / HTTP/"), None);
+    }
 
     #[test]
     fn what_had_come_is_told_by_what_was_counted() {

@@ -15,6 +15,7 @@ use tidegate_tests::peers::frame::{Frame, PREFACE, kind};
 use tidegate_tests::peers::gateway::RawGateway;
 use tidegate_tests::pki::{Pki, common_name, two_common_names};
 use tidegate_tests::program::{built, run};
+use tidegate_tests::visitors::Visitor;
 use tidegate_tests::world::launch_agent;
 use tidegate_tests::{World, within};
 use time::OffsetDateTime;
@@ -360,6 +361,29 @@ async fn a_renewed_certificate_that_would_be_refused_is_not_used() {
         .gateway
         .wait_log(&["ERROR", file, "in use stays", "serverAuth"])
         .await;
+}
+
+/// One line a minute for each reason, and of an old client the one that mends it: whatever else it lacks is because of that.
+#[tokio::test]
+async fn a_visitor_of_before_tls_1_2_is_told_of_as_one_beside_others() {
+    let world = World::start().await;
+    let body = [&[3, 2][..], &[7; 32], &[0, 0, 4, 0xc0, 0x13, 0, 0x2f, 1, 0]].concat();
+    let length = u8::try_from(body.len()).unwrap();
+    let hello = [&[0x16, 3, 1, 0, length + 4, 1, 0, 0, length][..], &body].concat();
+    for said in [&b"GET / HTTP/1.1\r\n\r\n"[..], &hello] {
+        let mut visitor = Visitor::connect(world.visitors_tls).await;
+        visitor.send(said.to_vec()).await;
+        visitor.closed_within(SOON).await;
+    }
+    for words in [
+        "what=\"not-tls\"",
+        "it speaks no TLS 1.2 or later, but TLS 1.1 at most",
+    ] {
+        let told = ["INFO", "TLS with a visitor failed", words];
+        world.gateway.wait_log(&told).await;
+    }
+    let failed = world.metrics().await;
+    assert_eq!(failed.sum("tidegate_visitors_tls_failed_total", &[]), 2.0);
 }
 
 /// The commands of the README: what `tidegate-certs` makes is what the two programs want.

@@ -1,7 +1,7 @@
 //! What the configuration says, as those want it who go by it: how many there may be, how long things may take, and what is
 //! written down.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tidegate_shared::drain::Drain;
@@ -11,6 +11,7 @@ use tidegate_shared::reversal::io::Terms;
 use tracing::{info, warn};
 
 use crate::access::Access;
+use crate::complaint::Complaints;
 use crate::config::{Config, Run};
 use crate::exchange::Gateway;
 use crate::forward::Policy;
@@ -94,8 +95,7 @@ pub(super) fn reception(
     };
     Reception {
         gateway: Arc::new(gateway),
-        unshaken: Mutex::default(),
-        unfinished: Mutex::default(),
+        unshaken: Complaints::default(),
         limits: visitor::Limits {
             patience: pulse::Patience {
                 head: run.patience.head_timeout,

@@ -29,21 +29,21 @@ mod upgrade;
 mod wait;
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use rustls::{CipherSuite, NamedGroup, ProtocolVersion, ServerConfig};
 use tidegate_shared::drain::{Drain, IDLE_OVER};
 use tidegate_shared::reversal::PREFACE;
-use tidegate_shared::tls::{HandshakeFault, VisitorCerts};
+use tidegate_shared::tls::{By, HandshakeFault, Layer, VisitorCerts};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{sleep_until, timeout};
 use tracing::{debug, info};
 
 use crate::backend::greeting::TlsFacts;
-use crate::complaint::Complaint;
+use crate::complaint::Complaints;
 use crate::config::listeners::Named;
 use crate::door::{Arrival, Taken};
 use crate::exchange::{Gateway, Visit};
@@ -81,9 +81,7 @@ pub struct Reception {
     pub limits: Limits,
     pub drain: Drain,
     /// TLS handshakes that came to nothing.
-    pub(crate) unshaken: Mutex<Complaint>,
-    /// Those that were not finished in time.
-    pub(crate) unfinished: Mutex<Complaint>,
+    pub(crate) unshaken: Complaints,
 }
 
 /// TLS towards visitors.
@@ -125,18 +123,10 @@ impl Reception {
         self.speak(stream, arrival.taken, visit).await;
     }
 
-    /// Anybody can cause it: one line at once, and then one a minute. Connections that say nothing hide none that fail.
+    /// Anybody can cause it: one line at once, and then one a minute, for each reason.
     fn tell_unshaken(&self, visitor: SocketAddr, front: &Front, what: &'static str, why: &str) {
-        let complaint = match what {
-            OVERDUE => &self.unfinished,
-            _ => &self.unshaken,
-        };
-        let due = complaint.lock();
-        let due = due
-            .unwrap_or_else(PoisonError::into_inner)
-            .due(Instant::now());
         let listener = &front.door.listener;
-        if let Some(times) = due {
+        if let Some(times) = self.unshaken.due(what, Instant::now()) {
             info!(%visitor, %listener, what, times, "TLS with a visitor failed: {why}");
         } else {
             debug!(%visitor, %listener, what, "TLS with a visitor failed: {why}");
@@ -146,9 +136,20 @@ impl Reception {
     /// What came of a handshake that gave no TLS.
     fn unshaken(&self, visitor: SocketAddr, header: Option<Taken>, front: &Front, why: Unshaken) {
         match why {
-            Unshaken::Failed(error, instead) => {
+            Unshaken::Failed {
+                error,
+                instead,
+                offered,
+            } => {
                 self.gateway.metrics.tls_failed.inc();
                 let fault = HandshakeFault::from_io(&error);
+                // What it lacks beside is of no use to whoever mends it.
+                if let Some(most) = offered.and_then(outdated)
+                    && (fault.layer, fault.by) == (Layer::Tls, By::Us)
+                {
+                    let why = format!("it speaks no TLS 1.2 or later, but {most} at most");
+                    return self.tell_unshaken(visitor, front, "version-mismatch", &why);
+                }
                 if fault.label == "not-tls"
                     && let Some(seen) = instead
                 {
@@ -291,6 +292,16 @@ fn of_a_visitor(fault: &HandshakeFault) -> &str {
             "it closed the connection before the handshake was over, as a check of the port does"
         }
         _ => &fault.reason,
+    }
+}
+
+/// The newest version that a ClientHello offers, by its own field (RFC 5246 §7.4.1.2), where that is older than any of ours.
+fn outdated(version: u16) -> Option<&'static str> {
+    match version {
+        0x0303.. => None,
+        0x0302 => Some("TLS 1.1"),
+        0x0301 => Some("TLS 1.0"),
+        _ => Some("SSL 3.0"),
     }
 }
 
