@@ -62,7 +62,18 @@ impl Certificates {
             in_use.push((present.path().to_owned(), present.leaf().clone(), whose));
         }
         for (named, certs) in &self.of_visitors {
-            changed("a certificate for visitors", certs.reload_if_changed());
+            match certs.reload_if_changed() {
+                Ok(files) => {
+                    for file in files {
+                        let what = format!(
+                            "the certificate for visitors in {} ({named})",
+                            file.display()
+                        );
+                        changed(&what, Ok(true));
+                    }
+                }
+                Err(fault) => changed("a certificate for visitors", Err(fault)),
+            }
             let whose = || (named.to_string(), "browsers refuse it");
             let each = certs.in_use().into_iter();
             in_use.extend(each.map(|(path, leaf)| (path, leaf, whose())));

@@ -17,7 +17,7 @@ use tidegate_tests::pki::{Pki, common_name, two_common_names};
 use tidegate_tests::program::{built, run};
 use tidegate_tests::visitors::Visitor;
 use tidegate_tests::world::launch_agent;
-use tidegate_tests::{World, within};
+use tidegate_tests::{HOST, World, within};
 use time::OffsetDateTime;
 use tokio::io::AsyncWriteExt;
 
@@ -384,6 +384,18 @@ async fn a_visitor_of_before_tls_1_2_is_told_of_as_one_beside_others() {
     }
     let failed = world.metrics().await;
     assert_eq!(failed.sum("tidegate_visitors_tls_failed_total", &[]), 2.0);
+}
+
+/// The file is named, for there may be many.
+#[tokio::test]
+async fn a_certificate_for_visitors_that_was_read_again_is_named() {
+    let world = World::start().await;
+    let file = world.pki.server(&[HOST]);
+    world.gateway.signal(Signal::HUP);
+    let name = file.file_name().unwrap().to_str().unwrap();
+    let said = ["the certificate for visitors in ", name, "was read again"];
+    world.gateway.wait_log(&said).await;
+    assert_eq!(world.gateway.logged(&["for visitors in "]).len(), 1);
 }
 
 /// The commands of the README: what `tidegate-certs` makes is what the two programs want.

@@ -114,6 +114,12 @@ pub(super) async fn dial(
                 why: match fault.label {
                     // It may, and have answered to the header.
                     "not-tls" if told => "it answered in clear text".to_owned(),
+                    // That of the file, and where: which name is the right one only the operator knows.
+                    "wrong-name" => format!(
+                        "{}; if that is the right server, write a name that its certificate has as tls.server_name of {}",
+                        untrusted(&fault),
+                        tls.declared
+                    ),
                     _ => untrusted(&fault),
                 },
                 misfit: misfit(&fault, told),

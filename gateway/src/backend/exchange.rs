@@ -478,7 +478,10 @@ impl<'a> Errand<'a> {
             }
             (Miss::Unwanted | Miss::Slow, _) => {
                 let within = self.search.backend.terms.response.unwrap_or_default();
-                (What::Timeout, format!("nothing for {within:?}"))
+                (
+                    What::Timeout,
+                    format!("nothing for {within:?} (response_timeout)"),
+                )
             }
             (Miss::Invalid(why), _) => (What::Invalid, why.into_owned()),
             (Miss::Unsent(_) | Miss::Closed, _) => {

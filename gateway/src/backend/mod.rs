@@ -147,7 +147,8 @@ impl Backend {
         let name: Arc<str> = backend.name.as_str().into();
         let queue = Queue::new(backend.terms.queued);
         let tls = backend.tls.as_ref();
-        let tls = tls.map(|told| Tls::new(&name, told, backend.protocol));
+        let declared = format!("backends.{} ({})", backend.name, backend.place);
+        let tls = tls.map(|told| Tls::new((&name, &declared), told, backend.protocol));
         let tls = tls.transpose()?.map(Arc::new);
         let secured = |server: &config::Server| {
             let (Some(tls), Some(told)) = (&tls, &backend.tls) else {
@@ -185,7 +186,7 @@ impl Backend {
             named,
             queue,
             terms: backend.terms,
-            declared: format!("backends.{} ({})", backend.name, backend.place),
+            declared,
             busy: Complaints::default(),
             deserted: AtomicBool::new(false),
             send_proxy: backend.send_proxy.clone().map(Arc::new),

@@ -29,6 +29,8 @@ pub(super) struct Tls {
     /// What is shown to servers that ask for a certificate.
     identity: Option<Arc<SwapIdentity>>,
     protocol: Protocol,
+    /// What names the backend, and where.
+    pub(super) declared: String,
     current: ArcSwap<Configs>,
 }
 
@@ -44,7 +46,11 @@ impl Tls {
     ///
     /// # Errors
     /// A file that cannot be used.
-    pub(super) fn new(backend: &str, told: &Told, protocol: Protocol) -> Result<Self, Unusable> {
+    pub(super) fn new(
+        (backend, declared): (&str, &str),
+        told: &Told,
+        protocol: Protocol,
+    ) -> Result<Self, Unusable> {
         let identity = told.client_certificate.as_deref();
         let identity = identity
             .map(SwapIdentity::load)
@@ -70,6 +76,7 @@ impl Tls {
         Ok(Self {
             authorities,
             protocol,
+            declared: declared.to_owned(),
             current: ArcSwap::from_pointee(configs.map_err(|fault| Unusable::of("ca", fault))?),
             trust,
             identity,

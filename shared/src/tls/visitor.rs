@@ -81,22 +81,25 @@ impl VisitorCerts {
         self.paths.iter().cloned().zip(leaves.cloned()).collect()
     }
 
-    /// Looks at the files, and reads all of them if one is not as seen before. True when the certificates were
-    /// replaced. Blocking: a `stat` each, rarely a read.
+    /// Looks at the files, and reads all of them if one is not as seen before. Which were not, when the certificates
+    /// were replaced. Blocking: a `stat` each, rarely a read.
     ///
     /// # Errors
     /// As [`visitor_server`], once per state of the files; those in use stay, all of them.
-    pub fn reload_if_changed(&self) -> Result<bool, TlsFault> {
+    pub fn reload_if_changed(&self) -> Result<Vec<PathBuf>, TlsFault> {
         let stamps = stamps(&self.paths);
-        {
+        let changed: Vec<PathBuf> = {
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            if *seen == stamps {
-                return Ok(false);
-            }
+            let pairs = seen.iter().zip(&stamps).zip(&self.paths);
+            let changed = pairs.filter(|((before, now), _)| before != now);
+            let changed = changed.map(|(_, path)| path.clone()).collect();
             *seen = stamps;
+            changed
+        };
+        if !changed.is_empty() {
+            self.table.store(Arc::new(Table::load(&self.paths)?));
         }
-        self.table.store(Arc::new(Table::load(&self.paths)?));
-        Ok(true)
+        Ok(changed)
     }
 }
 

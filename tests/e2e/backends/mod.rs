@@ -204,7 +204,10 @@ async fn a_server_that_says_nothing_is_a_504_in_its_time() {
     assert_eq!(app.count("/never"), 1, "not tried again");
     world
         .gateway
-        .wait_log(&["server one", "has not answered in time: nothing for 200ms"])
+        .wait_log(&[
+            "server one",
+            "has not answered in time: nothing for 200ms (response_timeout)",
+        ])
         .await;
 }
 

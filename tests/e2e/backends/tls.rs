@@ -34,7 +34,10 @@ async fn tls_to_a_server_is_checked_and_a_certificate_shown() {
         ca.display()
     );
     for (keys, why) in [
-        (named.as_str(), "other.internal"),
+        (
+            named.as_str(),
+            "it names app.internal; if that is the right server, write a name that its certificate has as tls.server_name of backends.site (",
+        ),
         ("server_name = \"app.internal\"", "tls.ca"),
     ] {
         let bad = world(&servers, &tls(keys)).await;
