@@ -36,8 +36,41 @@ pub(super) async fn stop(
         () = asked() => {}
     }
     let took = began.elapsed();
-    match intake.metrics.failures(Failure::Draining) {
-        0 => info!("stopped after {took:?}"),
-        cut => warn!("stopped after {took:?}; requests in flight that were cut: {cut}"),
+    let requests = intake.metrics.failures(Failure::Draining);
+    match cut(requests, intake.metrics.tcp.all_cut()) {
+        None => info!("stopped after {took:?}"),
+        Some(cut) => warn!("stopped after {took:?}; {cut}"),
+    }
+}
+
+/// What did not come to its end, in words.
+fn cut(requests: u64, connections: u64) -> Option<String> {
+    let requests = (requests > 0).then(|| format!("requests in flight that were cut: {requests}"));
+    let connections =
+        (connections > 0).then(|| format!("connections in TCP mode that were cut: {connections}"));
+    let parts: Vec<String> = requests.into_iter().chain(connections).collect();
+    (!parts.is_empty()).then(|| parts.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cut;
+
+    #[test]
+    fn what_was_cut_is_told_by_kind() {
+        for (requests, connections, said) in [
+            (0, 0, None),
+            (2, 0, Some("requests in flight that were cut: 2")),
+            (0, 3, Some("connections in TCP mode that were cut: 3")),
+            (
+                2,
+                3,
+                Some(
+                    "requests in flight that were cut: 2; connections in TCP mode that were cut: 3",
+                ),
+            ),
+        ] {
+            assert_eq!(cut(requests, connections).as_deref(), said);
+        }
     }
 }

@@ -4,6 +4,14 @@ use prometheus_client::metrics::counter::Counter;
 
 use super::record::{ENDINGS, Ended};
 use crate::backend::mismatch::{MISMATCHES, Mismatch};
+use crate::per_listener::PerListener;
+
+impl PerListener<Counters> {
+    /// Connections that the end of the gateway's time has cut, of all listeners.
+    pub(crate) fn all_cut(&self) -> u64 {
+        self.all().iter().map(|(_, counters)| counters.cut()).sum()
+    }
+}
 
 /// Counters that only grow.
 #[derive(Debug, Default)]
@@ -39,6 +47,13 @@ impl Counters {
             .iter()
             .zip(&self.ended)
             .map(|(label, counter)| (*label, counter.get()))
+    }
+
+    /// Those that the end of the gateway's time has cut.
+    fn cut(&self) -> u64 {
+        let label = Ended::Draining.label();
+        let cut = self.all_ended().filter(|(ended, _)| *ended == label);
+        cut.map(|(_, count)| count).sum()
     }
 
     /// Octets of connections that ended: from visitors and to them.

@@ -254,6 +254,8 @@ async fn what_is_open_may_finish_when_the_gateway_stops_and_is_cut_in_the_end() 
     scene.line("closed").await;
     assert!(rest(&mut stays).await.is_err(), "it breaks off");
     scene.line("draining").await;
+    let cut = ["WARN", "stopped after", "TCP mode that were cut: 1"];
+    scene.world.gateway.wait_log(&cut).await;
     assert!(scene.world.gateway.ended(SOON).await.success());
 }
 
