@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tidegate_shared::drain::Drain;
-use tidegate_shared::socket::{accept_waiting, tune_plain, tune_tunnel};
+use tidegate_shared::socket::{QUEUED, accept_waiting, tune_plain, tune_tunnel};
 use tidegate_shared::workers::Workers;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
@@ -149,8 +149,8 @@ pub async fn visitors(
     metrics: Arc<Metrics>,
     drain: Drain,
 ) {
-    let mut complaint = Complaint::default();
-    while let Some((stream, visitor)) = accept(&listener, &drain, &metrics, &mut complaint).await {
+    let mut queue = Queue::of(listener);
+    while let Some((stream, visitor)) = queue.accept(&drain, &metrics).await {
         tune_plain(&stream);
         // Behind a load balancer there are many visitors at one address; whose connection it is says its header.
         let known = (!front.door.reads_headers()).then_some(visitor);
@@ -259,8 +259,8 @@ pub async fn tunnels(
     metrics: Arc<Metrics>,
     drain: Drain,
 ) {
-    let mut complaint = Complaint::default();
-    while let Some((stream, agent)) = accept(&listener, &drain, &metrics, &mut complaint).await {
+    let mut queue = Queue::of(listener);
+    while let Some((stream, agent)) = queue.accept(&drain, &metrics).await {
         tune_tunnel(&stream);
         let known = if gate.door.reads_headers() {
             None
@@ -332,40 +332,61 @@ impl Moved {
     }
 }
 
-async fn accept(
-    listener: &TcpListener,
-    drain: &Drain,
-    metrics: &Metrics,
-    complaint: &mut Complaint,
-) -> Option<(TcpStream, SocketAddr)> {
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            accepted = listener.accept() => accepted,
-            // Whoever has come already would be reset with the listener.
-            () = drain.finishing() => match accept_waiting(listener).transpose() {
-                None => return None,
-                Some(accepted) => accepted,
-            },
-        };
-        match accepted {
-            // An IPv4 peer of a listener on [::] is shown as what it is.
-            Ok((stream, peer)) => {
-                return Some((
-                    stream,
-                    SocketAddr::new(peer.ip().to_canonical(), peer.port()),
-                ));
-            }
-            Err(error) if gone_already(&error) => {}
-            Err(error) => {
-                metrics.accept_failed.inc();
-                if let Some(times) = complaint.due(Instant::now()) {
-                    warn!(times, "cannot accept connections: {error}");
+/// Connections that wait to be accepted.
+struct Queue {
+    listener: TcpListener,
+    complaint: Complaint,
+    /// How many of them may have come before the drain began.
+    left: usize,
+}
+
+impl Queue {
+    fn of(listener: TcpListener) -> Self {
+        Self {
+            listener,
+            complaint: Complaint::default(),
+            left: QUEUED,
+        }
+    }
+
+    /// The next one; `None` when the listener is to be closed.
+    async fn accept(
+        &mut self,
+        drain: &Drain,
+        metrics: &Metrics,
+    ) -> Option<(TcpStream, SocketAddr)> {
+        loop {
+            let accepted = if drain.is_finishing() {
+                // Whoever has come already would be reset with the listener. Those who come from here on stand behind them, and
+                // where they never cease nobody else would have the address.
+                self.left = self.left.checked_sub(1)?;
+                accept_waiting(&self.listener).transpose()?
+            } else {
+                tokio::select! {
+                    biased;
+                    accepted = self.listener.accept() => accepted,
+                    () = drain.finishing() => continue,
                 }
-                if drain.is_finishing() {
-                    return None;
+            };
+            match accepted {
+                // An IPv4 peer of a listener on [::] is shown as what it is.
+                Ok((stream, peer)) => {
+                    return Some((
+                        stream,
+                        SocketAddr::new(peer.ip().to_canonical(), peer.port()),
+                    ));
                 }
-                sleep(REFUSED_PAUSE).await;
+                Err(error) if gone_already(&error) => {}
+                Err(error) => {
+                    metrics.accept_failed.inc();
+                    if let Some(times) = self.complaint.due(Instant::now()) {
+                        warn!(times, "cannot accept connections: {error}");
+                    }
+                    if drain.is_finishing() {
+                        return None;
+                    }
+                    sleep(REFUSED_PAUSE).await;
+                }
             }
         }
     }
@@ -459,7 +480,12 @@ impl Drop for Counted {
 
 #[cfg(test)]
 mod tests {
-    use super::affordable;
+    use std::collections::VecDeque;
+    use std::net::TcpStream as Client;
+
+    use tidegate_shared::socket::{close_abruptly, listen};
+
+    use super::*;
 
     #[test]
     fn all_that_visitors_take_leaves_some_for_the_rest() {
@@ -470,5 +496,29 @@ mod tests {
                 assert!(taken > 0 && taken <= descriptors * 3 / 4, "{descriptors}");
             }
         }
+    }
+
+    /// Somebody stands in the queue at every look, and those who stood there when the end began are served.
+    #[tokio::test]
+    async fn a_flood_does_not_keep_the_address_from_whoever_comes_next() {
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (mut queue, metrics, drain) = (Queue::of(listener), Metrics::new(), Drain::new());
+        let come = || Client::connect(address).unwrap();
+        let mut waiting: VecDeque<_> = (0..50).map(|_| come()).collect();
+        drain.finish(Duration::ZERO).await;
+        let mut served = 0;
+        while let Some((accepted, from)) = queue.accept(&drain, &metrics).await {
+            let first = waiting.pop_front().unwrap();
+            assert_eq!(from, first.local_addr().unwrap());
+            waiting.push_back(come());
+            // No port waits for the end of one.
+            close_abruptly(&accepted, true);
+            served += 1;
+            assert!(served < 2 * QUEUED, "it never ends");
+        }
+        assert!((50..=QUEUED).contains(&served), "{served}");
+        drop(queue);
+        listen(address).unwrap();
     }
 }

@@ -16,6 +16,9 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 /// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
+/// So many wait on a listener at most: Linux lets one more in than it was told.
+pub const QUEUED: usize = BACKLOG as usize + 1;
+
 /// Unacknowledged data for so long ends a tunnel's connection, whatever PING says (RFC 5482).
 const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
 
