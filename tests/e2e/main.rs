@@ -38,6 +38,7 @@ mod hostile_http2;
 mod intent;
 mod interim;
 mod introductions;
+mod kept_connections;
 mod lifetime;
 mod limits;
 mod liveness;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 
-use tidegate_shared::origin::Link;
+use tidegate_shared::origin::{Link, SETTLED_MS};
 
 use super::body::Carried;
 use super::http2::links::Links;
@@ -135,8 +135,9 @@ impl Bound {
         Some(oldest?.link)
     }
 
-    /// Closes what the server has closed, and what has rested for so many milliseconds.
-    pub(super) fn sweep(&self, now: u64, rest_ms: u64) {
+    /// Closes what the server has closed, and what has rested for so many milliseconds. `seen` is told of each for how many it
+    /// has, and whether it is open.
+    pub(super) fn sweep(&self, now: u64, rest_ms: u64, mut seen: impl FnMut(u64, bool)) {
         if self.is_empty() {
             return;
         }
@@ -144,8 +145,14 @@ impl Bound {
         let mut closed = Vec::new();
         let mut resting = self.lock();
         resting.retain(|_, its| {
-            closed.extend(its.extract_if(.., |rested| {
-                now.saturating_sub(rested.since) >= rest_ms || rested.link.drive(&mut cx).is_ready()
+            closed.extend(its.extract_if(.., |it| {
+                let rested = now.saturating_sub(it.since);
+                if rested >= SETTLED_MS {
+                    it.link.look_first();
+                }
+                let open = it.link.drive(&mut cx).is_pending();
+                seen(rested, open);
+                !open || rested >= rest_ms
             }));
             !its.is_empty()
         });

@@ -325,7 +325,9 @@ impl<'a> Errand<'a> {
             && matches!(asked, Err(Miss::Unsent(_) | Miss::Closed))
             && began.elapsed() < AT_ONCE
         {
-            server.closed_resting(&kept, clock::ms(began));
+            let now = clock::ms(began);
+            let rested = now.saturating_sub(kept.link.rested_since());
+            server.closed_resting(rested, now);
         }
         match asked {
             Ok(response)

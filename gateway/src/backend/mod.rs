@@ -76,6 +76,7 @@ use http::HeaderMap;
 use rustls::pki_types::ServerName;
 use tidegate_shared::clock;
 use tidegate_shared::drain::Drain;
+use tidegate_shared::origin::Manners;
 use tidegate_shared::tls::TlsFault;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -166,7 +167,7 @@ impl Backend {
         let mut named = Vec::new();
         for server in &backend.servers {
             let tls = secured(server)?;
-            let manners = Arc::default();
+            let manners = Arc::new(Manners::wary());
             let slots = server.places().into_iter().map(|called| {
                 let (tls, checks) = (tls.clone(), backend.check.clone().map(Checks::new));
                 let most = server.max_connections.map(usize::from);

@@ -249,7 +249,7 @@ impl Server {
             protocol: of.protocol,
             chose_http1: AtomicBool::new(false),
             pools: (0..workers.max(1)).map(|_| Pool::new(rest_ms)).collect(),
-            manners: Arc::default(),
+            manners: Arc::new(Manners::wary()),
             bound: Bound::default(),
             send_proxy: of.send_proxy.clone().map(Arc::new),
             declared: format!("backends.{} ({})", of.name, of.place),
@@ -472,10 +472,9 @@ impl Server {
         self.room.changed();
     }
 
-    /// A connection that had rested was closed when a request was to go on it.
-    pub(super) fn closed_resting(&self, kept: &Kept, taken: u64) {
-        let rested = taken.saturating_sub(kept.link.rested_since());
-        if self.manners.closed_after(rested, taken) {
+    /// A connection was closed that had rested for so many milliseconds when a request was to go on it, or it was looked at.
+    pub(super) fn closed_resting(&self, rested: u64, now: u64) {
+        if self.manners.closed_after(rested, now) {
             let rested = rested.max(1);
             info!(
                 said.what = "closes-early",
@@ -517,13 +516,32 @@ impl Server {
     pub(super) fn sweep(&self, now: u64) {
         let here = workers::here();
         if let (Some(pool), Some(links)) = (self.pools.get(here), self.links.get(here)) {
-            pool.sweep(now, |_rested, _open| {});
+            self.look_at(pool, now);
             links.sweep(now, rest_ms(&self.terms));
         }
-        if workers::here() == 0 {
-            let rest_ms = u64::try_from(self.terms.keep_alive.as_millis()).unwrap_or(u64::MAX);
-            self.bound.sweep(now, rest_ms);
-            self.bound.sweep_shared(now, rest_ms);
+        if here == 0 {
+            self.look_at_bound(now);
+            self.bound.sweep_shared(now, rest_ms(&self.terms));
+        }
+    }
+
+    /// Closes what is not to rest there any longer: how the server ends connections shows.
+    fn look_at(&self, pool: &Pool<Carried>, now: u64) {
+        pool.sweep(now, |rested, open| self.found(rested, open, now));
+    }
+
+    /// The same of those that are one visitor's each.
+    fn look_at_bound(&self, now: u64) {
+        let seen = |rested, open| self.found(rested, open, now);
+        self.bound.sweep(now, rest_ms(&self.terms), seen);
+    }
+
+    /// A connection that has rested for so many milliseconds was looked at.
+    fn found(&self, rested: u64, open: bool, now: u64) {
+        if open {
+            self.manners.kept_for(rested, now);
+        } else {
+            self.closed_resting(rested, now);
         }
     }
 

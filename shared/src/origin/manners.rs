@@ -17,6 +17,10 @@ pub const SETTLED_MS: u64 = 50;
 /// What was seen counts for so long, in milliseconds.
 const REMEMBERED_MS: u64 = 10 * 60_000;
 
+/// Where no connection can rest for long enough, those of an app are trusted after so long, in milliseconds, in which none was
+/// seen to be closed.
+const CROWDED_MS: u64 = 1_000;
+
 /// Any rest, in milliseconds.
 pub const ANY: RangeInclusive<u64> = 0..=u64::MAX;
 
@@ -35,6 +39,8 @@ pub struct Manners {
     kept: AtomicBool,
     /// 0 where nothing was seen.
     abrupt_until: AtomicU64,
+    /// Since when no connection can rest for long enough; 0 where one could.
+    crowded_since: AtomicU64,
 }
 
 impl Manners {
@@ -53,6 +59,7 @@ impl Manners {
             return false;
         }
         self.kept.store(false, Relaxed);
+        self.crowded_since.store(0, Relaxed);
         let before = self.abrupt_until.swap(now + REMEMBERED_MS, Relaxed);
         before <= now
     }
@@ -62,6 +69,21 @@ impl Manners {
         if rested >= SETTLED_MS && self.is_unknown(now) {
             self.kept.store(true, Relaxed);
         }
+    }
+
+    /// There is no room for a connection to rest: each is closed for the next one. Whether the app is trusted for all that.
+    pub fn is_crowded(&self, now: u64) -> bool {
+        if !self.is_unknown(now) {
+            return false;
+        }
+        let since = self
+            .crowded_since
+            .compare_exchange(0, now.max(1), Relaxed, Relaxed);
+        let lasts = since.is_err_and(|since| now.saturating_sub(since) >= CROWDED_MS);
+        if lasts {
+            self.kept.store(true, Relaxed);
+        }
+        lasts
     }
 
     /// Whether a look at what rests could spare a request that cannot be repeated a fresh connection.
@@ -121,5 +143,18 @@ mod tests {
         assert_eq!(manners.fit(later), SETTLED);
         manners.kept_for(SETTLED_MS, later);
         assert_eq!(manners.fit(later), RECENT);
+    }
+
+    #[test]
+    fn where_none_can_rest_trust_comes_with_time() {
+        let manners = Manners::wary();
+        assert!(!manners.is_crowded(5) && !manners.is_crowded(4 + CROWDED_MS));
+        assert_eq!(manners.fit(4 + CROWDED_MS), SETTLED);
+        manners.closed_after(3, 4 + CROWDED_MS);
+        let later = 4 + CROWDED_MS + REMEMBERED_MS;
+        assert!(!manners.is_crowded(later), "from the beginning");
+        assert!(manners.is_crowded(later + CROWDED_MS));
+        assert_eq!(manners.fit(later + CROWDED_MS), RECENT);
+        assert!(!Manners::default().is_crowded(5), "nothing is in doubt");
     }
 }

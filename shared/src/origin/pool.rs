@@ -7,7 +7,7 @@ use std::task::{Context, Waker};
 
 use super::Upload;
 use super::link::Link;
-use super::manners::ANY;
+use super::manners::{ANY, SETTLED_MS};
 
 /// Connections that may rest on one worker; more are closed when their request ends.
 pub const RESTING: usize = 256;
@@ -81,6 +81,10 @@ impl<B: Upload> Pool<B> {
         let mut cx = Context::from_waker(Waker::noop());
         resting.retain_mut(|link| {
             let rested = now.saturating_sub(link.rested_since());
+            if rested >= SETTLED_MS {
+                // That it is open says something then, and the runtime may not have heard of its end.
+                link.look_first();
+            }
             let open = link.is_open(&mut cx);
             seen(rested, open);
             open && rested < self.rest_ms

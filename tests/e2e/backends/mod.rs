@@ -24,7 +24,7 @@ use tokio::net::TcpListener;
 use tokio::process::Command;
 
 /// A gateway whose [`HOST`] is a backend with these servers; `more` are keys of it.
-async fn world(servers: &[(&str, String)], more: &str) -> World {
+pub(super) async fn world(servers: &[(&str, String)], more: &str) -> World {
     let servers: String = servers
         .iter()
         .map(|(name, server)| format!("{name} = {server}\n"))

@@ -25,20 +25,20 @@ impl Server {
             self.with_fitness(|fitness| fitness.tried(now));
         }
         let here = self.here();
-        let fit = match may {
-            May::Rested => Some(ANY),
-            May::Recent => Some(self.manners.fit(now)),
-            May::Fresh => None,
-        };
         if self.send_proxy.is_some() {
-            return self.grant_bound(now, fit, tie);
+            return self.grant_bound(now, may, tie);
         }
-        if fit.is_some()
+        let reuses = may != May::Fresh;
+        if reuses
             && self.shares()
             && let Some(seat) = self.links().take()
         {
             return Some(Grant::Shared(seat));
         }
+        if may == May::Recent && self.manners.is_unknown(now) {
+            self.look_at(&self.pools[here], now);
+        }
+        let mut fit = self.fit(now, may);
         let kept = |home: usize, fit: &Option<RangeInclusive<u64>>| {
             let link = self.pools[home].take(now, fit.as_ref()?)?;
             let home = Home::Worker(home);
@@ -47,15 +47,21 @@ impl Server {
         if let Some(grant) = kept(here, &fit) {
             return Some(grant);
         }
-        let unsettled = fit.as_ref().is_some_and(|fit| *fit.start() > 0);
-        if unsettled {
+        let unsettled = |fit: &Option<RangeInclusive<u64>>| {
+            let fit = fit.as_ref();
+            fit.is_some_and(|fit| *fit.start() > 0)
+        };
+        if unsettled(&fit) {
             self.pools[here].shed(now);
         }
         if let Some(permit) = self.room.permit() {
             return Some(Grant::Fresh(permit));
         }
+        if may == May::Recent && self.manners.is_crowded(now) {
+            fit = self.fit(now, may);
+        }
         // What other workers have counts as well. A place on a connection of theirs costs a wake-up more than one here.
-        if fit.is_some()
+        if reuses
             && self.shares()
             && let Some(seat) = self.links.iter().find_map(Links::take)
         {
@@ -67,7 +73,7 @@ impl Server {
                 return Some(grant);
             }
             if let Some(stale) = pool.take(now, &ANY) {
-                if unsettled {
+                if unsettled(&fit) {
                     stale.close_abruptly();
                 } else {
                     drop(stale);
@@ -78,7 +84,7 @@ impl Server {
             }
         }
         // A connection in doubt is better than none.
-        if fit.is_some() && self.shares() {
+        if reuses && self.shares() {
             return self
                 .links
                 .iter()
@@ -88,19 +94,30 @@ impl Server {
         None
     }
 
+    /// For how long a connection must have rested, and may have; `None` where none does that has.
+    fn fit(&self, now: u64, may: May) -> Option<RangeInclusive<u64>> {
+        match may {
+            May::Rested => Some(ANY),
+            May::Recent => Some(self.manners.fit(now)),
+            May::Fresh => None,
+        }
+    }
+
     /// Where each connection is one visitor's.
-    fn grant_bound(
-        &self,
-        now: u64,
-        fit: Option<RangeInclusive<u64>>,
-        tie: Option<&Arc<Tie>>,
-    ) -> Option<Grant> {
+    fn grant_bound(&self, now: u64, may: May, tie: Option<&Arc<Tie>>) -> Option<Grant> {
         let epoch = self.epoch();
-        let shares = fit.is_some() && self.shares();
+        let shares = may != May::Fresh && self.shares();
         if let Some(tie) = tie {
             if shares && let Some(seat) = self.bound.seat(tie) {
                 return Some(Grant::Shared(seat));
             }
+            if may == May::Recent && self.manners.is_unknown(now) {
+                self.look_at_bound(now);
+                if !self.room.has_room() {
+                    self.manners.is_crowded(now);
+                }
+            }
+            let fit = self.fit(now, may);
             if let Some(link) = fit.as_ref().and_then(|fit| self.bound.take(tie, now, fit)) {
                 let home = Home::Visitor(Arc::clone(tie));
                 return Some(Grant::Kept(Kept { link, home, epoch }));

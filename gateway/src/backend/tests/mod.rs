@@ -2,6 +2,8 @@
 
 mod answers; // what comes back
 
+mod manners; // how a server ends connections
+
 mod retries; // what is asked for again
 
 mod upgrades; // what is no HTTP any more
