@@ -1,5 +1,5 @@
-//! The gateway's kept connections to a server that closes each behind its answer without a word of it: what cannot be
-//! repeated is neither lost nor sent twice.
+//! The gateway's kept connections to a server that closes each behind its answer without a word of it, and to one whose visitors
+//! break off: what cannot be repeated is neither lost nor sent twice, and nobody is held to account for what he has not done.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tidegate_tests::HOST;
 use tidegate_tests::apps::RawApp;
-use tidegate_tests::eventually::{SOON, within};
+use tidegate_tests::eventually::{SOON, eventually, within};
 use tidegate_tests::http1::Framing;
 use tidegate_tests::task::Tasks;
 use tidegate_tests::visitors::Visitor;
+use tidegate_tests::{HOST, World};
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
@@ -123,4 +123,102 @@ async fn posts_one_after_the_other_are_not_lost() {
 async fn posts_at_the_same_time_are_not_lost() {
     none_is_lost(8, "").await;
     none_is_lost(8, ", max_connections = 4").await;
+}
+
+/// A server that keeps its connections, and answers with the number of each.
+async fn numbering() -> RawApp {
+    let connections = Arc::<Mutex<usize>>::default();
+    RawApp::start(move |mut reader| {
+        let connections = Arc::clone(&connections);
+        async move {
+            let number = {
+                let mut connections = connections.lock().unwrap();
+                *connections += 1;
+                *connections
+            };
+            while let Ok(Some(head)) = reader.head().await {
+                let mut framing = Framing::of_request(&head).unwrap();
+                if reader.body(&mut framing).await.is_err() {
+                    return;
+                }
+                let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n{number:04}");
+                reader.io.write_all(answer.as_bytes()).await.unwrap();
+            }
+        }
+    })
+    .await
+}
+
+async fn number_of(visitor: &mut Visitor) -> String {
+    let head = format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 2\r\n\r\nok");
+    visitor.send(head).await;
+    visitor.answer("POST").await.text()
+}
+
+async fn until_trusted(visitor: &mut Visitor) {
+    let mut before = String::new();
+    let end = Instant::now() + SOON;
+    loop {
+        let number = number_of(visitor).await;
+        if number == before {
+            return;
+        }
+        before = number;
+        assert!(Instant::now() < end, "no connection was used again");
+    }
+}
+
+/// He leaves in the middle of it, on a connection that was kept: neither is the request sent elsewhere, nor is any of it the
+/// server's doing.
+#[tokio::test]
+async fn a_visitor_who_breaks_an_upload_off_is_not_the_servers_doing() {
+    let (app, other) = (numbering().await, numbering().await);
+    let servers = [
+        ("one", format!("\"{}\"", at(&app))),
+        (
+            "two",
+            format!("{{ address = \"{}\", backup = true }}", at(&other)),
+        ),
+    ];
+    let world: World = super::backends::world(&servers, "eject_after = 1").await;
+    let mut visitor = world.visitor().await;
+    until_trusted(&mut visitor).await;
+    let before = app.connections();
+    for resets in [true, false] {
+        let mut leaving = world.visitor().await;
+        let path = if resets { "/resets" } else { "/closes" };
+        leaving
+            .send(format!(
+                "POST {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 99\r\n\r\nhalf"
+            ))
+            .await;
+        eventually(SOON, "it is with the server", async || {
+            let metrics = world.metrics().await;
+            (metrics.sum("tidegate_backend_in_flight", &[]) == 1.0).then_some(())
+        })
+        .await;
+        if resets {
+            leaving.reset();
+        } else {
+            drop(leaving);
+        }
+        let words = [" access ", path, "status=499 reason=visitor-gone"];
+        world.gateway.wait_log(&words).await;
+        // The next one needs another connection, and has that used again at once.
+        let number = number_of(&mut visitor).await;
+        let began = Instant::now();
+        let next = number_of(&mut visitor).await;
+        assert!(next == number || began.elapsed() > Duration::from_secs(1));
+    }
+    assert!(app.connections() <= before + 2, "{}", app.connections());
+    assert_eq!(other.connections(), 0, "it goes nowhere else");
+    assert!(!world.gateway.log_contains("closed a connection within"));
+    let metrics = world.metrics().await;
+    for none in [
+        "tidegate_backend_failures_total",
+        "tidegate_backend_server_out",
+        "tidegate_request_retries_total",
+    ] {
+        assert_eq!(metrics.sum(none, &[]), 0.0, "{none}");
+    }
 }

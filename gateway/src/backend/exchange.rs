@@ -324,6 +324,7 @@ impl<'a> Errand<'a> {
         if rested
             && matches!(asked, Err(Miss::Unsent(_) | Miss::Closed))
             && began.elapsed() < AT_ONCE
+            && self.broke_off().is_none()
         {
             let now = clock::ms(began);
             let rested = now.saturating_sub(kept.link.rested_since());
@@ -404,7 +405,7 @@ impl<'a> Errand<'a> {
             Err(http2::ask::Miss::Closed) => (Miss::Closed, true),
             Err(http2::ask::Miss::Invalid(why)) => (Miss::Invalid(why.into()), true),
             Err(http2::ask::Miss::Unwanted) => {
-                if let Some(fault) = feed.and_then(|feed| feed.progress().fault) {
+                if let Some(fault) = self.broke_off() {
                     return Err(Lost::Over(fault));
                 }
                 (Miss::Unwanted, true)
@@ -471,6 +472,11 @@ impl<'a> Errand<'a> {
         })
     }
 
+    /// Why the visitor's body has ended before its end, if it has: to the connection that looks as if the server had closed it.
+    fn broke_off(&self) -> Option<Failure> {
+        self.feed.as_ref().and_then(|feed| feed.progress().fault)
+    }
+
     /// Whose failure it is that a request has no response. `over` where nobody waits any more, `sent` where the server has had
     /// an octet of it.
     fn missed(&self, miss: Miss<Carried>, over: Option<Failure>, sent: bool) -> Lost {
@@ -487,8 +493,7 @@ impl<'a> Errand<'a> {
             }
             (Miss::Invalid(why), _) => (What::Invalid, why.into_owned()),
             (Miss::Unsent(_) | Miss::Closed, _) => {
-                // A body that broke off looks like a connection that did.
-                if let Some(failure) = self.feed.as_ref().and_then(|feed| feed.progress().fault) {
+                if let Some(failure) = self.broke_off() {
                     return Lost::Over(failure);
                 }
                 let why = if sent {

@@ -48,3 +48,27 @@ async fn a_server_with_no_room_for_one_that_rests_is_trusted_in_time() {
     // On a machine that stands still one has rested for long enough.
     assert!(replaced > 0 || began.elapsed() >= Duration::from_millis(50));
 }
+
+/// Neither sent elsewhere nor held against the server, nor taken for its way to end connections.
+#[tokio::test]
+async fn an_upload_that_breaks_off_is_not_the_servers_doing() {
+    let world = world(&[echo("a"), echo("b")], |config| {
+        config.servers[1].backup = true;
+    });
+    until_trusted(&world).await;
+    for part in [Some("half"), None] {
+        let post = world.ask(Method::POST, Some(Sent::broken_off(part))).await;
+        assert_eq!(post.err(), Some(Failure::VisitorGone));
+        let fresh = asked(&world).await;
+        let began = Instant::now();
+        let next = asked(&world).await;
+        assert!(next == fresh || began.elapsed() > Duration::from_secs(1));
+    }
+    let [server, other] = world.backend.servers() else {
+        panic!("two servers")
+    };
+    assert_eq!(world.failed(0, What::Closed), 0);
+    assert!(!server.is_out());
+    assert_eq!(server.outstanding(), 0);
+    assert_eq!(other.counts.requests.get(), 0, "it goes nowhere else");
+}

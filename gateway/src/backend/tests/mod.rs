@@ -9,9 +9,8 @@ mod retries; // what is asked for again
 mod upgrades; // what is no HTTP any more
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::future::poll_fn;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::num::NonZeroUsize;
 use std::pin::Pin;
@@ -49,27 +48,38 @@ const SOON: Duration = Duration::from_secs(10);
 enum Sent {
     Ready(VecDeque<Frame<Bytes>>),
     Channel(tokio::sync::mpsc::UnboundedReceiver<Bytes>),
+    /// The visitor has gone behind these.
+    BrokenOff(VecDeque<Frame<Bytes>>),
 }
 
 impl Sent {
     fn of(text: &'static str) -> Self {
         Self::Ready([Frame::data(Bytes::from_static(text.as_bytes()))].into())
     }
+
+    fn broken_off(part: Option<&'static str>) -> Self {
+        let part = part.map(|part| Frame::data(Bytes::from_static(part.as_bytes())));
+        Self::BrokenOff(part.into_iter().collect())
+    }
 }
 
 impl Body for Sent {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = io::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         match &mut *self {
             Self::Ready(frames) => Poll::Ready(frames.pop_front().map(Ok)),
             Self::Channel(chunks) => chunks
                 .poll_recv(cx)
                 .map(|chunk| chunk.map(Frame::data).map(Ok)),
+            Self::BrokenOff(frames) => {
+                let gone = || Err(io::ErrorKind::UnexpectedEof.into());
+                Poll::Ready(Some(frames.pop_front().map_or_else(gone, Ok)))
+            }
         }
     }
 
