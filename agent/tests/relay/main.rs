@@ -11,6 +11,7 @@ mod stage;
 mod bound;
 mod http1;
 mod manners;
+mod rest;
 
 mod http2;
 mod refused;

@@ -31,8 +31,6 @@ pub struct Passing {
     feed: Option<Arc<dyn Feed>>,
     held_back: bool,
     patience: Option<Patience>,
-    /// For what is left of the request behind the answer.
-    rest: Option<Patience>,
     sent: u64,
     ended: bool,
     broken: bool,
@@ -59,7 +57,6 @@ impl Passing {
             feed,
             held_back,
             patience,
-            rest: None,
             sent: 0,
             broken: false,
             unwanted: false,
@@ -206,10 +203,7 @@ impl Passing {
             };
             return (rest, None);
         }
-        let patience = self
-            .rest
-            .get_or_insert_with(|| Patience::new(REST_WITHIN, kept.link.taken()));
-        if patience.is_over(progress.waits, cx) {
+        if kept.link.stands_still(REST_WITHIN, progress.waits, cx) {
             self.kept = None;
             self.unwanted = true;
             return (Rest::Unwanted, None);

@@ -13,11 +13,12 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING};
 use http::{Method, Response, StatusCode, Version};
 use http_body::Frame;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Sleep, sleep};
 
 use super::framing::content;
 use super::haste::Haste;
 use super::receiving::{Broken, NoHead, Receiving};
+use super::standstill::Standstill;
 use super::{Asking, ENDLESS, First, Line, Upload};
 use crate::glance::Glance;
 use crate::http1::request::{self, Head};
@@ -39,6 +40,8 @@ pub struct Link<B> {
     taken: Arc<AtomicU64>,
     first: Arc<First>,
     rested_since: u64,
+    /// Of what is left of a request behind its answer.
+    standstill: Option<Standstill>,
 }
 
 /// Why a request has no response.
@@ -70,6 +73,7 @@ impl<B: Upload> Link<B> {
             taken,
             first,
             rested_since: 0,
+            standstill: None,
         })
     }
 
@@ -191,6 +195,7 @@ impl<B: Upload> Link<B> {
         let mut interims = Interims::default();
         let mut limit = pin!(within.map(sleep));
         self.haste.rest();
+        self.standstill = None;
         poll_fn(|cx| {
             let goes = unsent.take();
             let is_first = goes.is_some();
@@ -275,8 +280,6 @@ impl<B: Upload> Link<B> {
     /// it goes on until all is there, or either side gives it up, or nothing of it has moved for `rest_within`. Then it is
     /// called off: the connection is to be closed, and so the visitor told (RFC 9113 §8.1).
     pub async fn reusable(&mut self, rest_within: Duration) -> bool {
-        let mut limit: Pin<&mut Option<Sleep>> = pin!(None);
-        let mut taken = 0;
         poll_fn(|cx| {
             if self.is_reusable(cx) {
                 return Poll::Ready(true);
@@ -284,20 +287,26 @@ impl<B: Upload> Link<B> {
             if self.over {
                 return Poll::Ready(false);
             }
-            let by_now = self.taken.load(Relaxed);
-            if let Some(limit) = limit.as_mut().as_pin_mut() {
-                if by_now != taken {
-                    limit.reset(Instant::now() + rest_within);
-                }
-            } else {
-                limit.set(Some(sleep(rest_within)));
+            if self.stands_still(rest_within, false, cx) {
+                return Poll::Ready(false);
             }
-            taken = by_now;
-            is_over(limit.as_mut().as_pin_mut(), cx)
-                .then_some(false)
-                .map_or(Poll::Pending, Poll::Ready)
+            Poll::Pending
         })
         .await
+    }
+
+    /// Whether the app has taken nothing for so long of what is left of a request, behind its answer. `others_turn` while nothing is
+    /// there to be taken.
+    pub fn stands_still(
+        &mut self,
+        within: Duration,
+        others_turn: bool,
+        cx: &mut Context<'_>,
+    ) -> bool {
+        let (taken, line) = (self.taken.load(Relaxed), &self.line);
+        let standstill = &mut self.standstill;
+        let standstill = standstill.get_or_insert_with(|| Standstill::new(taken, within));
+        standstill.lasts((taken, others_turn), within, || line.unacked(), cx)
     }
 
     /// Ends it so that nothing of it is left, on either side: where one after the other is opened and closed, those that are left

@@ -16,6 +16,8 @@ mod receiving; // an answer
 
 mod link; // one request after another
 
+mod standstill; // an app that takes nothing
+
 mod pool; // connections that rest between two requests
 
 mod manners; // how an app ends them
