@@ -209,8 +209,8 @@ impl<B: Body<Data = Bytes, Error: Error + 'static> + Unpin> Answer<B> {
     /// Moves what there is of the request while whoever takes the answer takes nothing: he may have to be rid of it first. What
     /// goes wrong is told with the next of the answer. How many octets of it have gone on.
     pub(crate) fn poll_request(&mut self, cx: &mut Context<'_>) -> u64 {
-        match &mut self.kind {
-            Kind::Own(_) => 0,
+        let (moved, fault) = match &mut self.kind {
+            Kind::Own(_) => (0, None),
             Kind::Tunnel(passing) => {
                 if passing.cut.is_none()
                     && let Err(cut) = passing.poll_upload(cx)
@@ -218,15 +218,24 @@ impl<B: Body<Data = Bytes, Error: Error + 'static> + Unpin> Answer<B> {
                     passing.broken = true;
                     passing.cut = Some(cut);
                 }
-                passing.stream.upload.sent()
+                let fault = passing.cut.as_ref().map(Cut::failure);
+                (passing.stream.upload.sent(), fault)
             }
             Kind::Backend(passing) => passing.poll_request(cx),
             Kind::Joined(joined) => {
                 // A visitor who has broken off takes no more of the answer either.
                 let _gone = joined.poll_up(cx);
-                joined.moved().0
+                (joined.moved().0, None)
             }
+        };
+        // Who has left is found to have when the answer ends. Anything else is what ends it, also where nobody takes what is before
+        // its end, and that is given up in time.
+        if let Some(failure) = fault.filter(|failure| *failure != Failure::VisitorGone)
+            && let Some(record) = &mut self.record
+        {
+            record.failed(failure);
         }
+        moved
     }
 
     /// Moves what is left of the request's body.
@@ -351,6 +360,8 @@ impl<B: Body<Data = Bytes, Error: Error + 'static> + Unpin> Passing<B> {
             }
             Poll::Ready(Ok(())) => Ok(false),
             Poll::Ready(Err(Stop::Body(fault))) => {
+                // Of a stream that was reset nobody knows any more that its answer had come to its end.
+                self.ended |= self.stream.inbound.is_end_stream();
                 self.stream.upload.reset(Reason::CANCEL);
                 Err(match fault {
                     Fault::TooLarge => Cut::Visitor(Failure::BodyTooLarge),
@@ -476,11 +487,8 @@ impl<B> Answer<B> {
             record.received = passing.stream.upload.sent();
             record.sent = passing.stream.inbound.received();
             if !passing.is_whole() {
-                record.failed(if passing.cut.is_some() {
-                    Failure::ResponseCut
-                } else {
-                    Failure::VisitorGone
-                });
+                let cut = passing.cut.as_ref();
+                record.failed(cut.map_or(Failure::VisitorGone, Cut::failure));
             }
         }
         if !passing.stream.upload.is_finished() {

@@ -236,3 +236,41 @@ async fn a_visitor_who_held_the_body_back_is_told_to_close() {
     assert!(answer.interim.is_empty() && answer.head.lists("connection", "close"));
     assert_eq!(visitor.closed_within(SOON).await, b"");
 }
+
+/// He has had all of it: his line says no more than that, whichever way it came.
+#[tokio::test]
+async fn who_leaves_an_upload_behind_its_whole_answer_has_not_left_before_it() {
+    let (app, mut told) = app().await;
+    let server = app.target().replace("http://", "");
+    let world = World::builder()
+        .config(&format!(
+            "[backends.site.servers]\none = \"{server}\"\n[[routes]]\nhost = \"shop.test\"\nbackend = \"site\"\n"
+        ))
+        .start()
+        .await;
+    let _agent = world.agent(HOST, &app.target()).await;
+    for host in [HOST, "shop.test"] {
+        let mut http1 = world.visitor().await;
+        let head = format!("POST /length HTTP/1.1\r\nHost: {host}\r\nContent-Length: 99\r\n\r\n");
+        http1.send(head + "hello").await;
+        assert_eq!(http1.answer("POST").await.text(), "early");
+        assert_eq!(read(&mut told).await, Read::Piece(5));
+        http1.reset();
+        assert_eq!(read(&mut told).await, Read::Broken);
+        let mut http2 = H2Visitor::connect(world.visitors).await;
+        let head = http2.head(Method::POST, host, "/length");
+        let (response, mut upload) = http2.begin(head, false).await;
+        let some = Bytes::from_static(b"hello");
+        upload.send_data(some, false).unwrap();
+        assert_eq!(answer(response).await.text(), "early");
+        assert_eq!(read(&mut told).await, Read::Piece(5));
+        upload.send_reset(h2::Reason::CANCEL);
+        assert_eq!(read(&mut told).await, Read::Broken);
+        for version in ["HTTP/1.1", "HTTP/2"] {
+            let request = format!("POST {host}/length {version}\"");
+            let words = [" access ", &request, "status=200 reason="];
+            let line = world.gateway.wait_log(&words).await;
+            assert!(line.contains(" reason=- "), "{line}");
+        }
+    }
+}

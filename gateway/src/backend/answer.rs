@@ -159,14 +159,15 @@ impl Passing {
     }
 
     /// Moves what there is of the request while nobody takes the answer. What goes wrong the connection remembers.
-    pub(super) fn poll_request(&mut self, cx: &mut Context<'_>) -> u64 {
+    pub(super) fn poll_request(&mut self, cx: &mut Context<'_>) -> (u64, Option<Failure>) {
         let Some(feed) = &self.feed else {
-            return 0;
+            return (0, None);
         };
         if let Some(kept) = &mut self.kept {
             let _over = kept.link.drive(cx);
         }
-        feed.progress().moved
+        let progress = feed.progress();
+        (progress.moved, progress.fault)
     }
 
     /// Moves what is left of the request's body, behind the answer.

@@ -55,8 +55,8 @@ impl Passing {
         }
     }
 
-    /// Moves what there is of the request while nobody takes the answer. How many octets of it have gone on.
-    pub(crate) fn poll_request(&mut self, cx: &mut Context<'_>) -> u64 {
+    /// Moves what there is of the request while nobody takes the answer. How many octets of it have gone on, and why no more will.
+    pub(crate) fn poll_request(&mut self, cx: &mut Context<'_>) -> (u64, Option<Failure>) {
         match self {
             Self::Http1(passing) => passing.poll_request(cx),
             Self::Http2(passing) => passing.poll_request(cx),

@@ -169,13 +169,16 @@ impl Passing {
     }
 
     /// Moves what there is of the request while nobody takes the answer.
-    pub(in super::super) fn poll_request(&mut self, cx: &mut Context<'_>) -> u64 {
+    pub(in super::super) fn poll_request(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> (u64, Option<Failure>) {
         if !self.ended && self.push(cx).is_err() {
             let fault = self.feed.as_ref().and_then(|feed| feed.progress().fault);
             // Told with the next of the answer.
             let _told = self.cut_for(Cut::Visitor(fault.unwrap_or(Failure::VisitorGone)), cx);
         }
-        self.taken.load(Relaxed)
+        (self.taken.load(Relaxed), self.failure)
     }
 
     fn cut_for(&mut self, cut: Cut, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
@@ -191,6 +194,8 @@ impl Passing {
 
     /// The server must not take what it has of the request for all of it.
     fn call_off(&mut self) {
+        // Of a stream that was reset nobody knows any more that its answer had come to its end.
+        self.ended |= self.inbound.is_end_stream();
         if let Some(upload) = self.upload.as_mut().filter(|upload| !upload.is_finished()) {
             upload.reset(Reason::CANCEL);
         }
