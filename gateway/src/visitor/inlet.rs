@@ -179,9 +179,9 @@ where
         }
     }
 
-    fn begin(&mut self, mut found: Box<Found>) -> Next {
+    fn begin(&mut self, found: Box<Found>) -> Next {
         let glance = Glance::of(found.head.headers());
-        self.content = match content_of(&mut found.head, glance) {
+        self.content = match content_of(&found.head, glance) {
             Ok(content) => content,
             Err(flaw) => {
                 self.broken = true;
