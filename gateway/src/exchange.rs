@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use h2::ext::Protocol;
 use h2::{Reason, client};
-use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, response};
 use http_body::Body;
 use tidegate_shared::clock;
 use tidegate_shared::inbound::Inbound;
@@ -102,6 +102,22 @@ impl Visit {
             Some(target) => target.clone(),
             None => Target::Tunnel(host.name().to_owned()),
         }
+    }
+
+    /// What a request is for that names no host, as one in HTTP/1.0 need not (RFC 9112 §3.2, §3.3): whom TLS was opened for, or else
+    /// the address that its visitor connected to.
+    pub fn place(&self) -> Option<HeaderValue> {
+        let server_name = self.tls.as_ref().and_then(|(_, sni)| sni.as_deref());
+        match server_name {
+            Some(name) => HeaderValue::from_str(name).ok(),
+            None => HeaderValue::from_str(&self.introduction.to()?.to_string()).ok(),
+        }
+    }
+
+    /// Whether a route wants it, so that no tunnel has to be of its name.
+    pub fn is_routed(&self, host: &VisitorHost<'_>, path: &str, fields: &HeaderMap) -> bool {
+        let routes = &self.front.routes;
+        routes.target(host.name(), path, fields).is_some()
     }
 
     /// Whether the connection was opened for a name whose certificate does not cover this one (RFC 9110 §15.5.20).

@@ -61,6 +61,11 @@ impl Introduction {
         }
     }
 
+    /// What the visitor connected to.
+    pub fn to(&self) -> Option<SocketAddr> {
+        self.to
+    }
+
     /// The header with which the connection came, if one did.
     pub fn header(&self) -> Option<Taken> {
         self.header

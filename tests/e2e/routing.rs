@@ -209,6 +209,29 @@ async fn a_bad_host_is_a_400_and_reaches_no_app() {
     assert_eq!(site.app.requests().len(), 0);
 }
 
+/// As HAProxy's `option httpchk` asks: a route that takes every host takes this one.
+#[tokio::test]
+async fn a_request_in_http_1_0_that_names_no_host_goes_where_none_is_asked_for() {
+    let app = HttpApp::start("any").await;
+    let text = format!(
+        "[backends.any.servers]\none = \"{}\"\n[[routes]]\npath = \"/any\"\nbackend = \"any\"\n",
+        app.address()
+    );
+    let world = World::builder().config(&text).start().await;
+    for (request, status) in [
+        ("GET /any/x HTTP/1.0\r\n\r\n", 200),
+        ("GET /x HTTP/1.0\r\n\r\n", 400),
+        ("GET /any/x HTTP/1.1\r\n\r\n", 400),
+    ] {
+        let mut visitor = world.visitor().await;
+        visitor.send(request).await;
+        assert_eq!(visitor.answer("GET").await.status(), status, "{request}");
+    }
+    let place = world.visitors.to_string();
+    assert_eq!(app.last_request().get("host"), Some(&*place));
+    assert_eq!(app.requests().len(), 1);
+}
+
 #[tokio::test]
 async fn an_absolute_form_that_agrees_with_host_is_served() {
     let site = Site::start().await;

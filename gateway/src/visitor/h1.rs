@@ -431,7 +431,11 @@ async fn ask(
     asked: Asked,
     record: &mut Record,
 ) -> Result<Responded, Unavailable> {
-    let authority = forward::authority(found.head.uri(), found.head.headers());
+    let mut authority = forward::authority(found.head.uri(), found.head.headers());
+    let unnamed = asked.version == Version::HTTP_10 && authority == Err(Failure::NoHost);
+    if unnamed {
+        authority = visit.place().ok_or(Failure::NoHost);
+    }
     if is_about_all(&found.head, &found.octets) {
         *found.head.uri_mut() = Uri::from_static("*");
     }
@@ -441,7 +445,7 @@ async fn ask(
     record.method = Some(request.method().clone());
     record.path = request.uri().path_and_query().cloned();
     let refused = Unavailable::plain;
-    record.host = authority.as_ref().ok().cloned();
+    record.host = authority.as_ref().ok().filter(|_| !unnamed).cloned();
     let mut side = Front {
         watched,
         interim: version >= Version::HTTP_11,
@@ -465,6 +469,9 @@ async fn ask(
     let host = forward::host(&authority).map_err(refused)?;
     if visit.misdirects(host.name()) {
         return Err(refused(Failure::Misdirected));
+    }
+    if unnamed && !visit.is_routed(&host, request.uri().path(), request.headers()) {
+        return Err(refused(Failure::NoHost));
     }
     let target = visit.target(host, request.uri().path(), request.headers());
     if let Some(most) = visit.gateway.max_body
