@@ -534,3 +534,37 @@ async fn what_is_said_of_servers_has_fields_in_json() {
     assert_eq!(said["server"], "one", "{said}");
     assert!(said["after_ms"].is_u64(), "{said}");
 }
+
+/// A server that was restarted is left out for the requests that found nobody, and back with its checks.
+#[tokio::test]
+async fn checks_that_pass_end_its_being_left_out_where_nobody_was_there() {
+    let app = HttpApp::start("one").await;
+    let at = app.address();
+    let keys = "eject_after = 2\neject_time = \"1h\"\neject_time_most = \"1h\"\nretries = 0";
+    let check = "path = \"/hello\"\nrise = 2\nfall = 1000\ninterval = \"100ms\"";
+    let world = world(&[("one", at)], keys, check).await;
+    eventually(SOON, "a check passes", async || {
+        let passed = ["server=\"one\"", "result=\"passed\""];
+        let metrics = world.metrics().await;
+        (metrics.sum("tidegate_backend_checks_total", &passed) >= 1.0).then_some(())
+    })
+    .await;
+    drop(app);
+    eventually(SOON, "requests fail", async || {
+        assert_eq!(world.get(HOST, "/hello").await.status(), 502);
+        let left_out = world.gateway.log_contains("is left out for 3600s");
+        left_out.then_some(())
+    })
+    .await;
+    let listener = TcpListener::bind(at).await.unwrap();
+    let _app = HttpApp::start_at("one", listener);
+    let back = [
+        "server one",
+        "is no longer left out, after",
+        "2 checks in a row passed",
+    ];
+    world.gateway.wait_log(&back).await;
+    let answer = world.get(HOST, "/hello").await;
+    let said = (answer.status(), answer.text());
+    assert_eq!(said, (200, "hello from one\n".to_owned()));
+}

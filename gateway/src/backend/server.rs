@@ -8,6 +8,8 @@ mod in_flight; // requests are counted
 
 mod blame; // and judged
 
+mod absences; // which is told of, within reason
+
 mod misfit; // it is spoken to otherwise than it expects
 
 mod orders; // where it is, and what an operator asks of it there
@@ -42,6 +44,7 @@ use super::whereabouts::{Here, Whereabouts};
 use crate::complaint::Complaint;
 use crate::intent::Mode;
 
+use absences::Absences;
 pub(super) use in_flight::InFlight;
 pub(crate) use orders::Seated;
 
@@ -97,6 +100,7 @@ pub struct Server {
     fault: Mutex<String>,
     slow_start: SlowStart,
     complaints: Mutex<[Complaint; WHATS]>,
+    absences: Absences,
     /// Where it is checked.
     pub(super) checks: Option<Checks>,
     pub(super) counts: Counts,
@@ -266,6 +270,7 @@ impl Server {
             fault: Mutex::default(),
             slow_start: SlowStart::new(terms.slow_start),
             complaints: Mutex::default(),
+            absences: Absences::default(),
             checks,
             counts: Counts::default(),
         }

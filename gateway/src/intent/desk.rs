@@ -14,7 +14,7 @@ use tracing::{error, info, warn};
 
 use super::book::{Book, Entry, Orders};
 use super::keep::{self, Keeper};
-use super::talk::{Answer, Order, Place, Row, Which, tidied};
+use super::talk::{Answer, Change, Order, Place, Row, Which, tidied};
 use super::there::There;
 use super::words::{asked, holds};
 use super::{Bidding, Identity, Note};
@@ -190,10 +190,16 @@ impl Desk {
             book.orders(identity).bidding()
         };
         let holds = holds(change, bidding, server.declared_weight());
+        let pardoned = change == Change::Ready && server.pardon();
         let said = format!(
-            "backend {}: server {} ({address}) {holds}",
+            "backend {}: server {} ({address}) {holds}{}",
             server.backend(),
-            server.name
+            server.name,
+            if pardoned {
+                ", and no longer left out for its failures"
+            } else {
+                ""
+            }
         );
         info!("{said}, {note}");
         // DNS may have given the address to another slot meanwhile.

@@ -221,6 +221,12 @@ async fn run(
             due = Instant::now();
             continue;
         }
+        if checks.terms.port.is_none() {
+            let found = result
+                .as_ref()
+                .map_or_else(|(found, _)| *found, |()| Found::Passed);
+            server.was_checked(found, checks.terms.rise);
+        }
         if let Some(change) = checks.take(clock::now_ms(), &result) {
             let why = result.err().map(|(_, why)| why).unwrap_or_default();
             let at = checked_at(&here.address, &checks.terms);

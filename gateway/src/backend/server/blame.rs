@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tidegate_shared::clock;
 use tracing::{info, warn};
 
+use super::super::check::Found;
 use super::super::fitness::{Change, Fitness};
 use super::{Server, What};
 
@@ -27,11 +28,36 @@ impl Server {
     pub(in crate::backend) fn failed(&self, what: What, why: &str) {
         self.count(what, why);
         let now = clock::now_ms();
-        let change = self.with_fitness(|fitness| fitness.failed(now, &self.terms));
+        let of_reach = what == What::Unreachable;
+        let change = self.with_fitness(|fitness| fitness.failed(now, of_reach, &self.terms));
         if self.is_out() {
             why.clone_into(&mut self.fault());
         }
         self.tell(change, why);
+    }
+
+    /// It was checked where requests reach it, and found like this; so many in a row that pass show that it is there.
+    pub(in crate::backend) fn was_checked(&self, found: Found, rise: u32) {
+        if !self.blemished.load(Relaxed) {
+            return;
+        }
+        let now = clock::now_ms();
+        let change = self.with_fitness(|fitness| fitness.checked(now, found, rise));
+        if change.is_some() {
+            self.slow_start.begin(now);
+            self.room.changed();
+        }
+        self.tell(change, "");
+    }
+
+    /// An operator says that it is fit. Whether it was left out.
+    pub(crate) fn pardon(&self) -> bool {
+        let was_out = self.with_fitness(Fitness::pardon);
+        if was_out {
+            self.slow_start.begin(clock::now_ms());
+            self.room.changed();
+        }
+        was_out
     }
 
     /// Why it is left out, and for how long.
@@ -116,6 +142,14 @@ impl Server {
     }
 
     fn tell(&self, change: Option<Change>, why: &str) {
+        let Some(change) = change else { return };
+        let Some(times) = self.absences.due(change, clock::ns(Instant::now())) else {
+            return;
+        };
+        let again = match times {
+            1 => String::new(),
+            _ => format!(" ({times} times since this was last said)"),
+        };
         let (backend, name, address) = (&self.backend, &self.name, self.address());
         let of = self.served();
         let often = |failures| match failures {
@@ -123,7 +157,7 @@ impl Server {
             _ => format!("{failures} {of}s in a row failed, the last one for this"),
         };
         match change {
-            Some(Change::Out { for_ms, failures }) => warn!(
+            Change::Out { for_ms, failures } => warn!(
                 said.what = "left-out",
                 said.backend = %backend,
                 said.server = %name,
@@ -131,11 +165,17 @@ impl Server {
                 said.why = %why,
                 said.failures = failures,
                 said.for_ms = for_ms,
-                "backend {backend}: server {name} ({address}) is left out for {:?}, and longer if it stays so: {}: {why}",
+                said.times = times,
+                "backend {backend}: server {name} ({address}) is left out for {:?}{}: {}: {why}{again}",
                 Duration::from_millis(for_ms),
+                if u128::from(for_ms) < self.terms.eject_most.as_millis() {
+                    ", and longer if it stays so"
+                } else {
+                    ""
+                },
                 often(failures)
             ),
-            Some(Change::Back { after_ms }) => info!(
+            Change::Back { after_ms } => info!(
                 said.what = "back",
                 said.backend = %backend,
                 said.server = %name,
@@ -144,7 +184,20 @@ impl Server {
                 "backend {backend}: server {name} ({address}) answers again, after {:?}",
                 Duration::from_millis(after_ms)
             ),
-            None => {}
+            Change::InReach { passed, after_ms } => info!(
+                said.what = "back",
+                said.backend = %backend,
+                said.server = %name,
+                said.address = %address,
+                said.passed = passed,
+                said.after_ms = after_ms,
+                "backend {backend}: server {name} ({address}) is no longer left out, after {:?}: {}",
+                Duration::from_millis(after_ms),
+                match passed {
+                    1 => "a check passed".to_owned(),
+                    _ => format!("{passed} checks in a row passed"),
+                }
+            ),
         }
     }
 }
