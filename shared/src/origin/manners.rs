@@ -21,13 +21,6 @@ const REMEMBERED_MS: u64 = 10 * 60_000;
 /// seen to be closed.
 const CROWDED_MS: u64 = 1_000;
 
-/// Whoever closes a connection that has rested for so long, in milliseconds, does not do so because it has answered, but because a
-/// time is over; it may be that of any that rests.
-const TIMED_MS: u64 = 20;
-
-/// That counts for so long, in milliseconds: it is seen again where it is so, and costs a connection for each request meanwhile.
-const TIMED_FOR_MS: u64 = 30_000;
-
 /// Any rest, in milliseconds.
 pub const ANY: RangeInclusive<u64> = 0..=u64::MAX;
 
@@ -36,9 +29,6 @@ const RECENT: RangeInclusive<u64> = 0..=FRESH_MS;
 
 /// One that is short, and in which the connection's end would have come.
 const SETTLED: RangeInclusive<u64> = SETTLED_MS..=FRESH_MS;
-
-/// None.
-const NONE: RangeInclusive<u64> = RangeInclusive::new(u64::MAX, 0);
 
 /// See the module's head. By default connections are taken to be kept until one is seen to be closed.
 #[derive(Debug, Default)]
@@ -49,8 +39,6 @@ pub struct Manners {
     kept: AtomicBool,
     /// 0 where nothing was seen.
     abrupt_until: AtomicU64,
-    /// The same of a close that came when a time was over.
-    timed_until: AtomicU64,
     /// Since when no connection can rest for long enough; 0 where one could.
     crowded_since: AtomicU64,
 }
@@ -72,9 +60,6 @@ impl Manners {
         }
         self.kept.store(false, Relaxed);
         self.crowded_since.store(0, Relaxed);
-        if rested >= TIMED_MS {
-            self.timed_until.store(now + TIMED_FOR_MS, Relaxed);
-        }
         let before = self.abrupt_until.swap(now + REMEMBERED_MS, Relaxed);
         before <= now
     }
@@ -109,9 +94,7 @@ impl Manners {
     /// How long a connection must have rested, and may have, for a request that cannot be repeated. Those of an app that
     /// closes none behind its answers are not kept from work: there would be more of them open for nothing.
     pub fn fit(&self, now: u64) -> RangeInclusive<u64> {
-        if self.timed_until.load(Relaxed) > now {
-            NONE
-        } else if self.is_abrupt(now) || self.is_unknown(now) {
+        if self.is_abrupt(now) || self.is_unknown(now) {
             SETTLED
         } else {
             RECENT
@@ -139,17 +122,6 @@ mod tests {
         assert_eq!(manners.fit(5 + REMEMBERED_MS), SETTLED);
         assert_eq!(manners.fit(6 + REMEMBERED_MS), RECENT);
         assert!(manners.closed_after(3, 6 + REMEMBERED_MS), "known no more");
-    }
-
-    #[test]
-    fn who_closes_what_rests_when_a_time_is_over_gets_fresh_ones() {
-        let manners = Manners::default();
-        manners.closed_after(TIMED_MS - 1, 5);
-        assert_eq!(manners.fit(6), SETTLED, "right behind an answer");
-        manners.closed_after(SETTLED_MS, 7);
-        assert!(manners.fit(8).is_empty() && *manners.fit(8).start() > 0);
-        assert!(manners.fit(6 + TIMED_FOR_MS).is_empty());
-        assert_eq!(manners.fit(7 + TIMED_FOR_MS), SETTLED);
     }
 
     #[test]
