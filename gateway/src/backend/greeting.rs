@@ -15,6 +15,8 @@ pub struct SendProxy {
     pub version: Version,
     /// In version 2, beside a checksum.
     pub tlvs: Vec<Told>,
+    /// The operator has said which.
+    pub chosen: bool,
     /// What says so, and where: `backends.site.send_proxy (gateway.toml:31:14)`.
     pub place: String,
 }
@@ -100,6 +102,13 @@ pub struct TlsFacts {
 }
 
 impl SendProxy {
+    /// Whether it says what only a visitor's ClientHello does, by the operator's own word: where the gateway does not end TLS that is
+    /// waited for then. What is told unless he says anything does without it.
+    pub fn wants_hello(&self) -> bool {
+        let of_hello = |told: &Told| matches!(told, Told::Authority | Told::Alpn);
+        self.chosen && self.tlvs.iter().any(of_hello)
+    }
+
     /// The header of somebody's connection.
     pub fn header(&self, of: &Introduced<'_>) -> Vec<u8> {
         let ends = of
@@ -184,6 +193,7 @@ mod tests {
         SendProxy {
             version,
             tlvs: tlvs.to_vec(),
+            chosen: true,
             place: String::new(),
         }
     }

@@ -262,6 +262,10 @@ impl Mismatch {
                 };
                 let check = of.asked.or_in_check("send_proxy");
                 let tls = match of.spoken {
+                    Spoken::Untouched { tls: true } if got == Got::BadRequest => {
+                        ", or, if it takes the header and clear text behind it, end TLS here (a listener of mode = \"http\" with `certificates`)"
+                            .to_owned()
+                    }
                     Spoken::Tls | Spoken::Untouched { tls: true } => String::new(),
                     _ if matches!(of.asked, Asked::Check { tls: true, .. }) => {
                         let of = of.place;
@@ -442,6 +446,7 @@ mod tests {
         let header = SendProxy {
             version: Version::V2,
             tlvs: Vec::new(),
+            chosen: false,
             place: "backends.site.send_proxy (gateway.toml:31)".to_owned(),
         };
         let setting = Setting {

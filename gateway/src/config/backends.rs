@@ -324,6 +324,7 @@ pub(super) fn send_proxy(table: &mut Table<'_>) -> Said<Option<SendProxy>> {
             (Version::V2, Some(chosen)) => chosen,
             (Version::V2, None) => Told::USUAL.to_vec(),
         },
+        chosen: tlvs.given,
         place,
     });
     Said {

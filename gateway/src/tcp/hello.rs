@@ -12,7 +12,7 @@ use tokio::time::timeout;
 /// What a visitor said first.
 #[derive(Debug)]
 pub(super) enum Heard {
-    /// Nobody has listened: no route wants to know.
+    /// Nobody has listened: no route wants to know, and no server is to be told.
     Unasked,
     Hello(ClientHello),
     Not(NoHello),

@@ -10,6 +10,7 @@ use tidegate_shared::name::{AgentName, NamePattern, below};
 use super::Servers;
 use super::hello::Heard;
 use crate::backend::Backend;
+use crate::backend::greeting::SendProxy;
 
 /// Where a connection goes.
 #[derive(Clone, Debug)]
@@ -20,6 +21,17 @@ pub enum Target {
     Servers(Arc<Servers>),
     /// To one of this backend's.
     Backend(Arc<Backend>),
+}
+
+impl Target {
+    /// Whether a server there is to be told what only a ClientHello says.
+    fn wants_hello(&self) -> bool {
+        match self {
+            Self::Tunnel(_) => false,
+            Self::Servers(servers) => servers.proxy.as_ref().is_some_and(SendProxy::wants_hello),
+            Self::Backend(backend) => backend.send_proxy().is_some_and(|told| told.wants_hello()),
+        }
+    }
 }
 
 /// A listener's routes.
@@ -84,8 +96,12 @@ impl Routes {
         all
     }
 
-    /// Whether a visitor's first octets make a difference.
+    /// Whether a visitor's first octets make a difference: to where it goes, or to what a server there is told.
     pub fn want_hello(&self) -> bool {
+        self.go_by_name() || self.otherwise.as_ref().is_some_and(Target::wants_hello)
+    }
+
+    fn go_by_name(&self) -> bool {
         !self.exact.is_empty() || !self.below.is_empty()
     }
 
@@ -104,6 +120,10 @@ impl Routes {
                 fits.map_or_else(|| otherwise(Refusal::NoRoute), Ok)
             }
             Heard::Unasked => otherwise(Refusal::NoRoute),
+            // It goes there whatever it says; nobody but its server is to judge it.
+            Heard::Not(_) | Heard::Part | Heard::Left if !self.go_by_name() => {
+                otherwise(Refusal::NoRoute)
+            }
             Heard::Not(no) if no.is_tls() => Err(Refusal::BadHello(*no)),
             Heard::Not(_) => otherwise(Refusal::NotTls),
             Heard::Silence => otherwise(Refusal::Overdue),

@@ -256,6 +256,28 @@ async fn what_is_open_may_finish_when_the_gateway_stops() {
 /// What a server is told of a connection whose TLS passes untouched.
 #[tokio::test]
 async fn a_backends_servers_are_told_whose_connection_it_is() {
+    told_whose_it_is("[[routes]]\nsni = \"a.test\"\nbackend = \"pages\"\n").await;
+}
+
+/// The same where connections go there whatever they ask for.
+#[tokio::test]
+async fn a_backends_servers_are_told_what_a_hello_says_without_a_route_by_name() {
+    let (world, doorman) = told_whose_it_is("backend = \"pages\"\n").await;
+    // Whoever says nothing, or what is no hello, comes there as well.
+    let pg = world.gateway.address("pg").unwrap();
+    for (nth, said) in [(2, &b""[..]), (3, b"SSH-2.0-x\r\n"), (4, b"\x16\x03\x01")] {
+        let mut visitor = TcpStream::connect(pg).await.unwrap();
+        visitor.write_all(b"PROXY UNKNOWN\r\n").await.unwrap();
+        visitor.write_all(said).await.unwrap();
+        visitor.shutdown().await.unwrap();
+        eventually(SOON, "its server is told of it", async || {
+            (doorman.greeted().len() == nth).then_some(())
+        })
+        .await;
+    }
+}
+
+async fn told_whose_it_is(way: &str) -> (World, Doorman) {
     let pki = World::start().await;
     let server = pki
         .pki
@@ -265,7 +287,7 @@ async fn a_backends_servers_are_told_whose_connection_it_is() {
     let text = format!(
         "[listeners.pg]\naddress = \"127.0.0.1:0\"\nmode = \"tcp\"\n\
          proxy = \"required\"\nproxy_from = [\"127.0.0.1\"]\n\
-         [[routes]]\nsni = \"a.test\"\nbackend = \"pages\"\n\
+         {way}\
          [backends.pages]\nsend_proxy = \"v2\"\nproxy_tlvs = [\"authority\", \"alpn\", \"unique-id\", \"ssl\", \"received\"]\n\
          [backends.pages.servers]\none = \"127.0.0.1:{}\"\n",
         doorman.port()
@@ -297,4 +319,5 @@ async fn a_backends_servers_are_told_whose_connection_it_is() {
         .gateway
         .wait_log(&[&id, "203.0.113.7:56324", "sni=a.test to=pages"])
         .await;
+    (world, doorman)
 }
